@@ -1,0 +1,170 @@
+"""Checkpoints of a run with Orbax: asynchronous, the newest few kept, each with hashes of its files."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+
+from .train import TrainState
+
+Weights = Literal["ema", "online"]
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read: says which, why, and what to do."""
+
+
+class Checkpoints:
+    """The checkpoints in one folder, one step a sub-folder, with separate items.
+
+    `online`, `ema` and `teacher` are networks; `optimizer` and `loop` the rest of the state; `data` the position in the
+    data; `config` the settings. So sampling reads `ema` alone. A checkpoint takes its place by a rename once it is
+    whole; hashes of its files follow.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, keep: int = 3, config: dict[str, Any] | None = None):
+        self.folder = pathlib.Path(folder).absolute()
+        self.config = config or {}
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+            ),
+        )
+
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints, oldest first."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+
+    def save(self, state: TrainState, position: dict[str, Any], *, wait: bool = False) -> None:
+        """Start to save; returns when the state has been copied, so that it may be donated.
+
+        Raises CheckpointError if this save (with `wait`) or the one before could not be written.
+        """
+        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        records = {"data": ocp.args.JsonSave(position), "config": ocp.args.JsonSave(self.config)}
+        try:
+            self._manager.save(int(state.step), args=ocp.args.Composite(**items, **records), force=True)
+            if wait:
+                self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any], list[str]] | None:
+        """The newest checkpoint that is whole, as a state of the structure and layout of `like`; None if there is none.
+
+        Returns the state, the position in the data, and one sentence for each newer checkpoint that was passed over.
+        Raises CheckpointError if there are checkpoints and none is whole.
+        """
+        notes = []
+        for step in reversed(self.steps()):
+            try:
+                self._verify(step)
+                names = _items(like)
+                wanted = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in names.items()}
+                got = self._manager.restore(step, args=ocp.args.Composite(**wanted, data=ocp.args.JsonRestore()))
+                return _rebuilt(like, {name: got[name] for name in names}), got["data"], notes
+            except Exception as error:  # whatever reading a damaged file raises, an older checkpoint may be whole
+                notes.append(f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)})")
+        if notes:
+            raise CheckpointError(
+                "; ".join(notes) + ": no checkpoint is left to continue from; restore the folder from a copy, or start "
+                "a new run under another --name"
+            )
+        return None
+
+    def restore_network(self, like: PyTree, weights: Weights = "ema", step: int | None = None) -> tuple[PyTree, int]:
+        """One set of weights alone, into a network of the structure of `like`, from `step` or the newest; and its step."""
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(f"no checkpoint in {self.folder}: train first")
+        step = steps[-1] if step is None else step
+        if step not in steps:
+            raise CheckpointError(f"no checkpoint {step} in {self.folder}: there are {', '.join(map(str, steps))}")
+        arrays, static = eqx.partition(like, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct) or eqx.is_array(leaf))
+        try:
+            self._verify(step)
+            wanted = {weights: ocp.args.StandardRestore(_abstract(arrays))}
+            return eqx.combine(self._manager.restore(step, args=ocp.args.Composite(**wanted))[weights], static), step
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)}): choose an earlier one with "
+                f"--step, of {', '.join(map(str, steps))}"
+            ) from error
+
+    def close(self) -> None:
+        """Wait for what is being written. Raises CheckpointError if it could not be."""
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except Exception as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: Exception) -> CheckpointError:
+        steps = self.steps()
+        kept = f"checkpoint {steps[-1]} is intact" if steps else "there is no earlier checkpoint"
+        return CheckpointError(
+            f"could not write a checkpoint to {self.folder} ({_first_line(error)}); {kept}: free space on the disk or "
+            "name another place with --runs, then run the same command to continue"
+        )
+
+    def _seal(self) -> None:
+        for step in self.steps():
+            folder = self.folder / str(step)
+            if not (folder / MANIFEST).exists():
+                draft = folder / f"{MANIFEST}.part"
+                draft.write_text(json.dumps(_hashes(folder), indent=1))
+                draft.rename(folder / MANIFEST)
+
+    def _verify(self, step: int) -> None:
+        folder = self.folder / str(step)
+        if not (folder / MANIFEST).exists():
+            return  # interrupted between the checkpoint and its hashes: reading it will tell
+        expected, found = json.loads((folder / MANIFEST).read_text()), _hashes(folder)
+        for name, digest in expected.items():
+            if name not in found:
+                raise CheckpointError(f"file {name} is missing")
+            if found[name] != digest:
+                raise CheckpointError(f"file {name} has changed since it was written")
+
+
+def _items(state: TrainState) -> dict[str, PyTree]:
+    networks = state.networks
+    loop = {"step": state.step, "key": state.key, "skipped": state.skipped, "streak": state.streak}
+    items = {"online": networks.online, "ema": networks.ema, "optimizer": state.opt_state, "loop": loop}
+    if networks.teacher is not None:
+        items["teacher"] = networks.teacher
+    return {name: eqx.filter(tree, eqx.is_array) for name, tree in items.items()}
+
+
+def _rebuilt(like: TrainState, items: dict[str, PyTree]) -> TrainState:
+    def fill(tree, name):
+        return eqx.combine(items[name], eqx.filter(tree, eqx.is_array, inverse=True))
+
+    teacher = fill(like.networks.teacher, "teacher") if "teacher" in items else None
+    networks = type(like.networks)(fill(like.networks.online, "online"), fill(like.networks.ema, "ema"), teacher)
+    return TrainState(networks=networks, opt_state=fill(like.opt_state, "optimizer"), **items["loop"])
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    def describe(leaf):
+        sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(describe, tree)
+
+
+def _hashes(folder: pathlib.Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MANIFEST))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"[:200]

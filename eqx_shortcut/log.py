@@ -1,0 +1,98 @@
+"""Where metrics go: lines of JSON always, TensorBoard and Weights & Biases when asked."""
+
+import json
+import pathlib
+from typing import Any, Protocol, runtime_checkable
+
+Values = dict[str, float]
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Takes the metrics of one step; `close` finishes writing."""
+
+    def write(self, step: int, values: Values) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonLines:
+    """One line `{"step": ..., "loss": ...}` a record. Opened for a run at step `start`, drops the lines after it.
+
+    The lines hold nothing that depends on the clock, so that a continued run writes the same file as an undisturbed one.
+    """
+
+    def __init__(self, path: pathlib.Path, *, start: int):
+        kept = [line for line in read_lines(path) if line["step"] <= start]
+        draft = path.with_suffix(".part")
+        draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        draft.rename(path)
+        self._file = path.open("a", buffering=1)
+
+    def write(self, step: int, values: Values) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; a last line cut short by a crash is left out. Empty if there is no file."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+class TensorBoard:
+    """Scalars for TensorBoard, in the folder `tensorboard` of the run. Needs the extra `tensorboard`."""
+
+    def __init__(self, folder: pathlib.Path, *, start: int):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ValueError("--tensorboard needs the extra: pip install 'eqx_shortcut[tensorboard]'") from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, values: Values) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """Metrics for Weights & Biases; the run's id is kept in `wandb.json`, so that a continued run goes on in one chart.
+
+    Offline if `offline`, or by the environment variable WANDB_MODE. Needs the extra `wandb`.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, project: str, name: str, offline: bool, config: dict[str, Any]):
+        try:
+            import wandb  # pyright: ignore[reportMissingImports]  # an extra
+        except ImportError as error:
+            raise ValueError("--wandb needs the extra: pip install 'eqx_shortcut[wandb]'") from error
+        record = folder / "wandb.json"
+        identity = json.loads(record.read_text())["id"] if record.exists() else wandb.util.generate_id()
+        record.write_text(json.dumps({"id": identity}))
+        self._run = wandb.init(
+            project=project,
+            name=name,
+            id=identity,
+            resume="allow",
+            dir=str(folder),
+            config=config,
+            mode="offline" if offline else None,
+        )
+
+    def write(self, step: int, values: Values) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,126 @@
+"""Shortcut models (Frans, Hafner, Levine, Abbeel 2024): one step equals two half steps, down to flow matching."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import paths, times
+from ..guidance import guided
+from ..rows import merge_rows, split_rows
+from ..steps import clipped, two_steps
+from ..types import Batch, Cond, Draws, Field, Metrics, Regression
+from ._flow_matching import flow_draws, flow_target
+from ._regression import Reduction, Weight, reduce, regress, rms
+
+
+def shortcut(
+    field: Field,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    target: Field,
+    steps: int = 128,
+    bootstrap_every: int = 8,
+    guidance: float = 1.0,
+    null: Cond = None,
+    dropout: float = 0.0,
+    dt_bias: bool = False,
+    clip: float | None = 4.0,
+    floor: float = 1e-5,
+    weight: Weight | None = None,
+    reduction: Reduction = "mean",
+) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+    """Flow matching at `d = 1/steps`, and `field(x, t, d) = two half steps of target` at `d = 2/steps, ..., 1/2, 1`.
+
+    Every `bootstrap_every`-th row is a bootstrap row, the others are flow-matching rows; both weigh the same. `target`
+    is the field asked for the half steps (an average of `field`, or `field` itself); no gradient passes it. `guidance`
+    other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it; `dropout` replaces
+    conditions of flow rows by `null`, the condition without its batch axis. `dt_bias` favours large steps. `clip` limits
+    the middle point and the target to `[-clip, clip]`, in units of `x`.
+
+    Raises ValueError if `steps` is not a power of two, `bootstrap_every` does not divide the batch or is below 2, or the
+    bootstrap rows are fewer than the `log2(steps)` step sizes. Frans et al. (2024), eq. 5 and algorithm 1.
+    """
+    n = batch.x.shape[0]
+    check_strata(n, steps, bootstrap_every)
+    draws = shortcut_draws(
+        batch, key, steps=steps, bootstrap_every=bootstrap_every, null=null, dropout=dropout, dt_bias=dt_bias
+    )
+    bootstrap = bootstrap_target(
+        target,
+        draws[0],
+        guidance=guidance,
+        null=null,
+        guided_rows=times.finest_rows(n // bootstrap_every, steps, bias=dt_bias),
+        clip=clip,
+        floor=floor,
+    )
+    flow = flow_target(draws[1], floor=floor)
+    rows = merge_rows(bootstrap, flow, bootstrap_every)
+    error = regress(field, rows)
+    loss = reduce(error, rows, weight, reduction)
+    error_bootstrap, error_flow = split_rows(error, bootstrap_every)
+    return loss, {
+        "loss": jnp.mean(loss),
+        "loss_flow": jnp.mean(error_flow),
+        "loss_bootstrap": jnp.mean(error_bootstrap),
+        "velocity": rms(flow.u),
+        "velocity_bootstrap": rms(bootstrap.u),
+    }
+
+
+def shortcut_draws(
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    steps: int,
+    bootstrap_every: int,
+    null: Cond = None,
+    dropout: float = 0.0,
+    dt_bias: bool = False,
+) -> tuple[Draws, Draws]:
+    """Draws of the bootstrap rows (strata of `d` by `times.dyadic_levels`, conditions kept) and of the flow rows.
+
+    Every row of the batch is used once. (The reference uses its first rows twice and its last rows never.)
+    """
+    k_time, k_noise, k_flow = jax.random.split(key, 3)
+    first, rest = split_rows(batch, bootstrap_every)
+    n, dtype = first.x.shape[0], first.x.dtype
+    sections = jnp.asarray(2 ** times.dyadic_levels(n, steps, bias=dt_bias))
+    t = times.grid(k_time, sections, dtype)
+    noise = jax.random.normal(k_noise, first.x.shape, dtype) if first.noise is None else first.noise
+    bootstrap = Draws(first.x, noise, t, 1 / sections.astype(dtype), first.cond)
+    return bootstrap, flow_draws(rest, k_flow, steps=steps, null=null, dropout=dropout)
+
+
+def bootstrap_target(
+    target: Field,
+    draws: Draws,
+    *,
+    guidance: float = 1.0,
+    null: Cond = None,
+    guided_rows: int | None = None,
+    clip: float | None = 4.0,
+    floor: float = 1e-5,
+) -> Regression:
+    """The regression on two half steps of `target` from the point at `t`, limited to `[-clip, clip]`.
+
+    `guidance` other than 1 guides the first `guided_rows` rows (None: all) in both halves.
+    """
+    x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=floor)
+    teacher = guided(target, guidance, null, first=guided_rows)
+    u = two_steps(teacher, x, draws.t, draws.d, draws.cond, clip=clip)
+    return Regression(x, draws.t, draws.d, draws.cond, clipped(u, clip))
+
+
+def check_strata(n: int, steps: int, bootstrap_every: int) -> None:
+    """Raise ValueError, with the remedy, if `n` rows cannot hold every step size."""
+    levels = times.log2_steps(steps)
+    if bootstrap_every < 2:
+        raise ValueError(f"bootstrap_every={bootstrap_every} leaves no row for flow matching: use 2 or more")
+    if n // bootstrap_every < levels:
+        raise ValueError(
+            f"batch {n} with bootstrap_every={bootstrap_every} has {n // bootstrap_every} bootstrap rows for the {levels} "
+            f"step sizes of steps={steps}, and would train d = 1 alone: use a batch of at least "
+            f"{levels * bootstrap_every}, a smaller bootstrap_every, or fewer steps"
+        )

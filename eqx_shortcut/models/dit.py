@@ -1,0 +1,254 @@
+"""The diffusion transformer (Peebles and Xie 2023) conditioned on time and step size, as in Frans et al. (2024)."""
+
+import dataclasses
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, normal, position_table, xavier, zeros
+
+StepEmbedding = Literal["log2", "linear", "none"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Rematerialise = Literal["none", "mlp", "block"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Size and options of the diffusion transformer; `preset("B/2")` gives the published sizes."""
+
+    hidden: int = 768
+    """Width of a token."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads; must divide `hidden`."""
+    patch: int = 2
+    """Side of a patch, pixels; must divide the image."""
+    mlp_ratio: float = 4.0
+    """Width of the MLP over `hidden`."""
+    step: StepEmbedding = "log2"
+    """What the network sees of the step size d: log2(1/d) (reference), d itself (also 0), or nothing."""
+    embed_scale: float = 1.0
+    """Factor on t and on the step before their sinusoids: 1 in the reference; small data learn faster with 100."""
+    dropout: float = 0.0
+    """Dropout inside the MLPs during training."""
+    precision: Precision = "auto"
+    """Compute dtype; parameters are always float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
+    remat: Rematerialise = "none"
+    """What the backward pass computes again to save memory: nothing, the MLPs, or whole blocks."""
+    unroll: int = 1
+    """Blocks per iteration of the scan over depth: more compile longer and may run faster."""
+
+    def __post_init__(self):
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden} is not divisible by heads={self.heads}: choose heads that divide it")
+        if self.hidden % 4:
+            raise ValueError(f"hidden={self.hidden} is not a multiple of 4, which 2-D positions need: round it up")
+
+    def build(self, shape: tuple[int, int, int], classes: int, *, key: PRNGKeyArray) -> "DiT":
+        """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`."""
+        return DiT(self, shape, classes, key=key)
+
+    def dtype(self) -> DTypeLike:
+        """The compute dtype, with `auto` resolved for the devices at hand."""
+        on_cpu = jax.default_backend() == "cpu"
+        return {"auto": jnp.float32 if on_cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[
+            self.precision
+        ]
+
+
+SIZES = {"tiny": (128, 4, 4), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
+PRESETS = ("tiny", "S/4", "S/2", "B/4", "B/2", "L/2", "XL/2")
+
+
+def preset(name: str) -> DiTConfig:
+    """The published size `name`, as size/patch (Peebles and Xie 2023, table 1); raises ValueError for an unknown one."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    size, _, patch = name.partition("/")
+    hidden, depth, heads = SIZES[size]
+    return DiTConfig(hidden=hidden, depth=depth, heads=heads, patch=int(patch or 2))
+
+
+class Block(eqx.Module):
+    """`x + gate * attention(modulated norm)`, then `x + gate * mlp(modulated norm)`, all modulated by the condition."""
+
+    modulation: Dense
+    qkv: Dense
+    out: Dense
+    up: Dense
+    down: Dense
+
+    def __init__(self, config: DiTConfig, *, key: PRNGKeyArray):
+        k_modulation, k_qkv, k_out, k_up, k_down = jax.random.split(key, 5)
+        size, heads, wide = config.hidden, config.heads, int(config.hidden * config.mlp_ratio)
+        # The reference initialises the modulation like any other layer: "adaLN-Zero" is zero in the final layer only.
+        self.modulation = Dense(size, (6, size), key=k_modulation)
+        self.qkv = Dense(size, (3, heads, size // heads), key=k_qkv, init=xavier(size))
+        self.out = Dense(size, size, key=k_out)
+        self.up = Dense(size, wide, key=k_up)
+        self.down = Dense(wide, size, key=k_down)
+
+    def __call__(
+        self,
+        x: Float[Array, "tokens size"],
+        c: Float[Array, " size"],
+        config: DiTConfig,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "tokens size"]:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c, x.dtype)
+        mlp = eqx.filter_checkpoint(self.mlp) if config.remat == "mlp" else self.mlp
+        x = x + gate_a[None] * self.attention(modulate(layer_norm(x), shift_a, scale_a))
+        return x + gate_m[None] * mlp(modulate(layer_norm(x), shift_m, scale_m), config.dropout, key)
+
+    def attention(self, x: Float[Array, "tokens size"]) -> Float[Array, "tokens size"]:
+        """Softmax attention with logits `q . k / head_dim`, the reference's scale (not its square root)."""
+        qkv = self.qkv(x, x.dtype)
+        q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
+        y = jax.nn.dot_product_attention(q, k, v, scale=1 / q.shape[-1])
+        return self.out(y.reshape(x.shape), x.dtype)
+
+    def mlp(self, x: Float[Array, "tokens size"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "tokens size"]:
+        """Two layers with the tanh form of GELU between, dropout after each."""
+        k_up, k_down = (None, None) if key is None else jax.random.split(key)
+        y = dropout(jax.nn.gelu(self.up(x, x.dtype)), rate, k_up)
+        return dropout(self.down(y, x.dtype), rate, k_down)
+
+
+class FinalLayer(eqx.Module):
+    """Modulated norm and a projection to patches, both zero at first: an untrained network answers 0."""
+
+    modulation: Dense
+    out: Dense
+
+    def __init__(self, size: int, outputs: int, *, key: PRNGKeyArray):
+        self.modulation = Dense(size, (2, size), key=key, init=zeros)
+        self.out = Dense(size, outputs, key=key, init=zeros)
+
+    def __call__(self, x: Float[Array, "tokens size"], c: Float[Array, " size"]) -> Float[Array, "tokens outputs"]:
+        shift, scale = self.modulation(c, x.dtype)
+        return self.out(modulate(layer_norm(x), shift, scale), x.dtype)
+
+
+class DiT(eqx.Module):
+    """Average velocity of one example: patches -> blocks modulated by `embed(t) + embed(d) + embed(label)` -> patches.
+
+    Label `classes` stands for no label (`null`). Blocks are one module with a leading axis `depth` on every array, run
+    by `lax.scan`. `logvar` is the reference's table of log-variances by time: it enters no output, and is kept so that
+    its checkpoints and parameter norms carry over. Raises ValueError if the patch does not divide the image.
+    """
+
+    patches: Dense
+    time: ScalarEmbedding
+    step: ScalarEmbedding
+    label: Float[Array, "labels size"]
+    blocks: Block
+    final: FinalLayer
+    logvar: Float[Array, " bins"]
+    config: DiTConfig = eqx.field(static=True)
+    shape: tuple[int, int, int] = eqx.field(static=True)
+    classes: int = eqx.field(static=True)
+    dtype: DTypeLike = eqx.field(static=True)
+
+    def __init__(self, config: DiTConfig, shape: tuple[int, int, int], classes: int, *, key: PRNGKeyArray):
+        height, width, channels = shape
+        if height % config.patch or width % config.patch:
+            raise ValueError(
+                f"an image of {height} x {width} is not divisible by patch={config.patch}: "
+                "choose a patch that divides both sides, or resize the images"
+            )
+        k_patches, k_time, k_step, k_label, k_blocks, k_final = jax.random.split(key, 6)
+        size, pixels = config.hidden, config.patch**2 * channels
+        self.patches = Dense(pixels, size, key=k_patches)
+        self.time = ScalarEmbedding(size, scale=config.embed_scale, key=k_time)
+        self.step = ScalarEmbedding(size, scale=config.embed_scale, key=k_step)
+        self.label = normal(k_label, (classes + 1, size))
+        self.blocks = eqx.filter_vmap(lambda k: Block(config, key=k))(jax.random.split(k_blocks, config.depth))
+        self.final = FinalLayer(size, pixels, key=k_final)
+        self.logvar = jnp.zeros(256)
+        self.config, self.shape, self.classes, self.dtype = config, shape, classes, config.dtype()
+
+    @property
+    def null(self) -> Int[Array, ""]:
+        """The label that stands for no label."""
+        return jnp.asarray(self.classes)
+
+    def __call__(
+        self,
+        x: Float[Array, "height width channels"],
+        t: Float[Array, ""],
+        d: Float[Array, ""],
+        label: Int[Array, ""],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "height width channels"]:
+        return self._run(x, t, d, label, key, keep=False)[0]
+
+    def activations(
+        self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Int[Array, ""]
+    ) -> dict[str, Float[Array, "..."]]:
+        """Every intermediate value of one forward pass by name; `blocks` has a leading axis `depth`."""
+        return self._run(x, t, d, label, None, keep=True)[1] or {}
+
+    def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:
+        """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
+        return 100 * self.logvar[jnp.clip(jnp.floor(t * 256).astype(jnp.int32), 0, 255)]
+
+    def _run(self, x, t, d, label, key, keep):
+        patched = self.patches(_to_patches(x, self.config.patch), self.dtype)
+        height, width = (side // self.config.patch for side in self.shape[:2])
+        position = position_table(self.config.hidden, height, width)
+        time, step = self.time(t, self.dtype), self.step(_step_input(d, self.config.step), self.dtype)
+        named = self.label[label].astype(self.dtype)
+        c = time + named.astype(time.dtype) + step
+        tokens = (patched.astype(jnp.float32) + position).astype(self.dtype)
+        tokens, blocks = self._blocks(tokens, jax.nn.silu(c), key, keep)
+        out = self.final(tokens, jax.nn.silu(c))
+        named_values = {
+            "patches": patched,
+            "position": jnp.asarray(position),
+            "time": time,
+            "step": step,
+            "label": named,
+            "conditioning": c,
+            "blocks": blocks,
+            "final": out,
+        }
+        return _from_patches(out, self.shape, self.config.patch), named_values if keep else None
+
+    def _blocks(self, x, c, key, keep):
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        keys = None if key is None else jax.random.split(key, self.config.depth)
+
+        def body(x, layer):
+            block, k = layer
+            x = eqx.combine(block, static)(x, c, self.config, k)
+            return x, x if keep else None
+
+        if self.config.remat == "block":
+            body = jax.checkpoint(body)
+        return jax.lax.scan(body, x, (arrays, keys), unroll=min(self.config.unroll, self.config.depth))
+
+
+def _step_input(d: Float[Array, ""], step: StepEmbedding) -> Float[Array, ""]:
+    if step == "log2":
+        return -jnp.log2(d)
+    return d if step == "linear" else jnp.zeros_like(d)
+
+
+def _to_patches(x: Float[Array, "height width channels"], p: int) -> Float[Array, "tokens pixels"]:
+    height, width, channels = x.shape
+    grid = x.reshape(height // p, p, width // p, p, channels).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(-1, p * p * channels)
+
+
+def _from_patches(
+    tokens: Float[Array, "tokens pixels"], shape: tuple[int, int, int], p: int
+) -> Float[Array, "height width channels"]:
+    height, width, channels = shape
+    grid = tokens.reshape(height // p, width // p, p, p, channels).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(shape)

@@ -1,0 +1,52 @@
+"""Per-example algebra: broadcasting a scalar a row, and splitting a batch without moving rows between devices."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree, Shaped
+
+
+def rows(t: Float[Array, " batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
+    """`t` with unit axes appended, in the dtype of `like`, so that `rows(t, x) * x` scales each example by its own `t`."""
+    return t.astype(like.dtype).reshape(t.shape + (1,) * (like.ndim - 1))
+
+
+def split_rows(tree: PyTree, every: int) -> tuple[PyTree, PyTree]:
+    """Rows `0, every, 2 every, ...` of each leaf, and the others in order.
+
+    Strided and not sliced: on a batch sharded over devices each device then splits its own rows and nothing is sent.
+    Raises ValueError if `every` does not divide the rows.
+    """
+
+    def fold(a):
+        check_divides(a.shape[0], every)
+        return a.reshape(a.shape[0] // every, every, *a.shape[1:])
+
+    first = jax.tree.map(lambda a: fold(a)[:, 0], tree)
+    rest = jax.tree.map(lambda a: fold(a)[:, 1:].reshape(-1, *a.shape[1:]), tree)
+    return first, rest
+
+
+def merge_rows(first: PyTree, rest: PyTree, every: int) -> PyTree:
+    """The inverse of `split_rows`: `merge_rows(*split_rows(tree, every), every) == tree`."""
+
+    def merge(a, b):
+        folded = b.reshape(a.shape[0], every - 1, *a.shape[1:])
+        return jnp.concatenate([a[:, None], folded], axis=1).reshape(-1, *a.shape[1:])
+
+    return jax.tree.map(merge, first, rest)
+
+
+def where_rows(mask: Shaped[Array, " batch"], yes: PyTree, no: PyTree) -> PyTree:
+    """Row `i` of `yes` where `mask[i]`, else row `i` of `no`."""
+
+    def select(a, b):
+        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(select, yes, no)
+
+
+def check_divides(batch: int, every: int) -> None:
+    """Raise ValueError, with the remedy, unless `every` divides `batch`."""
+    if batch % every:
+        choices = ", ".join(str(k) for k in range(2, batch + 1) if batch % k == 0)
+        raise ValueError(f"batch {batch} is not a multiple of every={every}: pad the batch, or choose every in ({choices})")

@@ -1,0 +1,49 @@
+"""Dataclasses of settings as JSON and back, and what differs between two of them."""
+
+import dataclasses
+import importlib
+import pathlib
+from typing import Any
+
+
+def dump(value: Any) -> Any:
+    """A dataclass as `{"kind": "module:Class", field: ...}`, nested; paths as strings, tuples as lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: dump(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"kind": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
+    if isinstance(value, dict):
+        return {key: dump(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [dump(item) for item in value]
+    return str(value) if isinstance(value, pathlib.Path) else value
+
+
+def parse(value: Any) -> Any:
+    """The inverse of `dump` for dataclasses of numbers, strings and dataclasses, the reader's own included.
+
+    The class is imported by its name. Raises ValueError if it is no dataclass or lacks a field that was stored.
+    """
+    if not (isinstance(value, dict) and "kind" in value):
+        return value
+    module, _, name = value["kind"].partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"settings name the class {value['kind']}, which cannot be imported here: {error}") from error
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise ValueError(f"settings name {value['kind']}, which is not a dataclass of settings")
+    stored = {key: parse(item) for key, item in value.items() if key != "kind"}
+    unknown = stored.keys() - {field.name for field in dataclasses.fields(kind)}
+    if unknown:
+        raise ValueError(f"{value['kind']} has no field {', '.join(sorted(unknown))}: stored by another version")
+    return kind(**stored)
+
+
+def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted path of each entry that differs between two dumped settings, with both values; None where one lacks it."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return {} if old == new else {path: (old, new)}
+    found = {}
+    for key in [*old, *(key for key in new if key not in old)]:
+        found |= differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    return found

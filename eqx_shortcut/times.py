@@ -1,0 +1,43 @@
+"""Samplers of times `t` and step sizes `d`."""
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+def grid(key: PRNGKeyArray, sections: Int[Array, " rows"], dtype: DTypeLike = float) -> Float[Array, " rows"]:
+    """Uniform on `{0, 1/n, ..., (n - 1)/n}` with `n = sections[i]` for row `i`."""
+    return jax.random.randint(key, sections.shape, 0, sections).astype(dtype) / sections.astype(dtype)
+
+
+def log2_steps(steps: int) -> int:
+    """`log2(steps)`; raises ValueError unless `steps` is a power of two of at least 2."""
+    if steps < 2 or steps & (steps - 1):
+        below = 2 ** max(1, steps.bit_length() - 1)
+        raise ValueError(
+            f"steps={steps} is not a power of two: a shortcut is trained to equal two of half its length, "
+            f"down to 1/steps; use {below} or {2 * below}"
+        )
+    return steps.bit_length() - 1
+
+
+def dyadic_levels(n: int, steps: int, *, bias: bool = False) -> Int[np.ndarray, " n"]:
+    """Level `k` (step size `2^-k`) of each of `n` bootstrap rows: `log2(steps) - 1, ..., 0` in equal shares, finest first.
+
+    The remainder of `n / log2(steps)` goes to `k = 0`, so fewer rows than levels train `k = 0` only. With `bias`, one
+    half of the rows holds the levels from 2 up in equal shares of `(n // 2) // log2(steps)`, a quarter each `k = 1` and
+    `k = 0`. Frans et al. (2024), section 3.3 and the reference code's `bootstrap_dt_bias`.
+    """
+    finest = log2_steps(steps) - 1
+    if bias:
+        shares = np.repeat(np.arange(finest, 1, -1), finest_rows(n, steps, bias=True))
+        levels = np.concatenate([shares, np.ones(n // 4, int), np.zeros(n // 4, int)])
+    else:
+        levels = np.repeat(np.arange(finest, -1, -1), finest_rows(n, steps))
+    return np.concatenate([levels, np.zeros(n - levels.size, int)])
+
+
+def finest_rows(n: int, steps: int, *, bias: bool = False) -> int:
+    """How many of `n` bootstrap rows `dyadic_levels` gives to the finest level: they stand first."""
+    return (n // 2 if bias else n) // log2_steps(steps)

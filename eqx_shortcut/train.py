@@ -1,0 +1,164 @@
+"""Training: the state, one compiled step, and the loop that drives it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+
+from . import ema
+from .objectives import Networks, Objective
+from .types import Batch, Metrics
+
+STREAK = 20
+"""So many steps in a row that are not finite end a run."""
+
+
+class TrainState(eqx.Module):
+    """Everything a run needs to go on, besides the position in the data."""
+
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+    networks: Networks
+    opt_state: PyTree
+    skipped: Int[Array, ""]
+    """Steps skipped so far because loss or gradient were not finite."""
+    streak: Int[Array, ""]
+    """Steps skipped in a row, the last step included."""
+
+
+Prepare = Callable[[Any, PRNGKeyArray], Batch]
+"""From what the loader yields to a Batch, on the device: scaling, mirroring, encoding."""
+
+Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def init_state(build: Callable[[PRNGKeyArray], Any], tx: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
+    """The state before the first step; `build(key)` makes the network, and the average starts as its copy."""
+
+    @eqx.filter_jit
+    def make(key):
+        k_network, k_train = jax.random.split(key)
+        network = build(k_network)
+        opt_state = tx.init(eqx.filter(network, eqx.is_inexact_array))
+        zero = jnp.zeros((), jnp.int32)
+        # Returned twice from one jit, so that the two sets of weights are distinct buffers and both can be donated.
+        return TrainState(zero, k_train, Networks(network, network), opt_state, zero, zero)
+
+    return make(key)
+
+
+def make_step(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    prepare: Prepare,
+    ema_decay: float,
+    steps: int,
+    shardings: Callable[[TrainState], TrainState] = lambda state: state,
+) -> Step:
+    """One training step `(state, raw) -> (state, metrics)`, compiled once; the state passed in is consumed (donated).
+
+    All draws come from `fold_in(state.key, state.step)`: they depend on the seed and the step, not on the hardware. A
+    step whose loss or gradient is not finite changes nothing but the counters. `steps` is the length of the run, of
+    which the objective is told its share; `shardings` constrains the new state to the layout of the old one.
+    """
+
+    @eqx.filter_jit(donate="all-except-first")
+    def step(raw: Any, state: TrainState) -> tuple[TrainState, Metrics]:
+        k_prepare, k_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
+        batch = prepare(raw, k_prepare)
+        progress = state.step.astype(jnp.float32) / steps
+
+        def loss_fn(online):
+            networks = eqx.tree_at(lambda n: n.online, state.networks, online)
+            return objective(networks, batch, k_loss, progress)
+
+        (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.online)
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        new = _updated(state, gradient, tx, ema_decay, finite)
+        metrics = metrics | {"grad_norm": norm, "skipped": new.skipped, "streak": new.streak}
+        return shardings(new), metrics
+
+    return lambda state, raw: step(raw, state)
+
+
+def _updated(
+    state: TrainState,
+    gradient: PyTree,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    finite: Bool[Array, ""],
+) -> TrainState:
+    online = state.networks.online
+    # Optax mixes dtypes, which callers who chose strict promotion would be refused.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = tx.update(gradient, state.opt_state, eqx.filter(online, eqx.is_inexact_array))
+    online = eqx.apply_updates(online, updates)
+    average = ema.update(state.networks.ema, online, ema_decay)
+    networks = eqx.tree_at(lambda n: (n.online, n.ema), state.networks, (online, average))
+    networks, opt_state = _where(finite, (networks, opt_state), (state.networks, state.opt_state))
+    bad = (~finite).astype(jnp.int32)
+    return TrainState(
+        step=state.step + 1,
+        key=state.key,
+        networks=networks,
+        opt_state=opt_state,
+        skipped=state.skipped + bad,
+        streak=(state.streak + 1) * bad,
+    )
+
+
+def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b) if eqx.is_array(a) else a, yes, no)
+
+
+class Diverged(RuntimeError):
+    """A run whose loss or gradient stayed infinite or NaN."""
+
+
+Event = Callable[[int, TrainState, Metrics], None]
+"""Something done between steps, outside jit: `event(step, state, metrics)` after step number `step`, from 1."""
+
+
+def every(n: int, until: int, event: Event) -> Event:
+    """`event` after each n-th step and after step `until`."""
+
+    def maybe(step: int, state: TrainState, metrics: Metrics) -> None:
+        if step % n == 0 or step == until:
+            event(step, state, metrics)
+
+    return maybe
+
+
+def fit(step: Step, state: TrainState, batches: Iterable[Any], *, until: int, events: Sequence[Event] = ()) -> TrainState:
+    """Drives `step` over `batches` until step number `until`, running each event after each step.
+
+    Health is read one step late, so that the device never waits for the host. Raises Diverged after 20 skipped steps in
+    a row, and StopIteration if the batches end first.
+    """
+    batches, previous = iter(batches), None
+    for number in range(int(state.step) + 1, until + 1):
+        state, metrics = step(state, next(batches))
+        for event in events:
+            event(number, state, metrics)
+        if previous is not None:
+            check_finite(number - 1, previous)
+        previous = metrics
+    if previous is not None:
+        check_finite(until, previous)
+    return state
+
+
+def check_finite(step: int, metrics: Metrics) -> None:
+    """Raise Diverged, saying what to try, once `metrics["streak"]` has reached 20."""
+    if int(metrics["streak"]) >= STREAK:
+        raise Diverged(
+            f"loss or gradient was not finite for {STREAK} steps in a row, up to step {step}: the weights are those of "
+            f"step {step - STREAK}; try a smaller learning rate, gradient clipping (--optimizer.clip 1), a warm-up, or "
+            "look for infinite values in the data"
+        )

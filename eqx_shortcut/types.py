@@ -1,0 +1,53 @@
+"""The vocabulary of the library on one screen."""
+
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+from jaxtyping import Array, Float, PyTree, Scalar
+
+Cond = PyTree
+"""Conditioning: any PyTree of arrays with leading axis `batch` (integer labels, a dict of embeddings, ...), or None."""
+
+Metrics = dict[str, Scalar]
+"""Scalars made inside a loss or step, `loss` first."""
+
+
+@runtime_checkable
+class Field(Protocol):
+    """Average velocity over `[t, t + d]`: `x + d * field(x, t, d, cond)` is the point at time `t + d`.
+
+    Time runs from noise (`t = 0`) to data (`t = 1`). Anything callable serves: an Equinox module under `jax.vmap`,
+    a closure over parameters, another framework's `apply`.
+    """
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
+    ) -> Float[Array, "batch *shape"]: ...
+
+
+class Batch(eqx.Module):
+    """Data `x` at time 1 with their conditioning; `noise` is set when the data are (noise, data) pairs."""
+
+    x: Float[Array, "batch *shape"]
+    cond: Cond = None
+    noise: Float[Array, "batch *shape"] | None = None
+
+
+class Draws(eqx.Module):
+    """Everything random in a regression, row by row: a target builder is a deterministic function of these."""
+
+    x: Float[Array, "batch *shape"]
+    noise: Float[Array, "batch *shape"]
+    t: Float[Array, " batch"]
+    d: Float[Array, " batch"]
+    cond: Cond = None
+
+
+class Regression(eqx.Module):
+    """Inputs `(x, t, d, cond)` of a field and the average velocity `u` it should answer, row by row."""
+
+    x: Float[Array, "batch *shape"]
+    t: Float[Array, " batch"]
+    d: Float[Array, " batch"]
+    cond: Cond
+    u: Float[Array, "batch *shape"]

@@ -1,0 +1,44 @@
+"""Class-conditional CIFAR-10 of 32 x 32 from Hugging Face parquet files.
+
+    python experiments/cifar10.py --data.path FOLDER        # a shortcut model; FOLDER holds train-*.parquet, test-*.parquet
+    python experiments/cifar10.py quick --data.path FOLDER  # some ten minutes on two CPU cores: shapes and colours, no objects
+
+The default is meant for a GPU (not measured there).
+"""
+
+import dataclasses
+
+from common import Config, Quality, main
+from eqx_shortcut.data import CIFAR10
+from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.models.dit import preset
+from eqx_shortcut.objectives import Shortcut
+from eqx_shortcut.optimizer import AdamW
+
+DEFAULT = Config(
+    data=CIFAR10(),
+    network=dataclasses.replace(preset("S/2"), embed_scale=100, remat="mlp", dropout=0.1),
+    objective=Shortcut(steps=128, bootstrap_every=4),
+    optimizer=AdamW(lr=3e-4, schedule="cosine", warmup=2000, weight_decay=0.0, clip=1.0),
+    steps=200_000,
+    batch=256,
+    ema_decay=0.9995,
+    sample_every=5000,
+    checkpoint_every=5000,
+)
+QUICK = dataclasses.replace(
+    DEFAULT,
+    network=DiTConfig(hidden=192, depth=4, heads=4, patch=4, embed_scale=100, remat="mlp"),
+    objective=Shortcut(steps=32, bootstrap_every=2),
+    optimizer=AdamW(lr=1e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0),
+    steps=1500,
+    batch=64,
+    ema_decay=0.99,
+    sample_every=500,
+    checkpoint_every=500,
+    quality=Quality(steps=(1, 2, 4, 8, 32), count=1000),
+)
+PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some ten minutes on two CPU cores.", QUICK)}
+
+if __name__ == "__main__":
+    main("cifar10", PRESETS, doc=__doc__)

@@ -1,0 +1,298 @@
+"""A run from its settings to its table: folder, training, pictures, quality."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import eqx_shortcut
+from common import Config, Judge
+from eqx_shortcut import figures, log, settings, sharding
+from eqx_shortcut.checkpoint import Checkpoints
+from eqx_shortcut.data import Images, batches, prepare
+from eqx_shortcut.data.pipeline import host_batches
+from eqx_shortcut.evaluate import frechet_distance, moments
+from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
+from eqx_shortcut.trained import Trained, sample
+from eqx_shortcut.types import Metrics
+
+GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
+GRID_COLUMNS = 20
+MAY_CHANGE = ("version", "steps", "log_every", "sample_every", "checkpoint_every", "keep", "quality", "tensorboard", "wandb")
+
+
+class Interrupted(Exception):
+    """A run stopped by a signal, after its checkpoint was written."""
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
+def run(experiment: str, config: Config, judge: Judge | None) -> None:
+    """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps."""
+    use_compilation_cache()
+    mesh = sharding.data_mesh()
+    check(config, mesh)
+    train, held_out = config.data.build()
+    record = {
+        "experiment": experiment,
+        "version": eqx_shortcut.__version__,
+        "shape": list(train.shape),
+        "classes": train.classes,
+        **{key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")},
+    }
+    folder = config.runs / experiment / (config.name or default_name(config))
+    open_folder(folder, record)
+    model = train_network(folder, config, train, record, mesh)
+    figures.loss_plot(log.read_lines(folder / "metrics.jsonl"), folder / "loss.png")
+    quality = judge_samples(config, model, train, held_out, judge)
+    (folder / "quality.json").write_text(json.dumps(quality, indent=1))
+    curve = {row["steps"]: row["frechet"] for row in quality["results"]}
+    figures.quality_plot(
+        {folder.name: curve}, folder / "quality.png", measure="pixel Frechet distance", floor=quality["held_out"]["frechet"]
+    )
+    print(table(quality))
+    print(f"pictures and numbers: {folder}/samples, quality.json, quality.png, loss.png")
+
+
+def default_name(config: Config) -> str:
+    """The objective's class in lower case with dashes."""
+    name = type(config.objective).__name__
+    return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that a second run of the same settings starts in seconds."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "eqx_shortcut" / "xla"))
+
+
+def check(config: Config, mesh: jax.sharding.Mesh) -> None:
+    """Refuses, before anything is read or written, settings that contradict each other."""
+    sharding.check_batch(config.batch, mesh)
+    config.objective.check(config.batch)
+    if config.objective.continuous and config.network.step == "log2":
+        raise ValueError(
+            f"{type(config.objective).__name__} asks the network at continuous step sizes, 0 included, where the "
+            "embedding --network.step log2 is infinite: use --network.step linear"
+        )
+
+
+def open_folder(folder: pathlib.Path, record: dict[str, Any]) -> None:
+    """Makes the run folder, or makes sure that the one found holds this run; raises ValueError naming what differs."""
+    path = folder / "config.json"
+    if path.exists():
+        found = settings.differences(json.loads(path.read_text()), record)
+        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] not in MAY_CHANGE}
+        if contradictions:
+            named = "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in contradictions.items())
+            raise ValueError(
+                f"{folder} holds another run: {named}. Repeat its settings to continue it, or start a new one with --name"
+            )
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(record, indent=1))
+    draft.rename(path)
+
+
+def train_network(
+    folder: pathlib.Path, config: Config, train: Images, record: dict[str, Any], mesh: jax.sharding.Mesh
+) -> Trained:
+    """The run's training, from its newest whole checkpoint to its last step."""
+    tx = config.optimizer.build(config.steps)
+    state = sharding.replicate(
+        init_state(lambda key: config.network.build(train.shape, train.classes, key=key), tx, jax.random.key(config.seed)),
+        mesh,
+    )
+    checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep, config=record)
+    loader = batches(train, config.batch, seed=config.seed, sharding=sharding.batch_sharding(mesh))
+    restored = checkpoints.restore(state)
+    if restored is not None:
+        state, position, notes = restored
+        loader.set_state(position)
+        for note in notes:
+            print(f"{note}: continuing from the one before")
+        print(f"{folder}: continuing after step {int(state.step)}")
+    else:
+        print(f"{folder}: {parameter_count(state):,} parameters, {len(train.labels):,} images")
+    step = make_step(
+        config.objective,
+        tx,
+        prepare=prepare(train, mirror=config.data.mirror, labelled=not config.unconditional),
+        ema_decay=config.ema_decay,
+        steps=config.steps,
+        shardings=lambda state: sharding.replicate(state, mesh),
+    )
+    with Recorder(folder, config, record, start=int(state.step)) as recorder, signals() as received:
+
+        def save(number: int, state: TrainState, metrics: Metrics) -> None:
+            recorder.flush()
+            checkpoints.save(state, loader.get_state(), wait=number == config.steps)
+
+        def stop_if_asked(number: int, state: TrainState, metrics: Metrics) -> None:
+            if received:
+                recorder.flush()
+                if number not in checkpoints.steps():
+                    checkpoints.save(state, loader.get_state())
+                checkpoints.close()
+                name = signal.Signals(received[0]).name
+                raise Interrupted(
+                    received[0], f"stopped by {name} after step {number}, checkpoint written: the same command continues"
+                )
+
+        def draw(number: int, state: TrainState, metrics: Metrics) -> None:
+            draw_samples(folder, trained(config, train, state), number)
+
+        events = (
+            recorder,
+            every(config.sample_every, config.steps, draw),
+            every(config.checkpoint_every, config.steps, save),
+            stop_if_asked,
+        )
+        state = fit(step, state, loader, until=config.steps, events=events)
+    checkpoints.close()
+    return trained(config, train, state)
+
+
+def trained(config: Config, train: Images, state: TrainState) -> Trained:
+    """The average of the weights, as `eqx_shortcut.load` would return it."""
+    return Trained(state.networks.ema, config.objective, train.shape, train.classes, int(state.step))
+
+
+def parameter_count(state: TrainState) -> int:
+    """Numbers in the network."""
+    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
+
+
+class Recorder:
+    """Progress bar and metrics of a run. Metrics are read one step late, so that the device never waits for them."""
+
+    def __init__(self, folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int):
+        self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
+        self._until, self._batch = config.steps, config.batch
+        self._loggers: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
+        if config.tensorboard:
+            self._loggers.append(log.TensorBoard(folder, start=start))
+        if config.wandb.enabled:
+            name = f"{folder.parent.name}-{folder.name}"
+            w = config.wandb
+            self._loggers.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=record))
+        self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=start >= config.steps)
+        self._pending: tuple[int, Metrics] | None = None
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        self.flush()
+        if step % self._every == 0 or step == self._until:
+            self._pending = step, metrics
+        self._bar.update()
+
+    def flush(self) -> None:
+        """Writes what is waiting to be written."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        values = {name: float(value) for name, value in metrics.items()} | {"lr": float(np.asarray(self._rate(step - 1)))}
+        for logger in self._loggers:
+            logger.write(step, values)
+        speed = (self._bar.format_dict["rate"] or 0) * self._batch
+        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
+        self._pending = None
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+        self._bar.close()
+        for logger in self._loggers:
+            logger.close()
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """A list that fills with SIGINT or SIGTERM as it comes, once; a second one has its usual effect."""
+    received: list[int] = []
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        received.append(number)
+        signal.signal(number, usual[signal.Signals(number)])
+
+    for number in usual:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def draw_samples(folder: pathlib.Path, model: Trained, step: int) -> None:
+    """Writes samples/step_N.png: one row a number of sampling steps, the same noise and label down each column."""
+    key = jax.random.key(0)
+    rows = [np.asarray(sample(model, key, GRID_COLUMNS, steps=n)) for n in GRID_STEPS]
+    path = folder / "samples" / f"step_{step:07d}.png"
+    figures.grid(np.stack(rows), path, labels=[f"{n} step{'s'[: n > 1]}" for n in GRID_STEPS])
+
+
+def judge_samples(config: Config, model: Trained, train: Images, held_out: Images, judge: Judge | None) -> dict[str, Any]:
+    """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
+    settings = config.quality
+    labels = np.resize(train.labels, settings.count)
+    real, unseen = train.scaled(), held_out.scaled()
+    reference = moments(host_batches(real, 4096))
+
+    def measures(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        distance = frechet_distance(moments(host_batches(images, 4096)), reference)
+        return {"frechet": distance} | ({} if judge is None else judge(train, images, labels))
+
+    results = []
+    for steps in tqdm(settings.steps, desc="judging samples", unit="sampler"):
+        key = jax.random.key(settings.seed)
+        samples = np.asarray(
+            sample(
+                model,
+                key,
+                settings.count,
+                steps=steps,
+                labels=jax.numpy.asarray(labels),
+                guidance=settings.guidance,
+                batch=settings.batch,
+            )
+        )
+        results.append({"steps": steps, **measures(samples, labels)})
+    return {
+        "protocol": {
+            "frechet": "Frechet distance of pixels in [-1, 1] to the training images",
+            "samples": settings.count,
+            "labels": "those of the training images in order",
+            "training images": len(real),
+            "held-out images": len(unseen),
+            "guidance": settings.guidance,
+            "weights": "ema",
+            "training step": model.step,
+            "seed of noise": settings.seed,
+        },
+        "held_out": measures(unseen, held_out.labels),
+        "results": results,
+    }
+
+
+def table(quality: dict[str, Any]) -> str:
+    """The results as a text table under their protocol; the last row is the same measures of real, held-out images."""
+    results = [*quality["results"], {"steps": "held-out", **quality["held_out"]}]
+    lines = ["  ".join(f"{name:>10}" for name in results[0])]
+    for row in results:
+        lines.append("  ".join(f"{value:>10.4g}" if isinstance(value, float) else f"{value:>10}" for value in row.values()))
+    protocol = [f"  {name}: {value}" for name, value in quality["protocol"].items()]
+    return "\n".join([*protocol, "", *lines])

@@ -1,0 +1,38 @@
+"""Eight fake devices, strict promotion of dtypes and ranks, and compiled programs kept between runs of the suite."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+ROOT = pathlib.Path(__file__).parents[1]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden",
+        type=pathlib.Path,
+        default=ROOT / "tests" / "golden",
+        help="folder of recorded values of the original code (see tests/test_golden.py)",
+    )
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A key; split it for each use."""
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def x64():
+    """Double precision, for laws that hold to rounding."""
+    with jax.enable_x64(True):
+        yield
