@@ -1,0 +1,23 @@
+"""How long does the Frechet distance take, by dimension, against the matrix square root of scipy?"""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from eqx_shortcut.evaluate import Moments, frechet_distance
+
+
+@pytest.fixture(params=[64, 512, 2048])
+def pair(request: pytest.FixtureRequest) -> tuple[Moments, Moments]:
+    rng = np.random.default_rng(0)
+    draw = [rng.standard_normal((2 * request.param, request.param)) for _ in range(2)]
+    return Moments.of(draw[0]), Moments.of(1.5 * draw[1])
+
+
+def test_singular_values(benchmark, pair: tuple[Moments, Moments]) -> None:
+    benchmark.pedantic(frechet_distance, pair, rounds=3)
+
+
+def test_scipy_sqrtm(benchmark, pair: tuple[Moments, Moments]) -> None:
+    a, b = (moments.covariance for moments in pair)
+    benchmark.pedantic(lambda: scipy.linalg.sqrtm(a @ b), rounds=1)

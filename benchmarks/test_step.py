@@ -1,0 +1,31 @@
+"""How long does a training step take, by objective and by what the backward pass computes again?"""
+
+import dataclasses
+
+import jax
+import pytest
+
+from eqx_shortcut.models.dit import preset
+from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
+from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.train import init_state, make_step
+from eqx_shortcut.types import Batch
+
+
+@pytest.mark.parametrize("objective", [FlowMatching(steps=32), Shortcut(steps=32, bootstrap_every=2)], ids=["flow", "shortcut"])
+@pytest.mark.parametrize(("remat", "unroll"), [("none", 1), ("none", 4), ("mlp", 1), ("mlp", 4), ("block", 1)])
+def test_step(benchmark, batch: Batch, key: jax.Array, objective: Objective, remat, unroll: int) -> None:
+    config = dataclasses.replace(preset("tiny"), precision="float32", remat=remat, unroll=unroll)
+    tx = AdamW().build(1000)
+    _, height, width, channels = batch.x.shape
+    state = init_state(lambda k: config.build((height, width, channels), 10, key=k), tx, key)
+    step = make_step(objective, tx, prepare=lambda raw, _: raw, ema_decay=0.999, steps=1000)
+    state, _ = step(state, batch)
+
+    def one():
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+
+    benchmark(one)
+    benchmark.extra_info["images_per_second"] = batch.x.shape[0] / benchmark.stats["median"]
