@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pathlib
+import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -14,6 +16,7 @@ from .train import TrainState
 
 Weights = Literal["ema", "online"]
 MANIFEST = "manifest.json"
+TMP_DIR_SUFFIX = ".orbax-checkpoint-tmp"
 
 
 class CheckpointError(RuntimeError):
@@ -25,12 +28,13 @@ class Checkpoints:
 
     `online`, `ema` and `teacher` are networks; `optimizer` and `loop` the rest of the state; `data` the position in the
     data; `config` the settings. So sampling reads `ema` alone. A checkpoint takes its place by a rename once it is
-    whole; hashes of its files follow.
+    whole, hashes of its files included.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 3, config: dict[str, Any] | None = None):
         self.folder = pathlib.Path(folder).absolute()
         self.config = config or {}
+        self._last: int | None = None
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -46,12 +50,17 @@ class Checkpoints:
     def save(self, state: TrainState, position: dict[str, Any], *, wait: bool = False) -> None:
         """Start to save; returns when the state has been copied, so that it may be donated.
 
-        Raises CheckpointError if this save (with `wait`) or the one before could not be written.
+        A step that was saved already is left as it is. Raises CheckpointError if this save (with `wait`) or the one
+        before could not be written.
         """
+        step = int(state.step)
+        if step == self._last:
+            return
+        self._last = step
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         records = {"data": ocp.args.JsonSave(position), "config": ocp.args.JsonSave(self.config)}
         try:
-            self._manager.save(int(state.step), args=ocp.args.Composite(**items, **records), force=True)
+            self._manager.save(step, args=ocp.args.Composite(**items, **records), force=True)
             if wait:
                 self._manager.wait_until_finished()
         except Exception as error:
@@ -60,22 +69,25 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any], list[str]] | None:
         """The newest checkpoint that is whole, as a state of the structure and layout of `like`; None if there is none.
 
-        Returns the state, the position in the data, and one sentence for each newer checkpoint that was passed over.
-        Raises CheckpointError if there are checkpoints and none is whole.
+        Returns the state, the position in the data, and one sentence for each newer checkpoint that was passed over,
+        whose folder is renamed to make room. Raises CheckpointError if there are checkpoints and none is whole.
         """
-        notes = []
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                self._verify(step)
                 names = _items(like)
+                self._verify(step, [*names, "data"])
                 wanted = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in names.items()}
                 got = self._manager.restore(step, args=ocp.args.Composite(**wanted, data=ocp.args.JsonRestore()))
-                return _rebuilt(like, {name: got[name] for name in names}), got["data"], notes
             except Exception as error:  # whatever reading a damaged file raises, an older checkpoint may be whole
-                notes.append(f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)})")
-        if notes:
+                damaged[step] = f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)})"
+            else:
+                self._set_aside(damaged)
+                return _rebuilt(like, {name: got[name] for name in names}), got["data"], list(damaged.values())
+        if damaged:
             raise CheckpointError(
-                "; ".join(notes) + ": no checkpoint is left to continue from; restore the folder from a copy, or start "
+                "; ".join(damaged.values())
+                + ": no checkpoint is left to continue from; restore the folder from a copy, or start "
                 "a new run under another --name"
             )
         return None
@@ -90,7 +102,7 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint {step} in {self.folder}: there are {', '.join(map(str, steps))}")
         arrays, static = eqx.partition(like, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct) or eqx.is_array(leaf))
         try:
-            self._verify(step)
+            self._verify(step, [weights])
             wanted = {weights: ocp.args.StandardRestore(_abstract(arrays))}
             return eqx.combine(self._manager.restore(step, args=ocp.args.Composite(**wanted))[weights], static), step
         except Exception as error:
@@ -115,20 +127,24 @@ class Checkpoints:
             "name another place with --runs, then run the same command to continue"
         )
 
-    def _seal(self) -> None:
-        for step in self.steps():
-            folder = self.folder / str(step)
-            if not (folder / MANIFEST).exists():
-                draft = folder / f"{MANIFEST}.part"
-                draft.write_text(json.dumps(_hashes(folder), indent=1))
-                draft.rename(folder / MANIFEST)
+    def _set_aside(self, steps: Iterable[int]) -> None:
+        for step in steps:
+            (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
+        self._manager.reload()
 
-    def _verify(self, step: int) -> None:
+    def _seal(self) -> None:
+        # Orbax calls this when every item is written, just before the folder gets its name: so a checkpoint that bears
+        # its name has its hashes.
+        for folder in self.folder.glob(f"*{TMP_DIR_SUFFIX}"):
+            items = [path.name for path in folder.iterdir() if path.is_dir()]
+            (folder / MANIFEST).write_text(json.dumps(_hashes(folder, items), indent=1))
+
+    def _verify(self, step: int, items: Iterable[str]) -> None:
         folder = self.folder / str(step)
-        if not (folder / MANIFEST).exists():
-            return  # interrupted between the checkpoint and its hashes: reading it will tell
-        expected, found = json.loads((folder / MANIFEST).read_text()), _hashes(folder)
+        expected, found = json.loads((folder / MANIFEST).read_text()), _hashes(folder, items)
         for name, digest in expected.items():
+            if name.split("/")[0] not in items:
+                continue
             if name not in found:
                 raise CheckpointError(f"file {name} is missing")
             if found[name] != digest:
@@ -161,8 +177,8 @@ def _abstract(tree: PyTree) -> PyTree:
     return jax.tree.map(describe, tree)
 
 
-def _hashes(folder: pathlib.Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(MANIFEST))
+def _hashes(folder: pathlib.Path, items: Iterable[str]) -> dict[str, str]:
+    files = sorted(path for item in items for path in (folder / item).rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -142,8 +142,7 @@ def train_network(
         def stop_if_asked(number: int, state: TrainState, metrics: Metrics) -> None:
             if received:
                 recorder.flush()
-                if number not in checkpoints.steps():
-                    checkpoints.save(state, loader.get_state())
+                checkpoints.save(state, loader.get_state())
                 checkpoints.close()
                 name = signal.Signals(received[0]).name
                 raise Interrupted(

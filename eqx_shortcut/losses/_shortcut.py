@@ -32,7 +32,8 @@ def shortcut(
 ) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
     """Flow matching at `d = 1/steps`, and `field(x, t, d) = two half steps of target` at `d = 2/steps, ..., 1/2, 1`.
 
-    Every `bootstrap_every`-th row is a bootstrap row, the others are flow-matching rows; both weigh the same. `target`
+    Every `bootstrap_every`-th row is a bootstrap row, the others are flow-matching rows; both weigh the same. Rows must
+    come in random order: a batch whose labels alternate would bootstrap one of them alone. `target`
     is the field asked for the half steps (an average of `field`, or `field` itself); no gradient passes it. `guidance`
     other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it; `dropout` replaces
     conditions of flow rows by `null`, the condition without its batch axis. `dt_bias` favours large steps. `clip` limits

@@ -109,7 +109,9 @@ class Block(eqx.Module):
         """Softmax attention with logits `q . k / head_dim`, the reference's scale (not its square root)."""
         qkv = self.qkv(x, x.dtype)
         q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
-        y = jax.nn.dot_product_attention(q, k, v, scale=1 / q.shape[-1])
+        # JAX takes the softmax of half-precision logits in float32, which strict promotion would refuse.
+        with jax.numpy_dtype_promotion("standard"):
+            y = jax.nn.dot_product_attention(q, k, v, scale=1 / q.shape[-1])
         return self.out(y.reshape(x.shape), x.dtype)
 
     def mlp(self, x: Float[Array, "tokens size"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "tokens size"]:
