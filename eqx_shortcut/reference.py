@@ -57,7 +57,7 @@ def from_parameters(parameters: Parameters, config: DiTConfig, shape: tuple[int,
     _check(parameters, {name: leaf.shape for name, leaf in expected.items()})
     values = {name: jnp.asarray(parameters[name], leaf.dtype) for name, leaf in expected.items()}
     # Renaming only permutes entries, so its transpose is its inverse, and the two cannot disagree.
-    (arrays,) = jax.linear_transpose(rename, arrays)(values)
+    (arrays,) = jax.jit(jax.linear_transpose(rename, arrays))(values)
     return eqx.combine(arrays, static)
 
 

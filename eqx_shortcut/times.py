@@ -32,7 +32,7 @@ def dyadic_levels(n: int, steps: int, *, bias: bool = False) -> Int[np.ndarray, 
     finest = log2_steps(steps) - 1
     if bias:
         shares = np.repeat(np.arange(finest, 1, -1), finest_rows(n, steps, bias=True))
-        levels = np.concatenate([shares, np.ones(n // 4, int), np.zeros(n // 4, int)])
+        levels = np.concatenate([shares, np.full(n // 4, min(1, finest)), np.zeros(n // 4, int)])
     else:
         levels = np.repeat(np.arange(finest, -1, -1), finest_rows(n, steps))
     return np.concatenate([levels, np.zeros(n - levels.size, int)])

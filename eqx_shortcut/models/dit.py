@@ -194,7 +194,7 @@ class DiT(eqx.Module):
         self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Int[Array, ""]
     ) -> dict[str, Float[Array, "..."]]:
         """Every intermediate value of one forward pass by name; `blocks` has a leading axis `depth`."""
-        return self._run(x, t, d, label, None, keep=True)[1] or {}
+        return self._run(x, t, d, label, None, keep=True)[1]
 
     def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
@@ -210,7 +210,7 @@ class DiT(eqx.Module):
         tokens = (patched.astype(jnp.float32) + position).astype(self.dtype)
         tokens, blocks = self._blocks(tokens, jax.nn.silu(c), key, keep)
         out = self.final(tokens, jax.nn.silu(c))
-        named_values = {
+        values = {
             "patches": patched,
             "position": jnp.asarray(position),
             "time": time,
@@ -220,7 +220,7 @@ class DiT(eqx.Module):
             "blocks": blocks,
             "final": out,
         }
-        return _from_patches(out, self.shape, self.config.patch), named_values if keep else None
+        return _from_patches(out, self.shape, self.config.patch), values
 
     def _blocks(self, x, c, key, keep):
         arrays, static = eqx.partition(self.blocks, eqx.is_array)

@@ -1,0 +1,130 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut import sharding
+from eqx_shortcut.guidance import drop_condition, guided
+from eqx_shortcut.rows import rows
+
+N = 6
+NULL = jnp.array(9)
+
+
+def field(x, t, d, cond):
+    return jnp.sin(rows(cond.astype(x.dtype), x) * x) + rows(t - d, x)
+
+
+def inputs(key, n: int = N):
+    k_x, k_t = jax.random.split(key)
+    return jax.random.normal(k_x, (n, 3)), jax.random.uniform(k_t, (n,)), jnp.full(n, 0.25), jnp.arange(n)
+
+
+def both(key):
+    x, t, d, cond = inputs(key)
+    return field(x, t, d, cond), field(x, t, d, jnp.full_like(cond, NULL))
+
+
+class Counted:
+    """The field above, with the rows of each call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, t, d, cond):
+        self.calls.append(x.shape[0])
+        return field(x, t, d, cond)
+
+
+@pytest.mark.parametrize("scale", [0, 0.0, 1, 1.0, 1.5, -2.0, 4])
+def test_extrapolates_from_null_to_condition(key, scale):
+    u, u_null = both(key)
+    np.testing.assert_allclose(guided(field, scale, NULL)(*inputs(key)), u_null + scale * (u - u_null), atol=1e-6)
+
+
+def test_scale_one_is_the_field_itself():
+    assert guided(field, 1.0, None) is field
+    assert guided(field, 1, None) is field
+
+
+@pytest.mark.parametrize(("scale", "first", "calls"), [(1, None, [N]), (0, None, [N]), (3.0, None, [2 * N]), (3.0, 2, [N + 2])])
+def test_calls_the_field_once(key, scale, first, calls):
+    counted = Counted()
+    guided(counted, scale, NULL, first=first)(*inputs(key))
+    assert counted.calls == calls
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize("first", [0, 1, 4, N])
+def test_first_guides_leading_rows_only(key, first, scale):
+    u, u_null = both(key)
+    expected = jnp.concatenate([u_null[:first] + scale * (u - u_null)[:first], u[first:]])
+    np.testing.assert_allclose(guided(field, scale, NULL, first=first)(*inputs(key)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [None, 2])
+def test_scale_may_be_traced(key, first):
+    at = jax.jit(lambda scale: guided(field, scale, NULL, first=first)(*inputs(key)))
+    for scale in (0.0, 1.0, 2.5):
+        expected = guided(field, scale, NULL, first=first)(*inputs(key))
+        np.testing.assert_allclose(at(jnp.float32(scale)), expected, atol=1e-6)
+
+
+def test_conditions_of_any_structure(key):
+    x, t, d, _ = inputs(key)
+    cond = {"text": jnp.ones((N, 3)), "label": jnp.arange(N)}
+    null = {"text": jnp.array([0.0, 1.0, 2.0]), "label": 7}
+
+    def from_dict(x, t, d, cond):
+        return x + cond["text"] * rows(cond["label"].astype(x.dtype), x)
+
+    u, u_null = from_dict(x, t, d, cond), x + 7 * jnp.array([[0.0, 1.0, 2.0]])
+    np.testing.assert_allclose(guided(from_dict, 2.0, null)(x, t, d, cond), 2 * u - u_null, rtol=1e-5)
+
+
+@pytest.mark.parametrize("first", [None, 2])
+def test_missing_null_is_named(key, first):
+    with pytest.raises(ValueError, match=r"guidance=3.0 needs `null`, the condition without its batch axis"):
+        guided(field, 3.0, None, first=first)(*inputs(key))
+
+
+def test_guiding_a_sharded_batch_moves_nothing_between_devices():
+    layout = sharding.batch_sharding(sharding.data_mesh())
+    arguments = jax.device_put(inputs(jax.random.key(0), 16), layout)
+    function = jax.jit(lambda *a: guided(field, 3.0, NULL)(*a), in_shardings=layout, out_shardings=layout)
+    text = function.lower(*arguments).compile().as_text() or ""
+    assert not [name for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce") if name in text]
+
+
+# Dropped conditions
+
+
+def test_conditions_drop_at_their_rate(key):
+    n = 8192
+    found = drop_condition(key, jnp.zeros(n, int), jnp.array(1), 0.25, n)
+    assert abs(float(jnp.mean(found)) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / n)
+
+
+def test_a_row_drops_whole_or_not_at_all(key):
+    n = 64
+    cond = {"text": jnp.ones((n, 2, 3)), "label": jnp.arange(n)}
+    found = drop_condition(key, cond, {"text": jnp.zeros((2, 3)), "label": -1}, 0.5, n)
+    dropped = np.asarray(found["label"] == -1)
+    assert 0 < dropped.sum() < n
+    np.testing.assert_array_equal(found["label"][~dropped], np.arange(n)[~dropped])
+    np.testing.assert_array_equal(found["text"], np.broadcast_to(~dropped[:, None, None], (n, 2, 3)).astype(float))
+
+
+def test_rate_one_drops_every_row(key):
+    np.testing.assert_array_equal(drop_condition(key, jnp.arange(5), NULL, 1.0, 5), np.full(5, 9))
+
+
+def test_nothing_to_drop_passes_through(key):
+    cond = jnp.arange(5)
+    assert drop_condition(key, cond, None, 0.0, 5) is cond
+    assert drop_condition(key, None, None, 0.5, 5) is None
+
+
+def test_dropping_without_null_is_refused(key):
+    with pytest.raises(ValueError, match=r"dropout=0.1 needs `null`"):
+        drop_condition(key, jnp.arange(5), None, 0.1, 5)

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut import sharding
+from eqx_shortcut.rows import check_divides, merge_rows, rows, split_rows, where_rows
+
+COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def tree_of(n: int):
+    a = jnp.arange(n * 6, dtype=jnp.float32).reshape(n, 2, 3)
+    return {"x": a, "label": jnp.arange(n), "nested": [None, (a[:, 0, 0] > 9, a[:, 0].astype(jnp.bfloat16))]}
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (2, 3), (2, 3, 4), (2, 1, 3, 2)])
+def test_rows_scales_each_example_by_its_own(shape):
+    x = jnp.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape) + 1
+    t = jnp.array([0.0, 2.0, -1.5])
+    expected = jnp.stack([float(s) * row for s, row in zip(t, x, strict=True)])
+    np.testing.assert_array_equal(rows(t, x) * x, expected)
+
+
+def test_rows_takes_the_dtype_of_the_examples():
+    assert rows(jnp.ones(2), jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("every", [2, 3, 4, 12])
+def test_merge_inverts_split(every):
+    tree = tree_of(12)
+    merged = merge_rows(*split_rows(tree, every), every)
+    assert jax.tree.structure(merged) == jax.tree.structure(tree)
+    for found, expected in zip(jax.tree.leaves(merged), jax.tree.leaves(tree), strict=True):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("every", [2, 3, 6])
+def test_split_takes_rows_by_stride_and_the_rest_in_order(every):
+    first, rest = split_rows(tree_of(12), every)
+    label = np.arange(12)
+    np.testing.assert_array_equal(first["label"], label[::every])
+    np.testing.assert_array_equal(rest["label"], label[label % every > 0])
+    np.testing.assert_array_equal(first["x"], tree_of(12)["x"][::every])
+
+
+def test_split_names_batch_rule_and_remedy():
+    with pytest.raises(ValueError, match=r"batch 9 is not a multiple of every=8: .*choose every in \(3, 9\)"):
+        split_rows(jnp.zeros((9, 2)), 8)
+
+
+def test_check_divides_accepts_divisors():
+    check_divides(12, 4)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_where_rows_selects_whole_rows(shape):
+    mask = jnp.array([True, False, True])
+    yes, no = jnp.ones((3, *shape)), jnp.zeros((3, *shape))
+    found = where_rows(mask, {"a": yes, "b": None}, {"a": no, "b": None})
+    np.testing.assert_array_equal(found["a"], rows(mask.astype(float), yes) * yes)
+
+
+def compiled_for_eight_devices(function) -> str:
+    mesh = sharding.data_mesh()
+    assert mesh.size == 8
+    x = jax.device_put(jnp.zeros((64, 4)), sharding.batch_sharding(mesh))
+    layout = sharding.batch_sharding(mesh)
+    return jax.jit(function, in_shardings=layout, out_shardings=layout).lower(x).compile().as_text() or ""
+
+
+def split_and_merge(x):
+    first, rest = split_rows(x, 4)
+    return jnp.sin(first), merge_rows(jnp.cos(first), jnp.tanh(rest), 4)
+
+
+def test_split_and_merge_move_nothing_between_devices():
+    text = compiled_for_eight_devices(split_and_merge)
+    assert not [name for name in COLLECTIVES if name in text]
+
+
+def test_slicing_instead_would_move_rows():
+    text = compiled_for_eight_devices(lambda x: jnp.sin(x[:16]))
+    assert [name for name in COLLECTIVES if name in text]

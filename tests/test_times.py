@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut import times
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 128])
+def test_grid_is_uniform_on_its_sections(key, n):
+    t = np.asarray(times.grid(key, jnp.full(8192, n)), np.float64)
+    cells, counts = np.unique(np.round(t * n), return_counts=True)
+    np.testing.assert_array_equal(cells, np.arange(n))
+    np.testing.assert_allclose(t, np.round(t * n) / n, atol=1e-7)
+    share = 1 / n
+    assert np.all(np.abs(counts / 8192 - share) < 5 * np.sqrt(share * (1 - share) / 8192) + 1e-12)
+    assert abs(t.mean() - (n - 1) / (2 * n)) < 5 * np.sqrt((n**2 - 1) / (12 * n**2) / 8192) + 1e-12
+
+
+def test_grid_gives_each_row_its_own_sections(key):
+    sections = jnp.tile(jnp.array([1, 2, 8, 128]), 512)
+    t = np.asarray(times.grid(key, sections)).reshape(512, 4)
+    for column, n in zip(t.T, (1, 2, 8, 128), strict=True):
+        np.testing.assert_array_equal(column * n, np.round(column * n))
+        assert column.max() <= (n - 1) / n
+        assert np.unique(column).size > 0.9 * min(n, 100)
+
+
+def test_grid_has_the_dtype_asked_for(key):
+    assert times.grid(key, jnp.full(3, 4), jnp.bfloat16).dtype == jnp.bfloat16
+
+
+HAND = [
+    (7, 128, False, [6, 5, 4, 3, 2, 1, 0]),
+    (8, 128, False, [6, 5, 4, 3, 2, 1, 0, 0]),
+    (8, 8, False, [2, 2, 1, 1, 0, 0, 0, 0]),
+    (4, 128, False, [0, 0, 0, 0]),
+    (3, 2, False, [0, 0, 0]),
+    (0, 8, False, []),
+    (8, 128, True, [1, 1, 0, 0, 0, 0, 0, 0]),
+    (16, 128, True, [6, 5, 4, 3, 2, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]),
+    (12, 8, True, [2, 2, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]),
+]
+
+
+@pytest.mark.parametrize(("n", "steps", "bias", "expected"), HAND)
+def test_levels_by_hand(n, steps, bias, expected):
+    np.testing.assert_array_equal(times.dyadic_levels(n, steps, bias=bias), expected)
+
+
+def reference_levels(n: int, steps: int, bias: bool) -> tuple[np.ndarray, int]:
+    """Levels and number of guided rows as the original code builds them (targets_shortcut.py)."""
+    log2 = int(np.log2(steps))
+    if not bias:
+        guided = n // log2
+        base = np.repeat(log2 - 1 - np.arange(log2), guided)
+    else:
+        guided = (n // 2) // log2
+        base = np.repeat(log2 - 1 - np.arange(log2 - 2), guided)
+        base = np.concatenate([base, np.ones(n // 4), np.zeros(n // 4)])
+    return np.concatenate([base, np.zeros(n - base.shape[0])]), guided
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("steps", [4, 8, 32, 128, 1024])
+def test_levels_are_the_reference_codes(steps, bias):
+    for n in (1, 3, 4, 7, 8, 16, 21, 56, 100):
+        levels, guided = reference_levels(n, steps, bias)
+        np.testing.assert_array_equal(times.dyadic_levels(n, steps, bias=bias), levels)
+        assert times.finest_rows(n, steps, bias=bias) == guided
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_finest_rows_stand_first(bias):
+    levels = times.dyadic_levels(64, 32, bias=bias)
+    first = times.finest_rows(64, 32, bias=bias)
+    assert first > 0
+    assert np.all(levels[:first] == 4)
+    assert np.all(levels[first:] < 4)
+
+
+@pytest.mark.parametrize("steps", [2, 4, 128, 4096])
+def test_log2_inverts_powers(steps):
+    assert 2 ** times.log2_steps(steps) == steps
+
+
+@pytest.mark.parametrize(("steps", "remedy"), [(100, "64 or 128"), (3, "2 or 4"), (1, "2 or 4"), (0, "2 or 4"), (-8, "")])
+def test_other_steps_are_refused_with_the_neighbours(steps, remedy):
+    with pytest.raises(ValueError, match=rf"steps={steps} is not a power of two: .*{remedy}"):
+        times.log2_steps(steps)
+
+
+def test_grid_is_traceable(key):
+    eager = times.grid(key, jnp.full(5, 9))
+    np.testing.assert_array_equal(jax.jit(times.grid)(key, jnp.full(5, 9)), eager)
