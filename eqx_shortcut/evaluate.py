@@ -1,6 +1,7 @@
 """Distances between sets of images, from moments gathered batch by batch in float64."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -12,7 +13,7 @@ Features = Callable[[Shaped[np.ndarray, "batch *shape"]], Float[np.ndarray, "bat
 
 def pixels(images: Shaped[np.ndarray, "batch *shape"]) -> Float[np.ndarray, "batch features"]:
     """The images themselves, flattened: features that need no network."""
-    return np.asarray(images, np.float64).reshape(len(images), -1)
+    return np.asarray(images, np.float64).reshape(len(images), math.prod(images.shape[1:]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Moments:
     def of(cls, vectors: Shaped[np.ndarray, "batch features"]) -> "Moments":
         """Moments of one batch. Raises ValueError if a value is not finite."""
         vectors = np.asarray(vectors, np.float64)
+        if not len(vectors):
+            raise ValueError("no vectors to take moments of: the batch was empty")
         if not np.isfinite(vectors).all():
             raise ValueError(
                 f"{np.count_nonzero(~np.isfinite(vectors).all(axis=1))} of {len(vectors)} vectors hold NaN or infinity: "
@@ -37,6 +40,7 @@ class Moments:
         return cls(len(vectors), mean, centred.T @ centred)
 
     def __add__(self, other: "Moments") -> "Moments":
+        _check_comparable(self, other)
         count = self.count + other.count
         shift = other.mean - self.mean
         scatter = self.scatter + other.scatter + np.outer(shift, shift) * (self.count * other.count / count)
@@ -54,10 +58,12 @@ def moments(batches: Iterable[Shaped[np.ndarray, "_ *shape"]], features: Feature
     """Moments of the features of all batches, one batch in memory at a time. Raises ValueError if there are none."""
     total = None
     for batch in batches:
+        if not len(batch):
+            continue
         part = Moments.of(features(batch))
         total = part if total is None else total + part
     if total is None:
-        raise ValueError("no images to take moments of: the iterable of batches was empty")
+        raise ValueError("no images to take moments of: there were no batches, or all were empty")
     return total
 
 
@@ -68,15 +74,19 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     values of `A^(1/2) B^(1/2)`, which is exact for singular covariances too: 1e-12 of a set against itself, where
     eigenvalues of the product give 1e-5. Raises ValueError if the dimensions differ.
     """
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(
-            f"moments of {a.mean.size} and of {b.mean.size} features cannot be compared: use the same features for both"
-        )
+    _check_comparable(a, b)
     import scipy.linalg
 
     root = np.sum(scipy.linalg.svdvals(_square_root(a.covariance) @ _square_root(b.covariance)))
     squared = np.square(a.mean - b.mean).sum()
     return float(squared + np.trace(a.covariance) + np.trace(b.covariance) - 2 * root)
+
+
+def _check_comparable(a: Moments, b: Moments) -> None:
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"moments of {a.mean.size} and of {b.mean.size} features cannot be compared: use the same features for both"
+        )
 
 
 def _square_root(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:

@@ -68,17 +68,20 @@ def loss_plot(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
         (line,) = axes.plot(points[:, 0], smoothed(points[:, 1]), label=name)
         axes.plot(points[:, 0], points[:, 1], color=line.get_color(), alpha=0.2, linewidth=0.5)
     axes.set(xlabel="training step", ylabel="loss", yscale="log")
-    axes.legend()
+    if names:
+        axes.legend()
     _write(path, figure.savefig)
 
 
 def smoothed(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Mean of the values within a twentieth of the record around each."""
-    reach = max(1, len(values) // 40)
-    total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
+    """Mean of the finite values within a twentieth of the record around each; NaN where there are none."""
+    reach, finite = max(1, len(values) // 40), np.isfinite(values)
+    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0))])
+    count = np.concatenate([[0], np.cumsum(finite)])
     low = np.maximum(np.arange(len(values)) - reach, 0)
     high = np.minimum(np.arange(len(values)) + reach + 1, len(values))
-    return (total[high] - total[low]) / (high - low)
+    counted = count[high] - count[low]
+    return np.where(counted, (total[high] - total[low]) / np.maximum(counted, 1), np.nan)
 
 
 def _figure() -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import pathlib
 from typing import Any
 
@@ -37,6 +38,17 @@ def parse(value: Any) -> Any:
     if unknown:
         raise ValueError(f"{value['kind']} has no field {', '.join(sorted(unknown))}: stored by another version")
     return kind(**stored)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Dumped settings from their file. Raises ValueError, naming the file, if it does not hold any."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as settings ({error}): restore it from a copy") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no settings: restore it from a copy")
+    return found
 
 
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

@@ -78,7 +78,7 @@ def make_step(
             return objective(networks, batch, k_loss, progress)
 
         (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.online)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = _updated(state, gradient, tx, ema_decay, finite)
         metrics = metrics | {"grad_norm": norm, "skipped": new.skipped, "streak": new.streak}

@@ -1,6 +1,5 @@
 """A trained run opened for use: its networks, and samples from them."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -40,7 +39,7 @@ def load(run: str | pathlib.Path, *, weights: Weights = "ema", step: int | None 
     run = pathlib.Path(run)
     if not (run / "config.json").exists():
         raise ValueError(f"{run.absolute()} is not a run folder: it holds no config.json")
-    config = json.loads((run / "config.json").read_text())
+    config = settings.read(run / "config.json")
     network, objective = settings.parse(config["network"]), settings.parse(config["objective"])
     shape, classes = tuple(config["shape"]), config["classes"]
     like = eqx.filter_eval_shape(lambda key: network.build(shape, classes, key=key), jax.random.key(0))
@@ -56,18 +55,23 @@ def sample(
     steps: int = 1,
     labels: Int[Array, " count"] | int | None = None,
     guidance: float = 1.0,
+    guide_always: bool = False,
     batch: int = 256,
 ) -> Float[Array, "count *shape"]:
     """`count` samples in `steps` steps, in [-1, 1] up to overshoot. Units and shape are those of the training data.
 
     `labels` is one label each, one for all, or None for labels in turn. `guidance` other than 1 extrapolates from
     unlabelled to labelled velocity, except where the network contains guidance already (`model.objective.guides(steps)`
-    is False). Sample `i` depends on the key and `i` alone, not on `count` or `batch`.
+    is False), unless `guide_always`. Sample `i` depends on the key and `i` alone, not on `count` or `batch`.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: a sample takes at least 1 step")
+    if count < 1:
+        raise ValueError(f"count={count}: ask for at least 1 sample")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: compute at least 1 sample at once")
     labels = _labels(model, labels, count)
-    scale = guidance if model.objective.guides(steps) else 1.0
+    scale = guidance if guide_always or model.objective.guides(steps) else 1.0
     parts = []
     for start in range(0, count, batch):
         places = jnp.arange(start, start + min(batch, count))
@@ -78,9 +82,9 @@ def sample(
 
 
 def _labels(model: Trained, labels: Int[Array, " count"] | int | None, count: int) -> Int[Array, " count"]:
+    if isinstance(labels, Array) and labels.shape not in ((), (count,)):
+        raise ValueError(f"{len(labels)} labels for {count} samples: give one for each, one for all, or none")
     chosen = jnp.arange(count) % model.classes if labels is None else jnp.broadcast_to(jnp.asarray(labels), (count,))
-    if count < 1:
-        raise ValueError(f"count={count}: ask for at least 1 sample")
     lowest, highest = int(chosen.min()), int(chosen.max())
     if lowest < 0 or highest > model.classes:
         wrong = lowest if lowest < 0 else highest

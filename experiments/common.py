@@ -36,6 +36,14 @@ class Quality:
     seed: int = 0
     """Seed of the noise."""
 
+    def __post_init__(self):
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"--quality.steps {' '.join(map(str, self.steps))}: give at least one number, each 1 or more")
+        if self.count < 2:
+            raise ValueError(f"--quality.count {self.count}: a distance needs 2 samples or more")
+        if self.batch < 1:
+            raise ValueError(f"--quality.batch {self.batch}: use 1 or more")
+
 
 @dataclasses.dataclass(frozen=True)
 class WandB:
@@ -94,6 +102,10 @@ class Config:
         for field in ("steps", "batch", "log_every", "sample_every", "checkpoint_every", "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"--{field.replace('_', '-')} {getattr(self, field)}: use 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed}: use 0 or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema-decay {self.ema_decay}: use a number from 0 to below 1")
 
 
 Judge = Callable[[Images, np.ndarray, np.ndarray], dict[str, float]]
@@ -115,7 +127,7 @@ def main(experiment: str, presets: Presets, *, doc: str | None, judge: Judge | N
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signal)
-    except (ValueError, CheckpointError, Diverged) as error:
+    except (ValueError, OSError, CheckpointError, Diverged) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(1)
 

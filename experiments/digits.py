@@ -17,12 +17,12 @@ from eqx_shortcut.optimizer import AdamW
 
 DEFAULT = Config(
     data=Digits(),
-    network=DiTConfig(hidden=128, depth=4, heads=4, patch=2, embed_scale=100, remat="mlp"),
+    network=DiTConfig(hidden=192, depth=4, heads=4, patch=4, embed_scale=100, remat="mlp"),
     objective=Shortcut(steps=32, bootstrap_every=2),
     optimizer=AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0),
-    steps=2000,
+    steps=2500,
     batch=64,
-    ema_decay=0.99,
+    ema_decay=0.95,
     sample_every=500,
     checkpoint_every=500,
     quality=Quality(count=1400),

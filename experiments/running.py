@@ -43,6 +43,7 @@ def run(experiment: str, config: Config, judge: Judge | None) -> None:
     mesh = sharding.data_mesh()
     check(config, mesh)
     train, held_out = config.data.build()
+    check_images(config, train, held_out)
     record = {
         "experiment": experiment,
         "version": eqx_shortcut.__version__,
@@ -88,11 +89,20 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
         )
 
 
+def check_images(config: Config, train: Images, held_out: Images) -> None:
+    """Refuses, before anything is written, images that the network does not fit or that cannot be compared."""
+    if train.shape != held_out.shape:
+        raise ValueError(
+            f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
+        )
+    eqx.filter_eval_shape(lambda key: config.network.build(train.shape, train.classes, key=key), jax.random.key(0))
+
+
 def open_folder(folder: pathlib.Path, record: dict[str, Any]) -> None:
     """Makes the run folder, or makes sure that the one found holds this run; raises ValueError naming what differs."""
     path = folder / "config.json"
     if path.exists():
-        found = settings.differences(json.loads(path.read_text()), record)
+        found = settings.differences(settings.read(path), record)
         contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] not in MAY_CHANGE}
         if contradictions:
             named = "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in contradictions.items())

@@ -21,6 +21,8 @@ class Config:
     """Numbers of sampling steps, one block of rows each; the same noise for all."""
     guidance: float = 1.0
     """Guidance scale; 1 is none."""
+    guide_always: bool = False
+    """Apply it also at step sizes where the network contains the guidance it was trained with."""
     count: int = 20
     """Samples for each number of steps."""
     columns: int = 20
@@ -45,14 +47,26 @@ def main(config: Config) -> None:
     import eqx_shortcut
     from eqx_shortcut import figures
 
+    if config.columns < 1 or not config.steps:
+        raise ValueError(f"--columns {config.columns} --steps {' '.join(map(str, config.steps))}: use 1 or more of both")
+    if not config.out.absolute().parent.is_dir():
+        raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
     model = eqx_shortcut.load(config.run, weights=config.weights, step=config.step)
     labels = jax.numpy.asarray(np.resize(config.labels, config.count)) if config.labels else None
     columns, rows = min(config.columns, config.count), []
     for steps in config.steps:
         key = jax.random.key(config.seed)
-        images = eqx_shortcut.sample(model, key, config.count, steps=steps, labels=labels, guidance=config.guidance)
+        images = eqx_shortcut.sample(
+            model,
+            key,
+            config.count,
+            steps=steps,
+            labels=labels,
+            guidance=config.guidance,
+            guide_always=config.guide_always,
+        )
         rows.append(folded(np.asarray(images), columns))
-        inside = config.guidance != 1 and not model.objective.guides(steps)
+        inside = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
         note = " (not applied: the network contains the guidance it was trained with)" if inside else ""
         print(f"{steps} steps: {config.count} samples, guidance {config.guidance}{note}")
     names = [name for steps, block in zip(config.steps, rows, strict=True) for name in first_of(len(block), f"{steps} steps")]
@@ -78,6 +92,6 @@ if __name__ == "__main__":
 
     try:
         main(tyro.cli(Config, description=__doc__))
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, OSError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

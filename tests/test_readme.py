@@ -1,6 +1,8 @@
 """The README's program runs as printed, and does what it says."""
 
+import dataclasses
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,3 +19,14 @@ def test_program_learns_one_step_moons():
     assert means[0][1] > 0.3 and means[1][1] < -0.3
     radius = jnp.linalg.norm(names["one_step"][::2] - jnp.array([[-0.5, -0.2]]), axis=1)
     assert jnp.abs(radius - 1).mean() < 0.2
+
+
+def test_options_table_names_options_that_exist():
+    sys.path.insert(0, str(ROOT / "experiments"))
+    import common
+
+    fields = {field.name.replace("_", "-") for field in dataclasses.fields(common.Config)}
+    table = re.search(r"\| options \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert table is not None
+    named = {name for row in table[0].splitlines() for name in re.findall(r"--([a-z-]+)", row.split("|")[1])}
+    assert named == fields

@@ -3,8 +3,10 @@
 import dataclasses
 import gzip
 import io
+import math
 import pathlib
-from typing import Protocol, runtime_checkable
+import zlib
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
@@ -19,11 +21,13 @@ class Images:
     """Images as stored, with values from 0 to `peak`, and a label each from 0 to `classes - 1`."""
 
     pixels: UInt8[np.ndarray, "count height width channels"]
-    labels: Integer[np.ndarray, " count"]
+    labels: Integer[np.ndarray, " labels"]  # as many as images, which __post_init__ says better than the type checker
     classes: int
     peak: int = 255
 
     def __post_init__(self):
+        if not len(self.pixels):
+            raise DataError("there are no images: name the files that hold them")
         if len(self.pixels) != len(self.labels):
             raise DataError(f"{len(self.pixels)} images but {len(self.labels)} labels: the two files do not belong together")
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
@@ -92,7 +96,7 @@ class FashionMNIST:
     def _read(self, part: str, remedy: str) -> Images:
         pixels = read_idx(self.path / f"{part}-images-idx3-ubyte.gz", axes=3, remedy=remedy)
         labels = read_idx(self.path / f"{part}-labels-idx1-ubyte.gz", axes=1, remedy=remedy)
-        return Images(pixels[..., None], labels.astype(np.int32), classes=10)
+        return _images(f"{part} files in {self.path}", pixels[..., None], labels, classes=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +119,22 @@ class CIFAR10:
                 f"no file {part}-*.parquet in {self.path.absolute()}: download the parquet files of the Hugging Face data "
                 "set cifar10 and name their folder with --data.path"
             )
-        parts = [read_parquet(file) for file in files]
-        pixels, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return Images(pixels, labels, classes=10)
+        parts = [_images(str(file), *read_parquet(file), classes=10) for file in files]
+        odd = next((i for i, images in enumerate(parts) if images.shape != parts[0].shape), None)
+        if odd is not None:
+            raise DataError(
+                f"{files[odd]} holds images of size {parts[odd].shape}, {files[0]} of {parts[0].shape}: resize them to one size"
+            )
+        return Images(
+            np.concatenate([images.pixels for images in parts]), np.concatenate([images.labels for images in parts]), classes=10
+        )
+
+
+def _images(where: str, pixels: np.ndarray, labels: np.ndarray, *, classes: int) -> Images:
+    try:
+        return Images(pixels, labels.astype(np.int32), classes=classes)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def read_idx(path: pathlib.Path, *, axes: int, remedy: str) -> UInt8[np.ndarray, "..."]:
@@ -126,13 +143,13 @@ def read_idx(path: pathlib.Path, *, axes: int, remedy: str) -> UInt8[np.ndarray,
         raise DataError(f"no file {path}: {remedy}")
     try:
         raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}): copy or download it again") from error
     header = 4 + 4 * axes
     if len(raw) < header or raw[:4] != bytes([0, 0, 8, axes]):
         raise DataError(f"{path} does not begin like an IDX file of bytes with {axes} axes: {remedy}")
     shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", axes, offset=4))
-    if len(raw) - header != np.prod(shape):
+    if len(raw) - header != math.prod(shape):
         raise DataError(
             f"{path} announces {' x '.join(map(str, shape))} bytes and holds {len(raw) - header}: it is truncated or "
             "damaged; copy or download it again"
@@ -148,13 +165,17 @@ def read_parquet(
     import pyarrow.parquet
 
     try:
+        found = pyarrow.parquet.read_schema(path).names
+        if not {image, label} <= set(found):
+            raise DataError(f"{path} has no columns {image!r} and {label!r}, found {found}: rename its columns")
         table = pyarrow.parquet.read_table(path, columns=[image, label])
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet ({error}): copy or download it again") from error
-    if set(table.column_names) != {image, label}:
-        raise DataError(f"{path} has no columns {image!r} and {label!r}: found {pyarrow.parquet.read_schema(path).names}")
-    encoded = table[image].to_pylist()
-    pixels = [_decode(cell["bytes"], path, i) for i, cell in enumerate(encoded)]
+    if not len(table):
+        raise DataError(f"{path}: there are no images in it: remove the file")
+    if not pyarrow.types.is_integer(table.schema.field(label).type) or table[label].null_count:
+        raise DataError(f"{path}: column {label!r} must hold whole numbers, one for each image: correct the labels")
+    pixels = [_decode(cell, path, i) for i, cell in enumerate(table[image].to_pylist())]
     sizes = [picture.shape for picture in pixels]
     odd = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
     if odd is not None:
@@ -162,10 +183,10 @@ def read_parquet(
     return np.stack(pixels), table[label].to_numpy().astype(np.int32)
 
 
-def _decode(data: bytes, path: pathlib.Path, index: int) -> UInt8[np.ndarray, "height width 3"]:
+def _decode(cell: Any, path: pathlib.Path, index: int) -> UInt8[np.ndarray, "height width 3"]:
     import PIL.Image
 
     try:
-        return np.asarray(PIL.Image.open(io.BytesIO(data)).convert("RGB"))
-    except (OSError, SyntaxError) as error:
+        return np.asarray(PIL.Image.open(io.BytesIO(cell["bytes"])).convert("RGB"))
+    except (OSError, SyntaxError, TypeError, KeyError) as error:
         raise DataError(f"{path}: image {index} cannot be decoded ({error}): repair or remove it") from error

@@ -1,0 +1,147 @@
+"""From images to batches: every row once an epoch, in an order that is a function of the seed, from an exact position."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut import sharding
+from eqx_shortcut.data import Images, batches, prepare
+from eqx_shortcut.data.pipeline import WholeBatches, host_batches
+
+COUNT, SIZE = 22, 8
+IMAGES = Images(np.arange(COUNT * 6, dtype=np.uint8).reshape(COUNT, 2, 3, 1), np.arange(COUNT, dtype=np.int32), classes=COUNT)
+
+
+def whole(seed: int = 0, size: int = SIZE, **share: int) -> WholeBatches:
+    return WholeBatches({"pixels": IMAGES.pixels, "labels": IMAGES.labels}, size, seed=seed, **share)
+
+
+def rows(source: WholeBatches, first: int, last: int) -> np.ndarray:
+    return np.concatenate([source[i]["labels"] for i in range(first, last)])
+
+
+def test_every_row_comes_once_an_epoch():
+    """11 batches of 8 are 4 epochs of 22; three batches of each epoch span two."""
+    for epoch in rows(whole(), 0, 11).reshape(4, COUNT):
+        assert sorted(epoch) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("size", [50, 44, 22, 1])
+def test_a_batch_may_be_longer_than_an_epoch(size):
+    drawn = rows(whole(size=size), 0, -(-COUNT * 6 // size))[: COUNT * 6].reshape(6, COUNT)
+    assert all(sorted(epoch) == list(range(COUNT)) for epoch in drawn)
+
+
+def test_the_order_is_new_each_epoch_and_a_function_of_the_seed():
+    orders = rows(whole(), 0, 11).reshape(4, COUNT)
+    assert len({tuple(order) for order in orders}) == 4
+    assert np.array_equal(rows(whole(), 0, 11), orders.ravel())
+    assert not np.array_equal(rows(whole(seed=1), 0, 11), orders.ravel())
+
+
+def test_access_in_any_order_gives_the_same_batches():
+    one, other = whole(), whole()
+    for i in (9, 0, 5, 10, 2, 5):
+        assert np.array_equal(one[i]["labels"], other[i]["labels"])
+    assert np.array_equal(rows(one, 0, 11), rows(whole(), 0, 11))
+
+
+def test_pixels_stay_with_their_labels():
+    batch = whole()[3]
+    np.testing.assert_array_equal(batch["pixels"], IMAGES.pixels[batch["labels"]])
+
+
+def test_shares_of_two_processes_are_the_batch_of_one():
+    shares = [whole(process=process, processes=2) for process in range(2)]
+    for i in range(11):
+        together = np.concatenate([share[i]["labels"] for share in shares])
+        np.testing.assert_array_equal(together, whole()[i]["labels"])
+
+
+def test_a_batch_that_processes_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="batch 8 is not a multiple of 3 processes"):
+        whole(processes=3)
+
+
+def loader(seed: int = 0):
+    return batches(IMAGES, SIZE, seed=seed, sharding=sharding.batch_sharding(sharding.data_mesh()))
+
+
+def labels(iterator, count: int) -> np.ndarray:
+    return np.stack([np.asarray(next(iterator)["labels"]) for _ in range(count)])
+
+
+def test_the_loader_yields_the_batches_in_order_laid_out_over_the_devices():
+    iterator = loader()
+    batch = next(iterator)
+    assert len(batch["pixels"].sharding.device_set) == 8 and batch["pixels"].dtype == jnp.uint8
+    assert np.array_equal(batch["labels"], whole()[0]["labels"])
+    np.testing.assert_array_equal(labels(iterator, 10).ravel(), rows(whole(), 1, 11))
+    iterator.close()
+
+
+def test_the_state_is_that_of_the_batches_handed_out_whatever_was_read_ahead():
+    iterator = loader()
+    labels(iterator, 5)
+    state = iterator.get_state()
+    rest = labels(iterator, 4)
+    iterator.set_state(state)
+    np.testing.assert_array_equal(labels(iterator, 4), rest)
+    fresh = loader()
+    fresh.set_state(state)
+    np.testing.assert_array_equal(labels(fresh, 4), rest)
+    assert fresh.get_state() == iterator.get_state()
+    np.testing.assert_array_equal(rest.ravel(), rows(whole(), 5, 9))
+    iterator.close()
+    fresh.close()
+
+
+def test_the_state_is_one_number_that_json_holds():
+    import json
+
+    iterator = loader()
+    labels(iterator, 3)
+    assert json.loads(json.dumps(iterator.get_state())) == iterator.get_state() and 3 in iterator.get_state().values()
+    iterator.close()
+
+
+RAW = {"pixels": jnp.asarray(IMAGES.pixels), "labels": jnp.asarray(IMAGES.labels)}
+
+
+def test_pixels_are_scaled_to_minus_1_and_1(key):
+    batch = prepare(IMAGES, mirror=False)(RAW, key)
+    assert batch.x.dtype == jnp.float32
+    np.testing.assert_allclose(batch.x, IMAGES.scaled(), atol=1e-6)
+    ends = {"pixels": jnp.array([[[[0]]], [[[16]]]], jnp.uint8), "labels": jnp.zeros(2, jnp.int32)}
+    sixteen = Images(np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32), classes=1, peak=16)
+    np.testing.assert_array_equal(prepare(sixteen, mirror=False)(ends, key).x.ravel(), [-1, 1])
+
+
+def test_labels_pass_and_unlabelled_hides_them_all(key):
+    assert np.array_equal(prepare(IMAGES, mirror=False)(RAW, key).cond, IMAGES.labels)
+    hidden = prepare(IMAGES, mirror=False, labelled=False)(RAW, key).cond
+    assert hidden.dtype == jnp.int32 and np.all(np.asarray(hidden) == IMAGES.classes)
+
+
+def test_about_half_the_rows_are_mirrored_left_to_right_and_no_other_way(key):
+    many = {name: jnp.tile(value, (50,) + (1,) * (value.ndim - 1)) for name, value in RAW.items()}
+    x = np.asarray(prepare(IMAGES, mirror=True)(many, key).x)
+    plain = np.tile(IMAGES.scaled(), (50, 1, 1, 1))
+    same = np.isclose(x, plain, atol=1e-6).all(axis=(1, 2, 3))
+    flipped = np.isclose(x, plain[:, :, ::-1], atol=1e-6).all(axis=(1, 2, 3))
+    assert np.all(same ^ flipped)
+    assert abs(flipped.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(x))
+
+
+def test_mirroring_is_a_function_of_the_key(key):
+    to_batch = prepare(IMAGES, mirror=True)
+    assert np.array_equal(to_batch(RAW, key).x, to_batch(RAW, key).x)
+    assert not np.array_equal(to_batch(RAW, key).x, to_batch(RAW, jax.random.key(1)).x)
+
+
+@pytest.mark.parametrize("size", [1, 4, 22, 100])
+def test_host_batches_are_the_rows_in_order(size):
+    parts = list(host_batches(IMAGES.labels, size))
+    assert np.array_equal(np.concatenate(parts), IMAGES.labels)
+    assert all(len(part) == size for part in parts[:-1]) and 0 < len(parts[-1]) <= size

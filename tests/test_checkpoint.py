@@ -1,0 +1,286 @@
+"""Checkpoints: what is read is what was saved, to the bit, or the checkpoint is refused by name."""
+
+import pathlib
+import resource
+import shutil
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from eqx_shortcut import sharding
+from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
+from eqx_shortcut.train import TrainState, init_state
+
+
+class Net(eqx.Module):
+    w: jax.Array
+    rule: Callable
+    name: str = eqx.field(static=True, default="net")
+
+    def __init__(self, key, width: int = 64):
+        self.w, self.rule = jax.random.normal(key, (width, 128)), jax.nn.relu
+
+
+TX = optax.adam(1e-2)
+
+
+def state_at(step: int, seed: int = 0, teacher: bool = False) -> TrainState:
+    """A state whose every number differs from that of another step."""
+    state = init_state(Net, TX, jax.random.key(seed))
+    arrays, rest = eqx.partition(state, eqx.is_inexact_array)
+    state = eqx.combine(jax.tree.map(lambda a: a + step, arrays), rest)
+    if teacher:
+        state = eqx.tree_at(lambda s: s.networks.teacher, state, Net(jax.random.key(99)), is_leaf=lambda x: x is None)
+    counters = (jnp.int32(step), jnp.int32(3), jnp.int32(2))
+    return eqx.tree_at(lambda s: (s.step, s.skipped, s.streak), state, counters)
+
+
+def numbers(tree) -> list[np.ndarray]:
+    arrays = jax.tree.leaves(eqx.filter(tree, eqx.is_array))
+    return [np.array(jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a) for a in arrays]
+
+
+def assert_same(a, b) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for one, other in zip(numbers(a), numbers(b), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def saved(folder: pathlib.Path, *states: TrainState, keep: int = 3) -> pathlib.Path:
+    checkpoints = Checkpoints(folder, keep=keep, config={"a": 1})
+    for state in states:
+        checkpoints.save(state, {"next_index": int(state.step)})
+    checkpoints.close()
+    return folder
+
+
+def restored(folder: pathlib.Path, like: TrainState | None = None):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore(state_at(0, seed=5) if like is None else like)
+    finally:
+        checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Checkpoints of steps 10 and 20; copy before changing."""
+    return saved(tmp_path_factory.mktemp("two") / "checkpoints", state_at(10), state_at(20))
+
+
+@pytest.fixture
+def copy(two: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(two, tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_state_comes_back_to_the_bit_with_its_position(tmp_path, teacher):
+    state = state_at(7, seed=1, teacher=teacher)
+    found = restored(saved(tmp_path, state), state_at(0, seed=2, teacher=teacher))
+    assert found is not None
+    back, position, notes = found
+    assert_same(back, state)
+    assert position == {"next_index": 7} and notes == []
+    assert back.networks.online.rule is jax.nn.relu and jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
+
+
+def test_an_empty_folder_holds_no_checkpoint(tmp_path):
+    assert restored(tmp_path / "new") is None
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    saved(tmp_path, *(state_at(n) for n in (5, 10, 15, 20)), keep=2)
+    assert Checkpoints(tmp_path).steps() == [15, 20]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["15", "20"]
+
+
+def test_the_newest_is_by_number_and_not_by_name(tmp_path):
+    found = restored(saved(tmp_path, state_at(9), state_at(10)))
+    assert found is not None and int(found[0].step) == 10
+
+
+def test_a_step_may_be_asked_to_be_saved_twice(tmp_path):
+    state = state_at(5)
+    saved(tmp_path, state, state)
+    found = restored(tmp_path)
+    assert found is not None
+    assert_same(found[0], state)
+
+
+def test_what_is_saved_is_the_state_when_save_returned(tmp_path):
+    """The buffers are donated to the next step while the checkpoint is still being written."""
+    bump = eqx.filter_jit(
+        lambda state: jax.tree.map(lambda a: a + 1 if eqx.is_inexact_array(a) else a, state, is_leaf=eqx.is_array),
+        donate="all",
+    )
+    state = init_state(lambda key: Net(key, 8192), TX, jax.random.key(0))
+    state = bump(state)
+    before = numbers(state)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, {})
+    for _ in range(50):
+        state = bump(state)
+    checkpoints.close()
+    assert not np.array_equal(numbers(state.networks.online)[0], before[1])
+    found = restored(tmp_path, init_state(lambda key: Net(key, 8192), TX, jax.random.key(1)))
+    assert found is not None
+    for one, other in zip(numbers(found[0]), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("weights", ["ema", "online"])
+def test_one_set_of_weights_is_read_though_every_other_item_is_gone(copy, weights):
+    for item in (copy / "20").iterdir():
+        if item.is_dir() and item.name != weights:
+            shutil.rmtree(item)
+    like = eqx.filter_eval_shape(Net, jax.random.key(0))
+    network, step = Checkpoints(copy).restore_network(like, weights)
+    assert step == 20
+    assert_same(network, getattr(state_at(20).networks, weights))
+    assert network.rule is jax.nn.relu
+
+
+def test_weights_of_an_earlier_step_can_be_asked_for(two):
+    network, step = Checkpoints(two).restore_network(eqx.filter_eval_shape(Net, jax.random.key(0)), "ema", 10)
+    assert step == 10
+    assert_same(network, state_at(10).networks.ema)
+
+
+def test_a_step_that_is_not_there_is_refused_with_those_that_are(two, tmp_path):
+    like = eqx.filter_eval_shape(Net, jax.random.key(0))
+    with pytest.raises(CheckpointError, match=r"no checkpoint 15 in .*: there are 10, 20"):
+        Checkpoints(two).restore_network(like, "ema", 15)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*: train first"):
+        Checkpoints(tmp_path / "none").restore_network(like)
+
+
+def files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def truncate(item: pathlib.Path) -> None:
+    path = files(item)[-1]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(item: pathlib.Path) -> None:
+    path = files(item)[-1]
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+DAMAGE = {"removed": shutil.rmtree, "truncated": truncate, "flipped": flip}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("item", ["online", "ema", "optimizer", "loop", "data"])
+def test_a_damaged_item_is_named_and_the_checkpoint_before_is_used(copy, item, damage):
+    DAMAGE[damage](copy / "20" / item)
+    found = restored(copy)
+    assert found is not None
+    state, position, (note,) = found
+    assert_same(state, state_at(10))
+    assert position == {"next_index": 10}
+    assert f"checkpoint 20 in {copy} is damaged" in note and f"file {item}/" in note
+    assert ("is missing" if damage == "removed" else "has changed") in note
+
+
+@pytest.mark.parametrize("damage", [pathlib.Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_text("{")])
+def test_a_checkpoint_whose_hashes_are_damaged_is_passed_over(copy, damage):
+    damage(copy / "20" / "manifest.json")
+    found = restored(copy)
+    assert found is not None and int(found[0].step) == 10
+    assert f"checkpoint 20 in {copy} is damaged" in found[2][0]
+
+
+def test_a_checkpoint_has_its_hashes_as_soon_as_it_has_its_name(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state_at(1), {}, wait=True)
+    assert (tmp_path / "1" / "manifest.json").exists()
+    checkpoints.close()
+
+
+def test_a_run_that_goes_on_from_an_older_checkpoint_saves_the_damaged_step_again(copy):
+    truncate(copy / "20" / "ema")
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.restore(state_at(0)) is not None
+    again = state_at(20, seed=8)
+    checkpoints.save(again, {"next_index": 20})
+    checkpoints.close()
+    found = restored(copy)
+    assert found is not None and found[2] == []
+    assert_same(found[0], again)
+
+
+def test_damaged_weights_alone_are_refused_with_a_remedy(copy):
+    truncate(copy / "20" / "ema")
+    like = eqx.filter_eval_shape(Net, jax.random.key(0))
+    with pytest.raises(CheckpointError, match=r"checkpoint 20 in .* is damaged .*file ema/.*--step, of 10"):
+        Checkpoints(copy).restore_network(like, "ema")
+    assert Checkpoints(copy).restore_network(like, "online")[1] == 20
+
+
+def test_nothing_is_left_if_every_checkpoint_is_damaged(copy):
+    flip(copy / "10" / "online")
+    shutil.rmtree(copy / "20" / "loop")
+    with pytest.raises(CheckpointError) as caught:
+        restored(copy)
+    message = str(caught.value)
+    assert message.index("checkpoint 20") < message.index("checkpoint 10") < message.index("no checkpoint is left")
+    assert "--name" in message
+    assert Checkpoints(copy).steps() == [10, 20]
+
+
+def test_a_checkpoint_of_another_network_is_refused(copy):
+    with pytest.raises(CheckpointError, match="no checkpoint is left"):
+        restored(copy, init_state(lambda key: Net(key, 32), TX, jax.random.key(0)))
+    assert Checkpoints(copy).steps() == [10, 20]
+
+
+def test_a_state_moves_between_meshes(tmp_path):
+    """8 devices -> 1 -> 4, whole on each."""
+    state = state_at(1)
+    for step, devices in ((1, 8), (2, 1), (3, 4)):
+        mesh = sharding.data_mesh(jax.devices()[:devices])
+        if step > 1:
+            found = restored(tmp_path, sharding.replicate(state_at(0, seed=3), mesh))
+            assert found is not None
+            state = found[0]
+        state = sharding.replicate(eqx.tree_at(lambda s: s.step, state, jnp.int32(step)), mesh)
+        assert all(len(a.devices()) == devices for a in jax.tree.leaves(eqx.filter(state, eqx.is_array)))
+        saved(tmp_path, state)
+    assert_same(state, eqx.tree_at(lambda s: s.step, state_at(1), jnp.int32(3)))
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow past 4 KiB, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("when", ["waiting", "at the next save", "at the end"])
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_the_one_before_intact(copy, when, request):
+    checkpoints = Checkpoints(copy)
+    states = state_at(30), state_at(40)
+    request.getfixturevalue("small_disk")
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.save(states[0], {}, wait=when == "waiting")
+        if when == "at the next save":
+            checkpoints.save(states[1], {})
+        checkpoints.close()
+    message = str(caught.value)
+    assert f"could not write a checkpoint to {copy}" in message and "\n" not in message
+    assert "checkpoint 20 is intact" in message and "free space on the disk" in message
+    found = restored(copy)
+    assert found is not None and found[2] == []
+    assert_same(found[0], state_at(20))

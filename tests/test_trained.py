@@ -1,0 +1,155 @@
+"""A run opened for use: the weights asked for, and samples that depend on key and place alone."""
+
+import json
+import pathlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import eqx_shortcut
+from eqx_shortcut import settings
+from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
+from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.objectives import FlowMatching, Networks, Shortcut
+from eqx_shortcut.train import TrainState
+from eqx_shortcut.trained import Trained, load, sample
+
+NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2), (4, 4, 1), 3
+
+
+def shaken(network: Any, seed: int) -> Any:
+    """The network with noise on every weight: an untrained one answers 0."""
+    rng = np.random.default_rng(seed)
+    noise = lambda a: a + 0.3 * rng.standard_normal(a.shape).astype(a.dtype) if eqx.is_inexact_array(a) else a  # noqa: E731
+    return jax.tree.map(noise, network)
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[tuple[str, int], Any]:
+    """Networks of steps 3 and 5 by weights and step, all different."""
+    network = eqx.filter_jit(lambda: NETWORK.build(SHAPE, CLASSES, key=jax.random.key(0)))()
+    places = [(weights, step) for weights in ("online", "ema") for step in (3, 5)]
+    return {place: shaken(network, seed) for seed, place in enumerate(places)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, networks: dict[tuple[str, int], Any]) -> pathlib.Path:
+    """A run folder with checkpoints of those networks."""
+    folder = tmp_path_factory.mktemp("run")
+    record = {"shape": SHAPE, "classes": CLASSES, **settings.dump({"network": NETWORK, "objective": FlowMatching(steps=4)})}
+    (folder / "config.json").write_text(json.dumps(record))
+    checkpoints, zero = Checkpoints(folder / "checkpoints", config=record), jnp.zeros((), jnp.int32)
+    for step in (3, 5):
+        pair = Networks(networks["online", step], networks["ema", step])
+        checkpoints.save(TrainState(jnp.int32(step), jax.random.key(0), pair, {"count": zero}, zero, zero), {})
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run: pathlib.Path) -> Trained:
+    return load(run)
+
+
+def test_a_run_is_opened_from_the_package_itself(run):
+    model = eqx_shortcut.load(str(run))
+    assert isinstance(model, eqx_shortcut.Trained)
+    assert (model.shape, model.classes, model.step, model.objective) == (SHAPE, CLASSES, 5, FlowMatching(steps=4))
+
+
+@pytest.mark.parametrize("step", [3, 5, None])
+@pytest.mark.parametrize("weights", ["online", "ema"])
+def test_the_weights_are_those_asked_for(run, networks, weights, step):
+    found, expected = load(run, weights=weights, step=step), networks[weights, step or 5]
+    assert found.step == (step or 5)
+    for a, b in zip(jax.tree.leaves(found.network), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_sample_depends_on_key_and_place_and_not_on_count_or_batch(model, key):
+    many = sample(model, key, 7, steps=2)
+    assert many.shape == (7, *SHAPE) and np.isfinite(many).all()
+    for count, batch in ((5, 256), (7, 3), (6, 3)):
+        np.testing.assert_allclose(sample(model, key, count, steps=2, batch=batch), many[:count], atol=1e-5)
+    assert len({bytes(np.asarray(image)) for image in many}) == 7
+    assert not np.allclose(sample(model, jax.random.key(1), 7, steps=2), many)
+
+
+def test_a_sample_is_noise_carried_by_the_field(model, key):
+    noise = jnp.stack([jax.random.normal(jax.random.fold_in(key, i), SHAPE) for i in range(3)])
+    t = jnp.zeros(3)
+    expected = noise + model.field(noise, t, t + 1, jnp.arange(3))
+    np.testing.assert_allclose(sample(model, key, 3), expected, atol=1e-5)
+
+
+def test_labels_are_in_turn_or_one_for_all_or_one_each(model, key):
+    turn = sample(model, key, 5)
+    np.testing.assert_array_equal(sample(model, key, 5, labels=jnp.array([0, 1, 2, 0, 1])), turn)
+    ones = sample(model, key, 5, labels=1)
+    np.testing.assert_array_equal(sample(model, key, 5, labels=jnp.ones(5, jnp.int32)), ones)
+    assert not np.allclose(ones[0], turn[0], atol=1e-3) and np.allclose(ones[1], turn[1], atol=1e-5)
+
+
+def test_guidance_extrapolates_from_unlabelled_to_labelled(model, key):
+    labelled, unlabelled = sample(model, key, 4, labels=1), sample(model, key, 4, labels=CLASSES)
+    for scale in (0, 0.5, 3):
+        found = sample(model, key, 4, labels=1, guidance=scale)
+        np.testing.assert_allclose(found, unlabelled + scale * (labelled - unlabelled), atol=1e-4)
+
+
+def test_guidance_is_not_applied_where_the_network_contains_it(model, key):
+    inside = Trained(model.network, Shortcut(steps=4, guidance=2.0), SHAPE, CLASSES, 5)
+    for steps in (1, 2):
+        plain, scaled = (sample(inside, key, 4, steps=steps, guidance=scale) for scale in (1.0, 3.0))
+        np.testing.assert_array_equal(plain, scaled)
+        assert not np.allclose(sample(inside, key, 4, steps=steps, guidance=3.0, guide_always=True), plain, atol=1e-3)
+    plain, scaled = (sample(inside, key, 4, steps=4, guidance=scale) for scale in (1.0, 3.0))
+    assert not np.allclose(plain, scaled, atol=1e-3)
+
+
+@pytest.mark.parametrize(("label", "wrong"), [(4, 4), (-1, -1), ([0, 1, 7], 7), ([0, -2, 7], -2)])
+def test_a_label_out_of_range_is_refused(model, key, label, wrong):
+    label = label if isinstance(label, int) else jnp.array(label)
+    with pytest.raises(ValueError, match=rf"label {wrong} is not in 0 to 2 \(or 3 for none\)"):
+        sample(model, key, 3, labels=label)
+
+
+WRONG = [
+    ({"steps": 0}, "steps=0: a sample takes at least 1 step"),
+    ({"count": 0}, "count=0: ask for at least 1 sample"),
+    ({"count": -2}, "count=-2: ask for at least 1 sample"),
+    ({"batch": 0}, "batch=0: .*at least 1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), WRONG)
+def test_a_request_for_nothing_is_refused(model, key, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        sample(model, key, **{"count": 3, **arguments})
+
+
+def test_labels_of_another_count_are_refused(model, key):
+    with pytest.raises(ValueError, match="2 labels for 3 samples"):
+        sample(model, key, 3, labels=jnp.array([0, 1]))
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} is not a run folder: it holds no config.json"):
+        load(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_checkpoint_is_refused(run, tmp_path):
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .*: train first"):
+        load(tmp_path)
+
+
+def test_damaged_settings_are_named(run, tmp_path):
+    (tmp_path / "config.json").write_text((run / "config.json").read_text()[:-20])
+    with pytest.raises(ValueError, match=f"{tmp_path}/config.json"):
+        load(tmp_path)
