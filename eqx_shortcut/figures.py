@@ -18,7 +18,7 @@ def grid(
     path: pathlib.Path,
     *,
     labels: Sequence[str] = (),
-    side: int = 48,
+    side: int = 64,
 ) -> None:
     """Writes a PNG of images in [-1, 1] in rows and columns, enlarged by a whole factor to about `side` pixels each.
 
@@ -28,7 +28,7 @@ def grid(
     import PIL.ImageDraw
 
     rows, columns, height, width, channels = images.shape
-    zoom, gap = max(1, side // height), 2
+    zoom, gap = max(1, side // height), 4
     pixels = np.repeat(np.repeat(to_bytes(images), zoom, axis=2), zoom, axis=3)
     pixels = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
     sheet = pixels.transpose(0, 2, 1, 3, 4).reshape(rows * (height * zoom + gap), columns * (width * zoom + gap), channels)
@@ -46,11 +46,15 @@ def quality_plot(
     curves: Mapping[str, Mapping[int, float]], path: pathlib.Path, *, measure: str, floor: float | None = None
 ) -> None:
     """Writes a plot of a distance against the number of steps, one line a name, and the real-against-real floor."""
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _figure()
     for name, curve in curves.items():
         axes.plot(list(curve), list(curve.values()), marker="o", label=name)
     steps = sorted({n for curve in curves.values() for n in curve})
     axes.set(xscale="log", yscale="log", xticks=steps, xticklabels=[str(n) for n in steps])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     if floor is not None:
         axes.axhline(floor, color="gray", linestyle="--", label="real against real")

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import samplers, settings
@@ -53,7 +54,7 @@ def sample(
     count: int,
     *,
     steps: int = 1,
-    labels: Int[Array, " count"] | int | None = None,
+    labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     guidance: float = 1.0,
     guide_always: bool = False,
     batch: int = 256,
@@ -81,7 +82,7 @@ def sample(
     return jnp.concatenate(parts)
 
 
-def _labels(model: Trained, labels: Int[Array, " count"] | int | None, count: int) -> Int[Array, " count"]:
+def _labels(model: Trained, labels: Int[Array | np.ndarray, " labels"] | int | None, count: int) -> Int[Array, " count"]:
     if isinstance(labels, Array) and labels.shape not in ((), (count,)):
         raise ValueError(f"{len(labels)} labels for {count} samples: give one for each, one for all, or none")
     chosen = jnp.arange(count) % model.classes if labels is None else jnp.broadcast_to(jnp.asarray(labels), (count,))

@@ -8,7 +8,8 @@ The default is meant for a GPU (not measured there).
 
 import dataclasses
 
-from common import Config, Quality, main
+from common import main
+from config import Config, Quality
 from eqx_shortcut.data import CIFAR10
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import preset

@@ -9,7 +9,8 @@ The same command again continues. Expected on two cores: see the README's table.
 
 import numpy as np
 
-from common import Config, Quality, main
+from common import main
+from config import Config, Quality
 from eqx_shortcut.data import Digits, Images
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Shortcut

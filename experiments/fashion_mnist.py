@@ -9,7 +9,8 @@ The default takes hours on two CPU cores and minutes on a GPU (not measured ther
 
 import dataclasses
 
-from common import Config, Quality, main
+from common import main
+from config import Config, Quality
 from eqx_shortcut.data import FashionMNIST
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Shortcut

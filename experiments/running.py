@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 import eqx_shortcut
-from common import Config, Judge
+from config import Config, Judge
 from eqx_shortcut import figures, log, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, batches, prepare
@@ -25,7 +25,7 @@ from eqx_shortcut.trained import Trained, sample
 from eqx_shortcut.types import Metrics
 
 GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
-GRID_COLUMNS = 20
+GRID_COLUMNS = 16
 MAY_CHANGE = ("version", "steps", "log_every", "sample_every", "checkpoint_every", "keep", "quality", "tensorboard", "wandb")
 
 

@@ -68,15 +68,15 @@ def main(config: Config) -> None:
         rows.append(folded(np.asarray(images), columns))
         inside = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
         note = " (not applied: the network contains the guidance it was trained with)" if inside else ""
-        print(f"{steps} steps: {config.count} samples, guidance {config.guidance}{note}")
-    names = [name for steps, block in zip(config.steps, rows, strict=True) for name in first_of(len(block), f"{steps} steps")]
+        print(f"{row_names(steps, 1)[0]}: {config.count} samples, guidance {config.guidance}{note}")
+    names = [name for steps, block in zip(config.steps, rows, strict=True) for name in row_names(steps, len(block))]
     figures.grid(np.concatenate(rows), config.out, labels=names)
     print(f"{config.out}: weights {config.weights} of training step {model.step}, seed {config.seed}")
 
 
-def first_of(rows: int, label: str) -> list[str]:
-    """The label for the first of so many rows, none for the others."""
-    return [label, *[""] * (rows - 1)]
+def row_names(steps: int, rows: int) -> list[str]:
+    """The number of steps beside the first of so many rows, nothing beside the others."""
+    return [f"{steps} step{'s'[: steps > 1]}", *[""] * (rows - 1)]
 
 
 def folded(images, columns: int):

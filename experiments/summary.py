@@ -1,7 +1,7 @@
 """One table over several seeds: mean, smallest and largest of each measure, for runs named GROUP-SEED.
 
-    for seed in 0 1 2 3 4; do python experiments/digits.py --seed $seed --name shortcut-$seed; done
-    python experiments/summary.py runs/digits --out summary.json
+for seed in 0 1 2 3 4; do python experiments/digits.py --seed $seed --name shortcut-$seed; done
+python experiments/summary.py runs/digits --out summary.json
 """
 
 import dataclasses

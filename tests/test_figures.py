@@ -25,7 +25,7 @@ def test_a_grid_holds_each_image_enlarged_at_its_row_and_column(tmp_path, channe
     images = RNG.uniform(-1.2, 1.2, (2, 3, height, width, channels))
     grid(images, tmp_path / "grid.png", side=side)
     page = np.asarray(PIL.Image.open(tmp_path / "grid.png"))
-    tall, wide = height * zoom + 2, width * zoom + 2
+    tall, wide = height * zoom + 4, width * zoom + 4
     assert page.shape == (2 * tall, 3 * wide, 3)
     seen = np.full(page.shape, 255, np.uint8)
     for row in range(2):

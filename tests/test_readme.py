@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +21,11 @@ def test_program_learns_one_step_moons():
 
 
 def test_options_table_names_options_that_exist():
-    sys.path.insert(0, str(ROOT / "experiments"))
-    import common
+    import config
 
-    fields = {field.name.replace("_", "-") for field in dataclasses.fields(common.Config)}
+    fields = {field.name.replace("_", "-") for field in dataclasses.fields(config.Config)}
     table = re.search(r"\| options \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
     assert table is not None
-    named = {name for row in table[0].splitlines() for name in re.findall(r"--([a-z-]+)", row.split("|")[1])}
+    rows = [row for row in table[0].splitlines() if row.startswith("|")]
+    named = {name for row in rows for name in re.findall(r"--([a-z]+(?:-[a-z]+)*)", row.split("|")[1])}
     assert named == fields

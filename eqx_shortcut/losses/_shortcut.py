@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, times
 from ..guidance import guided
-from ..rows import merge_rows, split_rows
+from ..rows import check_divides, merge_rows, split_rows
 from ..steps import clipped, two_steps
 from ..types import Batch, Cond, Draws, Field, Metrics, Regression
 from ._flow_matching import flow_draws, flow_target
@@ -119,6 +119,7 @@ def check_strata(n: int, steps: int, bootstrap_every: int) -> None:
     levels = times.log2_steps(steps)
     if bootstrap_every < 2:
         raise ValueError(f"bootstrap_every={bootstrap_every} leaves no row for flow matching: use 2 or more")
+    check_divides(n, bootstrap_every)
     if n // bootstrap_every < levels:
         raise ValueError(
             f"batch {n} with bootstrap_every={bootstrap_every} has {n // bootstrap_every} bootstrap rows for the {levels} "

@@ -44,6 +44,9 @@ class DiTConfig:
     """Blocks per iteration of the scan over depth: more compile longer and may run faster."""
 
     def __post_init__(self):
+        for field in ("hidden", "depth", "heads", "patch", "unroll"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: use 1 or more")
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} is not divisible by heads={self.heads}: choose heads that divide it")
         if self.hidden % 4:
