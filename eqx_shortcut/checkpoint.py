@@ -183,4 +183,6 @@ def _hashes(folder: pathlib.Path, items: Iterable[str]) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"[:400]
+    text = (str(error).strip() or "no message").splitlines()[0]
+    short = text if len(text) < 240 else f"{text[:100]} ... {text[-120:]}"
+    return f"{type(error).__name__}: {short}"

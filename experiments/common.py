@@ -1,7 +1,9 @@
 """The command line that the experiments share. Light, so that `--help` answers at once."""
 
+import logging
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 
 import tyro
@@ -15,6 +17,7 @@ Presets = Mapping[str, tuple[str, Config]]
 def main(experiment: str, presets: Presets, *, doc: str | None, judge: Judge | None = None) -> None:
     """The command line of an experiment: reads the settings, runs it, turns what goes wrong into one sentence."""
     config = parse(presets, doc=doc)
+    quieten()
     from eqx_shortcut.checkpoint import CheckpointError
     from eqx_shortcut.train import Diverged
     from running import Interrupted, run
@@ -35,6 +38,18 @@ def main(experiment: str, presets: Presets, *, doc: str | None, judge: Judge | N
     except (ValueError, CheckpointError, Diverged) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def quieten() -> None:
+    """Silences the reports of background threads of libraries.
+
+    What fails while a checkpoint is written is raised again where the run waits for it; Orbax's own reports, one an array,
+    would bury that sentence.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
 
 
 def parse(presets: Presets, *, doc: str | None, args: list[str] | None = None) -> Config:
