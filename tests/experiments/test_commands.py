@@ -214,7 +214,7 @@ def test_pictures_are_drawn_from_the_average_alone(base, copy):
     out = base / "grid.png"
     result = call(base, *command("sample", str(copy), "--steps", "1", "4", "--count", "5", "--columns", "3", "--out", str(out)))
     assert result.returncode == 0, result.stderr
-    assert "1 steps: 5 samples, guidance 1.0" in result.stdout and f"weights ema of training step {STEPS}" in result.stdout
+    assert "1 step: 5 samples, guidance 1.0" in result.stdout and f"weights ema of training step {STEPS}" in result.stdout
     with PIL.Image.open(out) as picture:
         assert picture.size == (8 + 7 * len("1 steps") + 3 * 50, 4 * 50)
 
