@@ -216,7 +216,7 @@ def test_pictures_are_drawn_from_the_average_alone(base, copy):
     assert result.returncode == 0, result.stderr
     assert "1 step: 5 samples, guidance 1.0" in result.stdout and f"weights ema of training step {STEPS}" in result.stdout
     with PIL.Image.open(out) as picture:
-        assert picture.size == (8 + 7 * len("1 steps") + 3 * 50, 4 * 50)
+        assert picture.size == (8 + 7 * len("4 steps") + 3 * 68, 4 * 68)
 
 
 def in_process(script: str, args: list[str], monkeypatch, capsys) -> tuple[int, str, str]:
