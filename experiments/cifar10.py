@@ -29,12 +29,12 @@ DEFAULT = Config(
 )
 QUICK = dataclasses.replace(
     DEFAULT,
-    network=DiTConfig(hidden=192, depth=4, heads=4, patch=4, embed_scale=100, remat="mlp"),
+    network=DiTConfig(hidden=128, depth=4, heads=4, patch=4, embed_scale=100, remat="mlp"),
     objective=Shortcut(steps=32, bootstrap_every=2),
-    optimizer=AdamW(lr=1e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0),
-    steps=1500,
+    optimizer=AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0),
+    steps=1000,
     batch=64,
-    ema_decay=0.99,
+    ema_decay=0.95,
     sample_every=500,
     checkpoint_every=500,
     quality=Quality(steps=(1, 2, 4, 8, 32), count=1000),
