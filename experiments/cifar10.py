@@ -1,7 +1,7 @@
 """Class-conditional CIFAR-10 of 32 x 32 from Hugging Face parquet files.
 
     python experiments/cifar10.py --data.path FOLDER        # a shortcut model; FOLDER holds train-*.parquet, test-*.parquet
-    python experiments/cifar10.py quick --data.path FOLDER  # some ten minutes on two CPU cores: shapes and colours, no objects
+    python experiments/cifar10.py quick --data.path FOLDER  # some ten minutes on two CPU cores
 
 The default is meant for a GPU (not measured there).
 """

@@ -4,7 +4,7 @@
     python experiments/fashion_mnist.py                     # a shortcut model
     python experiments/fashion_mnist.py quick               # some ten minutes on two CPU cores
 
-The default takes hours on two CPU cores and minutes on a GPU (not measured there).
+The default is meant for a GPU (not measured there).
 """
 
 import dataclasses
