@@ -141,13 +141,11 @@ class Checkpoints:
 
     def _verify(self, step: int, items: Iterable[str]) -> None:
         folder = self.folder / str(step)
-        expected, found = json.loads((folder / MANIFEST).read_text()), _hashes(folder, items)
-        for name, digest in expected.items():
-            if name.split("/")[0] not in items:
-                continue
+        written, found = json.loads((folder / MANIFEST).read_text()), _hashes(folder, items)
+        for name in (name for name in written if name.split("/")[0] in items):
             if name not in found:
                 raise CheckpointError(f"file {name} is missing")
-            if found[name] != digest:
+            if found[name] != written[name]:
                 raise CheckpointError(f"file {name} has changed since it was written")
 
 

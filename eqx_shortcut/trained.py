@@ -83,9 +83,10 @@ def sample(
 
 
 def _labels(model: Trained, labels: Int[Array | np.ndarray, " labels"] | int | None, count: int) -> Int[Array, " count"]:
-    if isinstance(labels, Array) and labels.shape not in ((), (count,)):
-        raise ValueError(f"{len(labels)} labels for {count} samples: give one for each, one for all, or none")
-    chosen = jnp.arange(count) % model.classes if labels is None else jnp.broadcast_to(jnp.asarray(labels), (count,))
+    given = jnp.arange(count) % model.classes if labels is None else jnp.asarray(labels)
+    if given.shape not in ((), (count,)):
+        raise ValueError(f"{len(given)} labels for {count} samples: give one for each, one for all, or none")
+    chosen = jnp.broadcast_to(given, (count,))
     lowest, highest = int(chosen.min()), int(chosen.max())
     if lowest < 0 or highest > model.classes:
         wrong = lowest if lowest < 0 else highest

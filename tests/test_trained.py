@@ -132,9 +132,10 @@ def test_a_request_for_nothing_is_refused(model, key, arguments, words):
         sample(model, key, **{"count": 3, **arguments})
 
 
-def test_labels_of_another_count_are_refused(model, key):
+@pytest.mark.parametrize("array", [jnp.array, np.array])
+def test_labels_of_another_count_are_refused(model, key, array):
     with pytest.raises(ValueError, match="2 labels for 3 samples"):
-        sample(model, key, 3, labels=jnp.array([0, 1]))
+        sample(model, key, 3, labels=array([0, 1]))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
