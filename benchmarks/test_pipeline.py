@@ -23,7 +23,7 @@ def drain(iterator) -> None:
 
 
 def test_host(benchmark, images: Images) -> None:
-    source = WholeBatches({"pixels": images.pixels, "labels": images.labels}, SIZE, seed=0)
+    source = WholeBatches(images, SIZE, seed=0)
     iterator = iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
     benchmark(drain, iterator)
     benchmark.extra_info["examples_per_second"] = READ * SIZE / benchmark.stats["median"]

@@ -43,6 +43,11 @@ class Checkpoints:
             ),
         )
 
+    @staticmethod
+    def any(folder: pathlib.Path) -> bool:
+        """Whether there is a whole checkpoint in a folder."""
+        return any(path.name.isdigit() for path in folder.glob("*"))
+
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, oldest first."""
         return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from . import losses, times
+from . import losses, samplers, times
 from .models.field import NetworkField
+from .rows import check_share
 from .types import Batch, Cond, Field, Metrics
 
 
@@ -26,10 +27,34 @@ class Networks(eqx.Module):
 
 @runtime_checkable
 class Objective(Protocol):
-    """A frozen dataclass of hyper-parameters that turns networks and a batch into a loss."""
+    """A frozen dataclass of hyper-parameters that turns networks and a batch into a loss.
 
-    continuous: ClassVar[bool]
+    A class that names it as a base inherits what most objectives have in common: no teacher, any batch, no guidance inside,
+    Euler's sampler.
+    """
+
+    continuous: ClassVar[bool] = False
     """Whether the network is asked at continuous step sizes, 0 included."""
+
+    @property
+    def stages(self) -> int:
+        """0 without a teacher, 1 with one throughout, k with one replaced k - 1 times by the network at equal intervals."""
+        return 0
+
+    @property
+    def teacher_step(self) -> float | None:
+        """The step size at which the first teacher is asked for the velocity; None without a teacher."""
+        return None
+
+    @property
+    def velocity_step(self) -> float | None:
+        """The step size at which the trained network answers the velocity, and so can teach; None if it never does."""
+        return None
+
+    @property
+    def only_step(self) -> float | None:
+        """The one step size at which the network is trained; None if there are several."""
+        return None
 
     def __call__(
         self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
@@ -37,17 +62,38 @@ class Objective(Protocol):
         """Loss and metrics of one batch; `progress` is the share of training done, in [0, 1)."""
         ...
 
+    def snapshot(self, networks: Networks) -> Any:
+        """The network that becomes the teacher of the next stage."""
+        return networks.ema
+
     def check(self, batch: int) -> None:
         """Raise ValueError, with the remedy, if a batch of that many rows cannot be trained on."""
-        ...
 
     def sampling(self, network: Any) -> Field:
         """The field that samplers call: the network, asked at step sizes it was trained at."""
         ...
 
+    def sample(
+        self,
+        field: Field,
+        noise: Float[Array, "batch *shape"],
+        cond: Cond,
+        *,
+        steps: samplers.Steps,
+        renoise: samplers.Renoise,
+    ) -> Float[Array, "batch *shape"]:
+        """Data from noise by the method's own sampler, on the view `sampling`, guided or not."""
+        return samplers.euler(field, noise, cond, steps=steps)
+
     def guides(self, steps: int) -> bool:
-        """Whether a guidance scale applies when sampling in `steps`: not where the network already contains guidance."""
-        ...
+        """Whether a guidance scale applies when sampling in `steps`: not where the network already contains guidance, or never
+        learnt to do without labels."""
+        return True
+
+
+def _stopped(network: Any) -> Any:
+    # Losses stop the gradient of what a target answers; stopped here, its tangents are not computed in the first place.
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, network)
 
 
 class AtStep(eqx.Module):
@@ -64,16 +110,48 @@ class AtStep(eqx.Module):
         return self.field(x, t, d, cond)
 
 
+class AtEnds(eqx.Module):
+    """A field asked at `d = 1`, or at `finest` when the step is that fine."""
+
+    field: NetworkField
+    finest: float = eqx.field(static=True)
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
+    ) -> Float[Array, "batch *shape"]:
+        return self.field(x, t, jnp.where(d > self.finest, 1.0, self.finest), cond)
+
+
+class ToData(eqx.Module):
+    """A field asked at `d = 1 - t`, the whole way to the data, whatever the step, and no finer than `finest`."""
+
+    field: NetworkField
+    finest: float = eqx.field(static=True)
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
+    ) -> Float[Array, "batch *shape"]:
+        return self.field(x, t, jnp.maximum(1 - t, self.finest), cond)
+
+
 @dataclasses.dataclass(frozen=True)
-class FlowMatching:
-    """Flow matching: the velocity alone (the reference's train_type naive)."""
+class FlowMatching(Objective):
+    """Flow matching: the velocity alone (the reference's train_type naive). On stored pairs it is reflow."""
 
     steps: int = 128
     """Times are drawn from the grid of this many steps; the network is always told d = 1/steps."""
     label_dropout: float = 0.1
     """Probability of hiding a row's label, which guidance at sampling needs."""
 
-    continuous: ClassVar[bool] = False
+    @property
+    def velocity_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
+
+    @property
+    def only_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
 
     def __call__(
         self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
@@ -88,20 +166,13 @@ class FlowMatching:
             dropout=self.label_dropout,
         )
 
-    def check(self, batch: int) -> None:
-        """Any batch will do."""
-
     def sampling(self, network: Any) -> Field:
         """The network at the one step size it knows, `1/steps`, whatever the number of steps."""
         return AtStep(NetworkField(network), 1 / self.steps, fixed=True)
 
-    def guides(self, steps: int) -> bool:
-        """Always."""
-        return True
-
 
 @dataclasses.dataclass(frozen=True)
-class Shortcut:
+class Shortcut(Objective):
     """Shortcut models (Frans et al. 2024): flow matching, and one step equals two half steps."""
 
     steps: int = 128
@@ -119,7 +190,10 @@ class Shortcut:
     clip: float | None = 4.0
     """Limit of bootstrap points and targets, in units of the data."""
 
-    continuous: ClassVar[bool] = False
+    @property
+    def velocity_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
 
     def __call__(
         self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
@@ -129,7 +203,7 @@ class Shortcut:
             NetworkField(networks.online, k_mask),
             batch,
             k_draws,
-            target=NetworkField(networks.ema if self.bootstrap_ema else networks.online),
+            target=NetworkField(networks.ema if self.bootstrap_ema else _stopped(networks.online)),
             steps=self.steps,
             bootstrap_every=self.bootstrap_every,
             guidance=self.guidance,
@@ -156,3 +230,241 @@ class Shortcut:
     def guides(self, steps: int) -> bool:
         """At the finest step only, if trained with guidance, which larger steps then contain."""
         return self.guidance == 1 or steps >= self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgressiveDistillation(Objective):
+    """Progressive distillation (Salimans and Ho 2022): half as many steps in each stage, down to one."""
+
+    steps: int = 128
+    """Steps of the first teacher, a power of two; there are log2(steps) stages."""
+    guidance: float = 1.0
+    """Guidance scale of the first teacher, which all later ones contain; 1 is none."""
+    teacher_ema: bool = True
+    """Each stage's teacher is the average of the weights; False: the weights themselves."""
+    clip: float | None = 4.0
+    """Limit of the point between the teacher's two steps, in units of the data."""
+
+    @property
+    def stages(self) -> int:
+        """`log2(steps)`."""
+        return times.log2_steps(self.steps)
+
+    @property
+    def teacher_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
+
+    def __call__(
+        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        k_draws, k_mask = jax.random.split(key)
+        stage = times.stage(progress, self.stages)
+        return losses.progressive_distillation(
+            NetworkField(networks.online, k_mask),
+            batch,
+            k_draws,
+            teacher=NetworkField(networks.teacher),
+            level=self.stages - 1 - stage,
+            guidance=1.0 if self.guidance == 1 else jnp.where(stage == 0, self.guidance, 1.0),
+            null=networks.online.null,
+            clip=self.clip,
+        )
+
+    def snapshot(self, networks: Networks) -> Any:
+        """The average of the weights, or the weights."""
+        return networks.ema if self.teacher_ema else networks.online
+
+    def check(self, batch: int) -> None:
+        """Any batch will do; `steps` must be a power of two."""
+        times.log2_steps(self.steps)
+
+    def sampling(self, network: Any) -> Field:
+        """The network at `d`, no finer than `2/steps`, the finest it was trained at."""
+        return AtStep(NetworkField(network), 2 / self.steps)
+
+    def guides(self, steps: int) -> bool:
+        """Never: no label is hidden in training, so the unlabelled velocity is not known."""
+        return False
+
+
+class _Consistency(Objective):
+    """What consistency models have in common: they are asked for the whole way to the data, and sampled by jumps to it."""
+
+    steps: int
+    renoise: bool
+
+    def check(self, batch: int) -> None:
+        """Any batch will do; `steps` must be a power of two."""
+        times.log2_steps(self.steps)
+
+    def sampling(self, network: Any) -> Field:
+        """The network at `d = 1 - t`."""
+        return ToData(NetworkField(network), 1 / self.steps)
+
+    def sample(
+        self,
+        field: Field,
+        noise: Float[Array, "batch *shape"],
+        cond: Cond,
+        *,
+        steps: samplers.Steps,
+        renoise: samplers.Renoise,
+    ) -> Float[Array, "batch *shape"]:
+        """Jumps to the data with new noise between, or Euler steps."""
+        if self.renoise:
+            return samplers.consistency(field, noise, cond, steps=steps, renoise=renoise)
+        return samplers.euler(field, noise, cond, steps=steps)
+
+    def guides(self, steps: int) -> bool:
+        """Never: no label is hidden in training, so the unlabelled velocity is not known."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyDistillation(_Consistency):
+    """Consistency distillation (Song et al. 2023): the same data from both ends of each step of a teacher."""
+
+    steps: int = 128
+    """Steps of the teacher, a power of two."""
+    guidance: float = 1.0
+    """Guidance scale of the teacher; 1 is none."""
+    clip: float | None = 4.0
+    """Limit of the teacher's point, in units of the data."""
+    renoise: bool = True
+    """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
+
+    @property
+    def stages(self) -> int:
+        """One teacher throughout."""
+        return 1
+
+    @property
+    def teacher_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
+
+    def __call__(
+        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        k_draws, k_mask = jax.random.split(key)
+        return losses.consistency_distillation(
+            NetworkField(networks.online, k_mask),
+            batch,
+            k_draws,
+            target=NetworkField(networks.ema),
+            teacher=NetworkField(networks.teacher),
+            steps=self.steps,
+            guidance=self.guidance,
+            null=networks.online.null,
+            clip=self.clip,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyTraining(_Consistency):
+    """Consistency training (Song et al. 2023): the same data from both ends of a gap on each line, without a teacher."""
+
+    steps: int = 128
+    """The gap falls from 1 to 2/steps over training, by halves at equal intervals; a power of two."""
+    renoise: bool = True
+    """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
+
+    def __call__(
+        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        k_draws, k_mask = jax.random.split(key)
+        return losses.consistency_training(
+            NetworkField(networks.online, k_mask),
+            batch,
+            k_draws,
+            target=NetworkField(networks.ema),
+            level=times.stage(progress, times.log2_steps(self.steps)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveReflow(Objective):
+    """Live reflow (Frans et al. 2024): flow matching, and at d = 1 straight lines to where the network itself leads."""
+
+    steps: int = 128
+    """Finest number of steps."""
+    bootstrap_every: int = 8
+    """One row in this many is a reflow row; must divide the batch."""
+    rollout: int = 8
+    """Euler steps of the network's own path."""
+    guidance: float = 1.0
+    """Guidance scale of the path (the reference always guides it, by 4); 1 is none."""
+    label_dropout: float = 0.1
+    """Probability of hiding a flow row's label."""
+    trained_steps: bool = True
+    """Sample at d = 1 for fewer than `steps` steps (the reference's evaluation); False: at d = 1/N (its inference)."""
+
+    @property
+    def velocity_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
+
+    def __call__(
+        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        k_draws, k_mask = jax.random.split(key)
+        return losses.live_reflow(
+            NetworkField(networks.online, k_mask),
+            batch,
+            k_draws,
+            target=NetworkField(_stopped(networks.online)),
+            steps=self.steps,
+            bootstrap_every=self.bootstrap_every,
+            rollout=self.rollout,
+            guidance=self.guidance,
+            null=networks.online.null,
+            dropout=self.label_dropout,
+        )
+
+    def check(self, batch: int) -> None:
+        """One row in `bootstrap_every` must be left for reflow, and others for flow matching."""
+        check_share(batch, self.bootstrap_every)
+
+    def sampling(self, network: Any) -> Field:
+        """The network at `d = 1`, or at `1/steps` for that many steps or more; or at `d`, no finer than `1/steps`."""
+        field = NetworkField(network)
+        return AtEnds(field, 1 / self.steps) if self.trained_steps else AtStep(field, 1 / self.steps)
+
+    def guides(self, steps: int) -> bool:
+        """At the finest step only, if trained with guidance, which `d = 1` then contains."""
+        return self.guidance == 1 or steps >= self.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion(Objective):
+    """Diffusion (Ho et al. 2020): the network predicts the noise of a variance-preserving path; DDIM samples it."""
+
+    steps: int = 128
+    """Times are drawn from the grid of this many steps; the network is always told d = 1/steps."""
+    label_dropout: float = 0.1
+    """Probability of hiding a row's label, which guidance at sampling needs."""
+    clip: float | None = None
+    """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual."""
+
+    @property
+    def only_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
+
+    def __call__(
+        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        k_draws, k_mask = jax.random.split(key)
+        return losses.diffusion(
+            NetworkField(networks.online, k_mask),
+            batch,
+            k_draws,
+            steps=self.steps,
+            null=networks.online.null,
+            dropout=self.label_dropout,
+        )
+
+    def sampling(self, network: Any) -> Field:
+        """The average velocity of a DDIM step, whatever its size, so that Euler's sampler is DDIM."""
+        return samplers.ddim_field(AtStep(NetworkField(network), 1 / self.steps, fixed=True), clip=self.clip)

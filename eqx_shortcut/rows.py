@@ -50,3 +50,10 @@ def check_divides(batch: int, every: int) -> None:
     if batch % every:
         choices = ", ".join(str(k) for k in range(2, batch + 1) if batch % k == 0)
         raise ValueError(f"batch {batch} is not a multiple of every={every}: pad the batch, or choose every in ({choices})")
+
+
+def check_share(batch: int, every: int) -> None:
+    """Raise ValueError, with the remedy, unless one row in `every` can be set apart and others are left."""
+    if every < 2:
+        raise ValueError(f"bootstrap_every={every} leaves no row for flow matching: use 2 or more")
+    check_divides(batch, every)

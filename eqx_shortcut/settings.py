@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import typing
 from typing import Any
 
 
@@ -26,18 +27,32 @@ def parse(value: Any) -> Any:
     """
     if not (isinstance(value, dict) and "kind" in value):
         return value
-    module, _, name = value["kind"].partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"settings name the class {value['kind']}, which cannot be imported here: {error}") from error
-    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise ValueError(f"settings name {value['kind']}, which is not a dataclass of settings")
-    stored = {key: parse(item) for key, item in value.items() if key != "kind"}
+    kind = find_class(value["kind"])
+    hints = typing.get_type_hints(kind)
+    stored = {key: _parse_field(item, hints.get(key)) for key, item in value.items() if key != "kind"}
     unknown = stored.keys() - {field.name for field in dataclasses.fields(kind)}
     if unknown:
         raise ValueError(f"{value['kind']} has no field {', '.join(sorted(unknown))}: stored by another version")
     return kind(**stored)
+
+
+def _parse_field(value: Any, hint: Any) -> Any:
+    if isinstance(value, str) and pathlib.Path in (hint, *typing.get_args(hint)):
+        return pathlib.Path(value)
+    found = parse(value)
+    return tuple(found) if isinstance(found, list) else found
+
+
+def find_class(kind: str) -> type:
+    """The dataclass stored as "module:Class". Raises ValueError if it cannot be imported or is no dataclass."""
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"settings name the class {kind}, which cannot be imported here: {error}") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise ValueError(f"settings name {kind}, which is not a dataclass of settings")
+    return found
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """Samplers of times `t` and step sizes `d`."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+Level = int | Int[Array, ""]
+"""Log2 of a number of sections, of step size `2^-level`; it may be traced."""
 
 
 def grid(key: PRNGKeyArray, sections: Int[Array, " rows"], dtype: DTypeLike = float) -> Float[Array, " rows"]:
@@ -41,3 +45,9 @@ def dyadic_levels(n: int, steps: int, *, bias: bool = False) -> Int[np.ndarray, 
 def finest_rows(n: int, steps: int, *, bias: bool = False) -> int:
     """How many of `n` bootstrap rows `dyadic_levels` gives to the finest level: they stand first."""
     return (n // 2 if bias else n) // log2_steps(steps)
+
+
+def stage(progress: Float[Array, ""], stages: int) -> Int[Array, ""]:
+    """Which of so many equal intervals the share `progress` of training lies in: `floor(stages * progress)`, the last at 1."""
+    # A few units in the last place up, so that step k n / stages of n is the first of stage k and not the last before it.
+    return jnp.minimum(jnp.floor(progress * stages * (1 + 3e-7)).astype(jnp.int32), stages - 1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
-from . import ema
+from . import ema, times
 from .objectives import Networks, Objective
 from .types import Batch, Metrics
 
@@ -36,8 +36,10 @@ Prepare = Callable[[Any, PRNGKeyArray], Batch]
 Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
-def init_state(build: Callable[[PRNGKeyArray], Any], tx: optax.GradientTransformation, key: PRNGKeyArray) -> TrainState:
-    """The state before the first step; `build(key)` makes the network, and the average starts as its copy."""
+def init_state(
+    build: Callable[[PRNGKeyArray], Any], tx: optax.GradientTransformation, key: PRNGKeyArray, *, teacher: bool = False
+) -> TrainState:
+    """The state before the first step; `build(key)` makes the network, of which average and teacher start as copies."""
 
     @eqx.filter_jit
     def make(key):
@@ -45,8 +47,9 @@ def init_state(build: Callable[[PRNGKeyArray], Any], tx: optax.GradientTransform
         network = build(k_network)
         opt_state = tx.init(eqx.filter(network, eqx.is_inexact_array))
         zero = jnp.zeros((), jnp.int32)
-        # Returned twice from one jit, so that the two sets of weights are distinct buffers and both can be donated.
-        return TrainState(zero, k_train, Networks(network, network), opt_state, zero, zero)
+        # Returned several times from one jit, so that the sets of weights are distinct buffers and all can be donated.
+        networks = Networks(network, network, network if teacher else None)
+        return TrainState(zero, k_train, networks, opt_state, zero, zero)
 
     return make(key)
 
@@ -64,14 +67,23 @@ def make_step(
 
     All draws come from `fold_in(state.key, state.step)`: they depend on the seed and the step, not on the hardware. A
     step whose loss or gradient is not finite changes nothing but the counters. `steps` is the length of the run, of
-    which the objective is told its share; `shardings` constrains the new state to the layout of the old one.
+    which the objective is told its share: where a stage of an objective with several begins, the teacher is replaced by its
+    `snapshot`. `shardings` constrains the new state to the layout of the old one.
     """
+
+    def share(step):
+        return step.astype(jnp.float32) / steps
+
+    def renewed(state):
+        stage, last = (times.stage(share(step), objective.stages) for step in (state.step, state.step - 1))
+        teacher = _where(stage > last, objective.snapshot(state.networks), state.networks.teacher)
+        return eqx.tree_at(lambda s: s.networks.teacher, state, teacher)
 
     @eqx.filter_jit(donate="all-except-first")
     def step(raw: Any, state: TrainState) -> tuple[TrainState, Metrics]:
         k_prepare, k_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = prepare(raw, k_prepare)
-        progress = state.step.astype(jnp.float32) / steps
+        progress = share(state.step)
 
         def loss_fn(online):
             networks = eqx.tree_at(lambda n: n.online, state.networks, online)
@@ -81,6 +93,7 @@ def make_step(
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = _updated(state, gradient, tx, ema_decay, finite)
+        new = renewed(new) if objective.stages > 1 else new
         metrics = metrics | {"grad_norm": norm, "skipped": new.skipped, "streak": new.streak}
         return shardings(new), metrics
 

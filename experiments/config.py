@@ -10,11 +10,25 @@ import tyro
 
 from eqx_shortcut.data import CIFAR10, Digits, FashionMNIST, Images
 from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.objectives import FlowMatching, Shortcut
+from eqx_shortcut.objectives import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    Diffusion,
+    FlowMatching,
+    LiveReflow,
+    ProgressiveDistillation,
+    Shortcut,
+)
 from eqx_shortcut.optimizer import AdamW
 
 AnyObjective = (
-    Annotated[Shortcut, tyro.conf.subcommand("shortcut")] | Annotated[FlowMatching, tyro.conf.subcommand("flow-matching")]
+    Annotated[Shortcut, tyro.conf.subcommand("shortcut")]
+    | Annotated[FlowMatching, tyro.conf.subcommand("flow-matching")]
+    | Annotated[ProgressiveDistillation, tyro.conf.subcommand("progressive-distillation")]
+    | Annotated[ConsistencyDistillation, tyro.conf.subcommand("consistency-distillation")]
+    | Annotated[ConsistencyTraining, tyro.conf.subcommand("consistency-training")]
+    | Annotated[LiveReflow, tyro.conf.subcommand("live-reflow")]
+    | Annotated[Diffusion, tyro.conf.subcommand("diffusion")]
 )
 # Each experiment has its own source, so the command line offers that one's options and no choice between them.
 AnySource = tyro.conf.AvoidSubcommands[Digits | FashionMNIST | CIFAR10]
@@ -76,6 +90,12 @@ class Config:
     """Decay a step of the average of the weights."""
     unconditional: bool = False
     """Hide all labels."""
+    teacher: pathlib.Path | None = None
+    """Run folder of the network to distil; the new network starts from its weights, unless --init-from names others."""
+    init_from: pathlib.Path | None = None
+    """Run folder whose weights the network starts from."""
+    pairs: pathlib.Path | None = None
+    """Folder of (noise, sample) pairs, made by make_pairs.py, to train on instead of the images: reflow."""
     seed: int = 0
     """Seed of initialisation, data order and every draw."""
     name: str | None = None

@@ -17,12 +17,13 @@ import eqx_shortcut
 from config import Config, Judge
 from eqx_shortcut import figures, log, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
-from eqx_shortcut.data import Images, batches, prepare
+from eqx_shortcut.data import Images, Pairs, batches, prepare, read_pairs
 from eqx_shortcut.data.pipeline import host_batches
 from eqx_shortcut.evaluate import frechet_distance, moments
 from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
 from eqx_shortcut.trained import Trained, sample
 from eqx_shortcut.types import Metrics
+from start import check_start, start
 
 GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
 GRID_COLUMNS = 16
@@ -52,8 +53,11 @@ def run(experiment: str, config: Config, judge: Judge | None) -> None:
         **{key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")},
     }
     folder = config.runs / experiment / (config.name or default_name(config))
+    check_record(folder, record)
+    data = train if config.pairs is None else read_pairs(config.pairs, train.shape)
+    state = first_state(config, train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
     open_folder(folder, record)
-    model = train_network(folder, config, train, record, mesh)
+    model = train_network(folder, config, train, data, state, record, mesh)
     figures.loss_plot(log.read_lines(folder / "metrics.jsonl"), folder / "loss.png")
     quality = judge_samples(config, model, train, held_out, judge)
     (folder / "quality.json").write_text(json.dumps(quality, indent=1))
@@ -82,6 +86,7 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
     sharding.check_batch(config.batch, mesh)
     config.objective.check(config.batch)
+    check_start(config)
     if config.objective.continuous and config.network.step == "log2":
         raise ValueError(
             f"{type(config.objective).__name__} asks the network at continuous step sizes, 0 included, where the "
@@ -98,47 +103,70 @@ def check_images(config: Config, train: Images, held_out: Images) -> None:
     eqx.filter_eval_shape(lambda key: config.network.build(train.shape, train.classes, key=key), jax.random.key(0))
 
 
-def open_folder(folder: pathlib.Path, record: dict[str, Any]) -> None:
-    """Makes the run folder, or makes sure that the one found holds this run; raises ValueError naming what differs."""
+def check_record(folder: pathlib.Path, record: dict[str, Any]) -> None:
+    """Makes sure that a run folder, if there is one, holds this run; raises ValueError naming what differs."""
     path = folder / "config.json"
     if path.exists():
-        found = settings.differences(settings.read(path), record)
-        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] not in MAY_CHANGE}
+        # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
+        # altogether (an imported run does not know its data) is settled by the command that continues it.
+        stored = {key: settings.dump(settings.parse(value)) for key, value in settings.read(path).items()}
+        found = settings.differences(stored, record)
+        settled = stored.keys() - set(MAY_CHANGE)
+        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled}
         if contradictions:
             named = "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in contradictions.items())
             raise ValueError(
                 f"{folder} holds another run: {named}. Repeat its settings to continue it, or start a new one with --name"
             )
+
+
+def open_folder(folder: pathlib.Path, record: dict[str, Any]) -> None:
+    """Makes the run folder and writes the settings."""
+    path = folder / "config.json"
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps(record, indent=1))
     draft.rename(path)
 
 
+def first_state(config: Config, train: Images, mesh: jax.sharding.Mesh, *, fresh: bool) -> TrainState:
+    """The state before the first step; of a fresh run, with the weights that it takes from other runs."""
+    state = init_state(
+        lambda key: config.network.build(train.shape, train.classes, key=key),
+        config.optimizer.build(config.steps),
+        jax.random.key(config.seed),
+        teacher=config.objective.stages > 0,
+    )
+    state = sharding.replicate(state, mesh)
+    return start(config, state) if fresh else state
+
+
 def train_network(
-    folder: pathlib.Path, config: Config, train: Images, record: dict[str, Any], mesh: jax.sharding.Mesh
+    folder: pathlib.Path,
+    config: Config,
+    train: Images,
+    data: Images | Pairs,
+    state: TrainState,
+    record: dict[str, Any],
+    mesh: jax.sharding.Mesh,
 ) -> Trained:
     """The run's training, from its newest whole checkpoint to its last step."""
-    tx = config.optimizer.build(config.steps)
-    state = sharding.replicate(
-        init_state(lambda key: config.network.build(train.shape, train.classes, key=key), tx, jax.random.key(config.seed)),
-        mesh,
-    )
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep, config=record)
-    loader = batches(train, config.batch, seed=config.seed, sharding=sharding.batch_sharding(mesh))
+    loader = batches(data, config.batch, seed=config.seed, sharding=sharding.batch_sharding(mesh))
     restored = checkpoints.restore(state)
     if restored is not None:
         state, position, notes = restored
-        loader.set_state(position)
+        if position:
+            loader.set_state(position)
         for note in notes:
             print(f"{note}: continuing from the one before")
         print(f"{folder}: continuing after step {int(state.step)}")
     else:
-        print(f"{folder}: {parameter_count(state):,} parameters, {len(train.labels):,} images")
+        print(f"{folder}: {parameter_count(state):,} parameters, {len(data.labels):,} {data.noun}")
     step = make_step(
         config.objective,
-        tx,
-        prepare=prepare(train, mirror=config.data.mirror, labelled=not config.unconditional),
+        config.optimizer.build(config.steps),
+        prepare=prepare(data, mirror=config.data.mirror, labelled=not config.unconditional),
         ema_decay=config.ema_decay,
         steps=config.steps,
         shardings=lambda state: sharding.replicate(state, mesh),
@@ -175,7 +203,8 @@ def train_network(
 
 def trained(config: Config, train: Images, state: TrainState) -> Trained:
     """The average of the weights, as `eqx_shortcut.load` would return it."""
-    return Trained(state.networks.ema, config.objective, train.shape, train.classes, int(state.step))
+    step, labelled = int(state.step), not config.unconditional
+    return Trained(state.networks.ema, config.objective, train.shape, train.classes, step, labelled=labelled)
 
 
 def parameter_count(state: TrainState) -> int:
@@ -274,7 +303,7 @@ def judge_samples(config: Config, model: Trained, train: Images, held_out: Image
                 key,
                 settings.count,
                 steps=steps,
-                labels=jax.numpy.asarray(labels),
+                labels=jax.numpy.asarray(labels) if model.labelled else None,
                 guidance=settings.guidance,
                 batch=settings.batch,
             )
@@ -284,7 +313,7 @@ def judge_samples(config: Config, model: Trained, train: Images, held_out: Image
         "protocol": {
             "frechet": "Frechet distance of pixels in [-1, 1] to the training images",
             "samples": settings.count,
-            "labels": "those of the training images in order",
+            "labels": "those of the training images in order" if model.labelled else "none",
             "training images": len(real),
             "held-out images": len(unseen),
             "guidance": settings.guidance,

@@ -1,6 +1,8 @@
 """Samples of a trained run as one picture, one row a number of sampling steps.
 
 python experiments/sample.py runs/digits/shortcut --steps 1 4 128 --count 40 --out grid.png
+
+python experiments/sample.py runs/digits/shortcut --class 3 8
 """
 
 import dataclasses
@@ -29,6 +31,8 @@ class Config:
     """Samples side by side."""
     labels: tuple[int, ...] = ()
     """Labels, repeated to COUNT; by default all in turn."""
+    classes: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = ()
+    """Classes by name instead of LABELS, repeated to COUNT: "golden retriever" of ImageNet, "ankle boot" of Fashion-MNIST."""
     weights: Literal["ema", "online"] = "ema"
     """The average of the weights, or the last ones."""
     step: int | None = None
@@ -46,13 +50,29 @@ def main(config: Config) -> None:
 
     import eqx_shortcut
     from eqx_shortcut import figures
+    from eqx_shortcut.data.names import find
 
     if config.columns < 1 or not config.steps:
         raise ValueError(f"--columns {config.columns} --steps {' '.join(map(str, config.steps))}: use 1 or more of both")
+    if config.labels and config.classes:
+        raise ValueError(
+            f"--labels {' '.join(map(str, config.labels))} and --class {' '.join(map(repr, config.classes))} both say what to "
+            "sample: give one of the two"
+        )
     if not config.out.absolute().parent.is_dir():
         raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
     model = eqx_shortcut.load(config.run, weights=config.weights, step=config.step)
-    labels = jax.numpy.asarray(np.resize(config.labels, config.count)) if config.labels else None
+    if model.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"samples of {config.run} have {model.shape[-1]} channels and are no pictures: use eqx_shortcut.sample from Python"
+        )
+    wanted, title = config.labels, ""
+    if config.classes:
+        names = class_names(config.run)
+        wanted = tuple(find(names, name) for name in config.classes)
+        title = f", {names[wanted[0]]}" if len(wanted) == 1 else ""
+        print(f"labels {', '.join(f'{label} ({names[label]})' for label in wanted)}")
+    labels = jax.numpy.asarray(np.resize(wanted, config.count)) if wanted else None
     columns, rows = min(config.columns, config.count), []
     for steps in config.steps:
         key = jax.random.key(config.seed)
@@ -66,17 +86,30 @@ def main(config: Config) -> None:
             guide_always=config.guide_always,
         )
         rows.append(folded(np.asarray(images), columns))
-        inside = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
-        note = " (not applied: the network contains the guidance it was trained with)" if inside else ""
-        print(f"{row_names(steps, 1)[0]}: {config.count} samples, guidance {config.guidance}{note}")
-    names = [name for steps, block in zip(config.steps, rows, strict=True) for name in row_names(steps, len(block))]
-    figures.grid(np.concatenate(rows), config.out, labels=names)
+        refused = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
+        note = " (not applied: not what the network was trained for at this step size)" if refused else ""
+        print(f"{row_names(steps, 1, title)[0]}: {config.count} samples, guidance {config.guidance}{note}")
+    beside = [name for steps, block in zip(config.steps, rows, strict=True) for name in row_names(steps, len(block), title)]
+    figures.grid(np.concatenate(rows), config.out, labels=beside)
     print(f"{config.out}: weights {config.weights} of training step {model.step}, seed {config.seed}")
 
 
-def row_names(steps: int, rows: int) -> list[str]:
-    """The number of steps beside the first of so many rows, nothing beside the others."""
-    return [f"{steps} step{'s'[: steps > 1]}", *[""] * (rows - 1)]
+def class_names(run: pathlib.Path) -> tuple[str, ...]:
+    """Names of the run's classes: those of its data, or ImageNet's for 1,000. Raises ValueError if neither is as many."""
+    from eqx_shortcut import settings
+    from eqx_shortcut.data.names import imagenet
+
+    record = settings.read(run / "config.json")
+    source = settings.find_class(record["data"]["kind"]) if record.get("data") else None
+    for names in (getattr(source, "names", ()), imagenet()):
+        if len(names) == record["classes"]:
+            return names
+    raise ValueError(f"the {record['classes']} classes of {run} have no names: choose them by number with --labels")
+
+
+def row_names(steps: int, rows: int, title: str) -> list[str]:
+    """The number of steps and a title beside the first of so many rows, nothing beside the others."""
+    return [f"{steps} step{'s'[: steps > 1]}{title}", *[""] * (rows - 1)]
 
 
 def folded(images, columns: int):

@@ -57,8 +57,9 @@ def markdown(groups: dict[str, dict[str, dict]], measure: str) -> str:
         cells = []
         for n in steps:
             values = [row[measure] for quality in seeds.values() for row in quality["results"] if row["steps"] == n]
-            cells.append(f"{statistics.mean(values):.3g} ({min(values):.3g} to {max(values):.3g})")
-        lines.append(f"| {group}, {len(seeds)} seeds | " + " | ".join(cells) + " |")
+            spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.3g}{spread}")
+        lines.append(f"| {group}, {len(seeds)} seed{'s'[: len(seeds) > 1]} | " + " | ".join(cells) + " |")
     lines.append(f"| held-out images | {first['held_out'][measure]:.3g}" + " |" * len(steps))
     return "\n".join(lines)
 

@@ -1,7 +1,5 @@
 """Numbers of the original code, recorded (tests/golden/README.md); `--golden DIR` checks any folder of that layout."""
 
-import dataclasses
-import functools
 import json
 import pathlib
 import re
@@ -11,52 +9,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_cases import (
+    ACTIVATIONS,
+    KEY_BIAS,
+    Replay,
+    below,
+    beside,
+    cases,
+    consistency_draws,
+    initial_state,
+    level_draws,
+    level_of,
+    load,
+    named,
+    optimizer,
+    progressive_guidance,
+    recorded_batch,
+    recorded_names,
+    rms,
+    shortcut_draws,
+    shortcut_teacher,
+    stored_call,
+    stored_network,
+    targets,
+    text,
+    with_options,
+)
 
-from eqx_shortcut import guidance, losses, reference, rows, steps, times
-from eqx_shortcut.models import DiTConfig, NetworkField
+from eqx_shortcut import guidance, objectives, paths, reference, sharding, steps, times
+from eqx_shortcut.models import NetworkField
+from eqx_shortcut.models.dit import PRESETS, preset
 from eqx_shortcut.models.layers import position_table, sinusoids
-from eqx_shortcut.types import Draws
-
-ACTIVATIONS = {
-    "patch_embed": "patches",
-    "pos_embed": "position",
-    "time_embed": "time",
-    "dt_embed": "step",
-    "label_embed": "label",
-    "conditioning": "conditioning",
-    "final_layer": "final",
-}
-KEY_BIAS = re.compile(r"DiTBlock_\d+/Dense_1/bias")
-
-
-@pytest.fixture(autouse=True)
-def exact_products():
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
-@functools.cache
-def load(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def below(prefix: str, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(f"{prefix}/"): value for name, value in stored.items() if name.startswith(f"{prefix}/")}
-
-
-def names_of(folder: pathlib.Path, pattern: str, name: str) -> list:
-    """`(file, first group)` for each distinct match of `name` among the arrays of the files of `pattern`, or one skip."""
-    found = {}
-    for path in sorted(folder.glob(pattern)):
-        with np.load(path, allow_pickle=False) as stored:
-            for key in stored.files:
-                if match := re.fullmatch(name, key):
-                    found[f"{path.stem}-{match[1].replace('/', '-')}"] = (path, match[1])
-    if not found:
-        return [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=f"{folder} has no {pattern} with {name}"))]
-    return [pytest.param(case, id=key) for key, case in found.items()]
-
+from eqx_shortcut.train import make_step
 
 CASES = {
     "forward": ("model_*.npz", r"((?:f32|bf16)/(?:dt|ignore_dt))/out"),
@@ -65,39 +49,31 @@ CASES = {
     "timestep": ("utils.npz", r"(timestep/(?!t$).*)"),
     "naive": ("targets_naive.npz", r"(.+)/flags"),
     "shortcut": ("targets_shortcut.npz", r"(.+)/flags"),
+    "live_reflow": ("targets_livereflow.npz", r"(.+)/flags"),
+    "progressive": ("targets_progressive.npz", r"(.+)/flags"),
+    "consistency": ("targets_consistency.npz", r"(.+)/flags"),
+    "distillation": ("targets_consistency_distillation.npz", r"(.+)/flags"),
+    "training": ("train.npz", r"(.+)/flags"),
+    "sampling": ("sampling.npz", r"(.+/cfg[^/]+)/N\d+/x1"),
+    "pickled": ("checkpoint_*.pkl", None),
+    "layout": ("sharding_fsdp_*devices.json", r"(.+)"),
+    "model_size": ("model_sizes.json", r"(.+)"),
 }
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     folder = pathlib.Path(str(metafunc.config.getoption("--golden")))
     for name in CASES.keys() & set(metafunc.fixturenames):
-        metafunc.parametrize(name, names_of(folder, *CASES[name]))
+        metafunc.parametrize(name, cases(folder, *CASES[name]))
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 # Networks
-
-
-@functools.cache
-def stored_network(path: pathlib.Path, prefix: str):
-    """The network of `config` that holds the parameters stored under `prefix`."""
-    stored = load(path)
-    config = json.loads(str(stored["config"]))
-    dit = DiTConfig(
-        hidden=config["hidden_size"],
-        depth=config["depth"],
-        heads=config["num_heads"],
-        patch=config["patch_size"],
-        mlp_ratio=config["mlp_ratio"],
-    )
-    shape = stored["x" if "x" in stored else "images"].shape[1:]
-    return reference.from_parameters(below(prefix, stored), dit, shape, config["num_classes"])
-
-
-def with_options(network, **options):
-    """The same parameters under another precision or embedding of the step."""
-    config = dataclasses.replace(network.config, **options)
-    other = eqx.filter_eval_shape(lambda key: config.build(network.shape, network.classes, key=key), jax.random.key(0))
-    return jax.tree.unflatten(jax.tree.structure(other), jax.tree.leaves(network))
 
 
 def model_case(case):
@@ -139,10 +115,9 @@ def test_forward(forward):
     np.testing.assert_allclose(logvars[:, None], expected["logvars"], atol=3e-5, rtol=1e-5)
     recorded, dtypes = below("act", expected), below("act_dtype", expected)
     assert len(recorded) == len(ACTIVATIONS) + network.config.depth
+    activations = recorded_names(found)
     for name, value in recorded.items():
-        block = re.fullmatch(r"dit_block_(\d+)", name)
-        ours = found["blocks"][:, int(block[1])] if block else found[ACTIVATIONS[name]]
-        ours = ours[:1] if name == "pos_embed" else ours
+        ours = activations[name][:1] if name == "pos_embed" else activations[name]
         assert str(ours.dtype) == str(dtypes[name]), name
         assert_near(ours, value, dtype)
 
@@ -158,7 +133,7 @@ def test_gradients(gradient):
     value, grad = loss(network)
     np.testing.assert_allclose(value, expected["loss_mean_sq"], rtol=1e-5)
     found, recorded = reference.to_parameters(grad), below("grad", expected)
-    assert found.keys() == recorded.keys()
+    assert found.keys() == below("params", load(gradient[0])).keys() >= recorded.keys()
     for name, value in recorded.items():
         if KEY_BIAS.fullmatch(name):
             assert np.abs(found[name]).max() < 1e-7, name
@@ -191,106 +166,292 @@ def test_timestep_embedding(timestep):
         np.testing.assert_allclose(waves, recorded, atol=1e-6)
 
 
-# Targets. A case is rebuilt from its recorded draws by the builders that the losses use.
+# Targets
 
 
-class Case:
-    """One recorded call of the reference's target function: its flags, arrays, images and networks."""
-
-    def __init__(self, case):
-        self.path, name = case
-        self.stored = below(name, load(self.path))
-        self.flags = json.loads(str(self.stored["flags"]))
-        self.model = self.flags["model"]
-        common = self.path.parent / "targets_common.npz"
-        if not common.exists():
-            pytest.skip(f"{common} is absent: it holds the images and parameters of {self.path.name}")
-        self.common = load(common)
-        self.size, self.steps = self.flags["batch_size"], self.model["denoise_timesteps"]
-        self.null = jnp.asarray(self.model["num_classes"], jnp.int32)
-        self.labels = jnp.asarray(self.stored["labels_in"])
-
-    def __getitem__(self, name: str) -> jax.Array:
-        return jnp.asarray(self.stored[name])
-
-    def images(self) -> jax.Array:
-        return jnp.asarray(self.common["images"][: self.size])
-
-    def field(self, parameters: str):
-        """The network that holds one of the parameter sets, compiled once a batch size."""
-        network = stored_network(self.path.parent / "targets_common.npz", parameters)
-        step = "none" if self.flags["ignore_dt"] else "log2"
-        network = with_options(network, precision="float32", step=step)
-        return functools.partial(evaluate, network)
-
-    def times(self, name: str, sections) -> jax.Array:
-        """Recorded integers over `sections`, unless the case forces a time."""
-        t = self[name].astype(jnp.float32) / jnp.asarray(sections, jnp.float32)
-        return t if self.flags["force_t"] == -1 else jnp.full_like(t, self.flags["force_t"])
-
-    def flow(self, noise, images, n: int) -> Draws:
-        """Draws of the first `n` flow rows."""
-        dropped = rows.where_rows(self["label_dropout_mask"], jnp.broadcast_to(self.null, self.labels.shape), self.labels)
-        t = self.times("t_flow_int", self.steps)
-        d = jnp.full_like(t, 1 / self.steps)
-        return jax.tree.map(lambda a: a[:n], Draws(images, noise, t, d, dropped))
+def assert_targets(call, found, stored, *, atol: float = 2e-5) -> None:
+    np.testing.assert_array_equal(found.t, stored["t"])
+    np.testing.assert_array_equal(found.cond, stored["labels_out"])
+    np.testing.assert_allclose(found.x, stored["x_t"], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(found.u, stored["v_t"], atol=atol, rtol=1e-5)
+    if "info/dropped_ratio" in stored:
+        np.testing.assert_allclose(np.mean(call.dropped == call.null), stored["info/dropped_ratio"], rtol=1e-6)
 
 
-@eqx.filter_jit
-def evaluate(network, x, t, d, cond):
-    return NetworkField(network)(x, t, d, cond)
+def assert_levels(found, stored) -> None:
+    np.testing.assert_array_equal(-np.log2(np.asarray(found.d)), stored["dt_base"])
 
 
-def rms(x) -> float:
-    return float(jnp.sqrt(jnp.mean(jnp.square(x))))
+def assert_magnitudes(stored, **magnitudes) -> None:
+    """`b1` and `b2`, of the two calls of a teacher, and of the `bootstrap` target."""
+    for name, value in magnitudes.items():
+        np.testing.assert_allclose(rms(value), stored[f"info/v_magnitude_{name}"], rtol=1e-5, err_msg=name)
 
 
-def assert_targets(case: Case, found, levels) -> None:
-    """The regression equals the recorded one row by row; `levels` are log2 of its numbers of steps."""
-    np.testing.assert_array_equal(found.t, case["t"])
-    np.testing.assert_array_equal(levels, case["dt_base"])
-    np.testing.assert_array_equal(found.cond, case["labels_out"])
-    np.testing.assert_allclose(found.x, case["x_t"], atol=1e-5, rtol=0)
-    np.testing.assert_allclose(found.u, case["v_t"], atol=2e-5, rtol=1e-5)
-    np.testing.assert_allclose(jnp.mean(case["label_dropout_mask"].astype(float)), case["info/dropped_ratio"], rtol=1e-6)
+def kept(field, answers: list):
+    """The field, its answers kept in a list."""
+
+    def ask(x, t, d, cond):
+        answers.append(field(x, t, d, cond))
+        return answers[-1]
+
+    return ask
 
 
 def test_naive_targets(naive):
-    case = Case(naive)
-    if "latent" in case.flags["dataset_name"]:
-        noise, images = jnp.split(case["images_override"], 2, axis=-1)
-    else:
-        noise, images = case["x_0"], case.images()
-    found = losses.flow_target(case.flow(noise, images, case.size))
-    np.testing.assert_array_equal(found.d, np.float32(1 / case.steps))
-    assert_targets(case, found, np.full(case.size, int(np.log2(case.steps))))
+    call, fields, stored = stored_call(*naive)
+    found = targets(call, fields)
+    assert_targets(call, found, stored)
+    assert_levels(found, stored)
 
 
 def test_shortcut_targets(shortcut):
-    case = Case(shortcut)
-    n, bias = case.size // case.model["bootstrap_every"], bool(case.model["bootstrap_dt_bias"])
-    levels = times.dyadic_levels(n, case.steps, bias=bias)
-    if case.flags["force_dt"] != -1:
-        levels = np.full(n, case.flags["force_dt"])
-    t = case.times("t_bootstrap_int", 2.0**levels)
-    d = jnp.exp2(-jnp.asarray(levels, jnp.float32))
-    draws = Draws(case.images()[:n], case["x_0_bootstrap"], t, d, case.labels[:n])
-    target = case.field("params_ema" if case.model["bootstrap_ema"] else "params")
-    scale = float(case.model["cfg_scale"]) if case.model["bootstrap_cfg"] else 1.0
-    first = times.finest_rows(n, case.steps, bias=bias)
+    call, fields, stored = stored_call(*shortcut)
+    found = targets(call, fields)
+    assert_targets(call, found, stored)
+    assert_levels(found, stored)
+    bootstrapped = np.asarray(found.d) != np.float32(1 / call.steps)
+    np.testing.assert_allclose(bootstrapped.mean(), stored["info/bootstrap_ratio"], rtol=1e-6)
 
-    bootstrap = losses.bootstrap_target(target, draws, guidance=scale, null=case.null, guided_rows=first)
-    flow = losses.flow_target(case.flow(case["x_0"], case.images(), case.size - n))
-    found = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), bootstrap, flow)
-    finest = times.log2_steps(case.steps)
-    assert_targets(case, found, np.concatenate([levels, np.full(case.size - n, finest)]))
+    target, options = shortcut_teacher(call, fields)
+    teacher = guidance.guided(target, options["guidance"], call.null, first=options["guided_rows"])
+    draws, halves = shortcut_draws(call), []
+    x, _ = paths.linear(draws.noise, draws.x, draws.t)
+    steps.two_steps(kept(teacher, halves), x, draws.t, draws.d, draws.cond, clip=4.0)
+    assert_magnitudes(stored, b1=halves[0], b2=halves[1], bootstrap=found.u[: call.first])
 
-    halves = []
 
-    def recorded(x, t, d, cond):
-        halves.append(guidance.guided(target, scale, case.null, first=first)(x, t, d, cond))
-        return halves[-1]
+def test_live_reflow_targets(live_reflow):
+    call, fields, stored = stored_call(*live_reflow)
+    found = targets(call, fields)
+    assert_targets(call, found, stored)
+    assert_levels(found, stored)
 
-    steps.two_steps(recorded, bootstrap.x, draws.t, draws.d, draws.cond, clip=4.0)
-    for name, u in {"b1": halves[0], "b2": halves[1], "bootstrap": bootstrap.u}.items():
-        np.testing.assert_allclose(rms(u), case[f"info/v_magnitude_{name}"], rtol=1e-5)
+
+def test_progressive_targets(progressive):
+    call, fields, stored = stored_call(*progressive)
+    found = targets(call, fields)
+    assert_targets(call, found, stored)
+    assert_levels(found, stored)
+
+    draws, halves = level_draws(call), []
+    teacher = guidance.guided(fields.teacher, progressive_guidance(call), call.null)
+    x, _ = paths.linear(draws.noise, draws.x, draws.t)
+    steps.two_steps(kept(teacher, halves), x, draws.t, draws.d, draws.cond, clip=4.0)
+    assert_magnitudes(stored, b1=halves[0], b2=halves[1], bootstrap=found.u)
+
+
+def test_consistency_targets(consistency):
+    call, fields, stored = stored_call(*consistency)
+    answers = []
+    found = targets(call, fields._replace(ema=kept(fields.ema, answers)))
+    assert_targets(call, found, stored, atol=1e-4)
+    np.testing.assert_array_equal(found.d, 1 - found.t)
+    # The reference's first magnitude is that of the gap between the two points.
+    gap = jnp.exp2(-jnp.asarray(stored["dt_base"], jnp.float32))
+    draws = consistency_draws(call, 1 / gap)
+    later, _ = paths.linear(draws.noise, draws.x, draws.t + gap)
+    assert_magnitudes(stored, b1=later - found.x, b2=answers[0], bootstrap=found.u)
+
+
+def test_distillation_targets(distillation):
+    call, fields, stored = stored_call(*distillation)
+    answers = []
+    found = targets(call, fields._replace(ema=kept(fields.ema, answers), teacher=kept(fields.teacher, answers)))
+    assert_targets(call, found, stored, atol=1e-4)
+    np.testing.assert_array_equal(found.d, 1 - found.t)
+    np.testing.assert_array_equal(stored["dt_base"], times.log2_steps(call.steps))
+    assert_magnitudes(stored, b1=answers[0], b2=answers[1], bootstrap=found.u)
+
+
+def assert_schedule(flags, step: int, recorded) -> None:
+    """Our objectives train at the recorded level, but for the last step, where the reference leaves the range."""
+    level = level_of(flags, step)
+    if step == flags["max_steps"]:
+        stages = times.log2_steps(flags["model"]["denoise_timesteps"])
+        last, outside = {"progressive": (0, -1), "consistency": (stages - 1, stages)}[flags["model"]["train_type"]]
+        assert level == last
+        level = outside
+    np.testing.assert_array_equal(recorded, level)
+
+
+def test_progressive_schedule(progressive):
+    call, _, stored = stored_call(*progressive)
+    assert_schedule(call.flags, call.flags["step"], stored["dt_base"])
+
+
+def test_consistency_schedule(consistency):
+    call, _, stored = stored_call(*consistency)
+    assert_schedule(call.flags, call.flags["step"], stored["dt_base"])
+
+
+# Training
+
+
+def norm(parameters: dict[str, np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(value, dtype=np.float64)) for value in parameters.values())))
+
+
+def assert_parameters(found, recorded, key_bias: float) -> None:
+    for name, value in recorded.items():
+        atol = key_bias if KEY_BIAS.fullmatch(name) else 1e-6
+        np.testing.assert_allclose(found[name], value, atol=atol, rtol=0, err_msg=name)
+
+
+def assert_optimizer(opt_state, recorded) -> None:
+    """Moments to the tolerance of gradients, of which they are means: 1e-5 of the largest value, twice that for squares."""
+    adam, _, schedule = opt_state
+    assert int(adam.count) == recorded["0/0/count"] and int(schedule.count) == recorded["0/2/count"]
+    for moment, relative, absolute in (("mu", 1e-5, 1e-7), ("nu", 2e-5, 1e-14)):
+        found = named(getattr(adam, moment))
+        for name, value in below(f"0/0/{moment}", recorded).items():
+            if KEY_BIAS.fullmatch(name):
+                assert np.abs(found[name]).max() < absolute, name
+            else:
+                atol = relative * np.abs(value).max() + absolute
+                np.testing.assert_allclose(found[name], value, atol=atol, rtol=0, err_msg=f"{moment} of {name}")
+
+
+def test_training(training):
+    path, name = training
+    stored = load(path)
+    run = below(name, stored)
+    flags = text(run, "flags")
+    model, total = flags["model"], flags["max_steps"]
+    adamw = optimizer(flags)
+    tx = adamw.build(total)
+    state = initial_state(path, flags, tx)
+    step = make_step(Replay(flags), tx, prepare=lambda raw, key: raw, ema_decay=model["target_update_rate"], steps=total)
+    for s in range(sum(key.endswith("/perm") for key in run)):
+        at = below(f"step{s}", run)
+        before = named(state.networks.online)
+        number = int(at["train_state_step_before"])
+        assert int(state.step) + 1 == number
+        if "draw/dt_base" in at:
+            assert_schedule(flags, number, at["draw/dt_base"])
+        state, metrics = step(state, recorded_batch(stored, run, flags, s))
+        after = named(state.networks.online)
+        found = {name: float(value) for name, value in metrics.items()} | {
+            "update_norm": norm({name: after[name].astype(np.float64) - before[name] for name in after}),
+            "param_norm": norm(after),
+            "lr": float(np.asarray(adamw.rate(total)(number))),
+        }
+        recorded = below("info", at)
+        for name in found.keys() & recorded.keys():
+            rtol = 1e-4 if name == "update_norm" else 1e-5
+            np.testing.assert_allclose(found[name], recorded[name], rtol=rtol, err_msg=f"{name} of step {s}")
+        assert {"loss", "grad_norm", "update_norm", "param_norm", "lr"} <= found.keys() & recorded.keys()
+        key_bias = 2 * model["lr"] * (s + 1)
+        assert_parameters(after, below("params", at), key_bias)
+        assert_parameters(named(state.networks.ema), below("params_ema", at), key_bias)
+        if optimizer_state := below("opt_state", at):
+            assert_optimizer(state.opt_state, optimizer_state)
+
+
+# Sampling
+
+FINEST = 128
+"""Where the reference's evaluation of live reflow goes from d = 1 to the step asked for. Its inference knows no such number."""
+
+
+def sampling_views(finest: int) -> dict[str, objectives.Objective]:
+    """Objectives whose views ask the network as the reference's two samplers do; `finest` is beyond every step recorded."""
+    return {
+        "shortcut": objectives.Shortcut(steps=finest),
+        "naive": objectives.FlowMatching(steps=finest),
+        "naive_eval": objectives.FlowMatching(steps=finest),
+        "livereflow": objectives.LiveReflow(steps=finest, trained_steps=False),
+        "livereflow_eval": objectives.LiveReflow(steps=FINEST, trained_steps=True),
+        "consistency": objectives.ConsistencyTraining(steps=finest),
+        "consistency_eval": objectives.ConsistencyTraining(steps=finest, renoise=False),
+        "progressive": objectives.ProgressiveDistillation(steps=finest),
+    }
+
+
+def test_sampling(sampling):
+    path, name = sampling
+    stored, (method, scale) = load(path), name.split("/cfg")
+    runs = {int(key.split("/")[0][1:]): value for key, value in below(name, stored).items()}
+    objective = sampling_views(max(FINEST, *runs))[method]
+    network = stored_network(path, "params")
+    if not method.startswith(("shortcut", "livereflow")):
+        network = with_options(network, step="none")
+    noise, labels = jnp.asarray(stored["x0"]), jnp.asarray(stored["labels"])
+
+    @eqx.filter_jit
+    def sample(network, steps, anew):
+        field = guidance.guided(objective.sampling(network), float(scale), network.null)
+        return objective.sample(field, noise, labels, steps=steps, renoise=lambda i: anew[i])
+
+    for n, expected in runs.items():
+        # Beyond the n draws there is nothing to use, so that all n share one compilation.
+        anew = np.full((max(runs), *noise.shape), np.nan, np.float32)
+        if method == "consistency":
+            anew[:n] = stored[f"consistency/eps/N{n}"]
+        found = sample(network, jnp.int32(n), jnp.asarray(anew))
+        np.testing.assert_allclose(found, expected, atol=3e-5 if n <= 8 else 2e-4, rtol=0, err_msg=f"{n} steps")
+
+
+# Checkpoints, layouts, sizes
+
+
+def test_checkpoint(pickled):
+    expected = load(beside(pickled, f"{pickled.stem.rpartition('_')[0]}_expected.npz"))
+    found = reference.read(pickled)
+    sets = {
+        "params": found.parameters,
+        "params_ema": found.average,
+        "opt_state/0/0/mu": found.mu,
+        "opt_state/0/0/nu": found.nu,
+    }
+    for prefix, parameters in sets.items():
+        recorded = below(prefix, expected)
+        assert recorded and parameters is not None and recorded.keys() <= parameters.keys() == found.parameters.keys()
+        for name, value in recorded.items():
+            assert parameters[name].dtype == value.dtype
+            np.testing.assert_array_equal(parameters[name], value, err_msg=f"{prefix}/{name}")
+    assert below("params", expected).keys() == found.parameters.keys()
+    assert found.count == expected["opt_state/0/0/count"] == expected["opt_state/0/2/count"]
+    assert found.step == expected["step"]
+
+
+def abstract_parameters(name: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Our parameters of a published model, with the channels and classes of these shapes."""
+    size = name.split("-")[1]
+    zeros = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+    # No shape depends on the number of heads.
+    told, channels, classes = reference.architecture(zeros, heads=1)
+    config = preset(size) if size in PRESETS else told
+
+    def build(key):
+        return reference.to_parameters(config.build((32, 32, channels), classes, key=key))
+
+    return jax.eval_shape(build, jax.random.key(0))
+
+
+def shapes_of(path: pathlib.Path, model: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(entry["shape"]) for name, entry in json.loads(path.read_text())[model].items()}
+
+
+def test_layout(layout):
+    path, model = layout
+    devices = int(re.findall(r"\d+", path.stem)[-1])
+    for name, entry in json.loads(path.read_text())[model].items():
+        found = sharding.fsdp_spec(entry["shape"], devices)
+        axes = [axis is not None for axis in found] + [False] * (len(entry["shape"]) - len(found))
+        assert axes == [axis is not None for axis in entry["spec"]], name
+
+
+def test_shapes(layout):
+    path, model = layout
+    shapes = shapes_of(path, model)
+    assert {name: leaf.shape for name, leaf in abstract_parameters(model, shapes).items()} == shapes
+
+
+def test_model_size(model_size):
+    path, model = model_size
+    layouts = [other for other in sorted(path.parent.glob("sharding_fsdp_*.json")) if model in json.loads(other.read_text())]
+    if not layouts:
+        pytest.skip(f"no sharding_fsdp_*.json tells the channels and classes of {model}")
+    found = abstract_parameters(model, shapes_of(layouts[0], model))
+    assert sum(leaf.size for leaf in found.values()) == json.loads(path.read_text())[model]["params"]

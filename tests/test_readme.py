@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -29,3 +30,37 @@ def test_options_table_names_options_that_exist():
     rows = [row for row in table[0].splitlines() if row.startswith("|")]
     named = {name for row in rows for name in re.findall(r"--([a-z]+(?:-[a-z]+)*)", row.split("|")[1])}
     assert named == fields
+
+
+def options(kind: type, prefix: str = "") -> set[str]:
+    """Every option of a dataclass of settings, nested ones with their prefix, those of unions for each member."""
+    found = set()
+    for name, hint in typing.get_type_hints(kind).items():
+        option = f"{prefix}{name.replace('_', '-')}"
+        members = [part for part in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(part)]
+        found |= {option}.union(*(options(member, f"{option}.") for member in members if isinstance(member, type)))
+    return found
+
+
+def test_flag_table_names_options_that_exist_and_every_flag_of_the_original():
+    import sample
+
+    import config
+
+    table = re.search(r"\| flag there \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert table is not None
+    rows = [row.split("|") for row in table[0].splitlines() if row.startswith("|")]
+    known = options(config.Config) | options(sample.Config) | {"data.*"}
+    assert {name for row in rows for name in re.findall(r"--([a-z]+[a-z0-9.*-]*)", row[2])} <= known
+    there = " ".join(row[1] for row in rows)
+    missing = [flag for flag in ORIGINAL.split() if not re.search(rf"\b{flag}\b", there)]
+    assert not missing
+
+
+ORIGINAL = """
+    dataset_name load_dir save_dir fid_stats seed log_interval eval_interval save_interval batch_size max_steps debug_overfit
+    mode inference interpolate inference_timesteps inference_generations inference_cfg_scale
+    lr beta1 beta2 weight_decay use_cosine warmup dropout hidden_size patch_size depth num_heads mlp_ratio class_dropout_prob
+    num_classes denoise_timesteps cfg_scale target_update_rate use_ema use_stable_vae sharding bootstrap_cfg bootstrap_every
+    bootstrap_ema bootstrap_dt_bias t_sampling dt_sampling train_type project name group entity run_id offline
+"""

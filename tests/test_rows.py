@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import sharding
-from eqx_shortcut.rows import check_divides, merge_rows, rows, split_rows, where_rows
+from eqx_shortcut.rows import check_divides, check_share, merge_rows, rows, split_rows, where_rows
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -52,6 +52,19 @@ def test_split_names_batch_rule_and_remedy():
 
 def test_check_divides_accepts_divisors():
     check_divides(12, 4)
+
+
+@pytest.mark.parametrize("every", [-1, 0, 1])
+def test_a_share_leaves_rows_for_flow_matching(every):
+    with pytest.raises(ValueError, match=rf"bootstrap_every={every} leaves no row for flow matching: use 2 or more"):
+        check_share(12, every)
+
+
+def test_a_share_divides_the_batch():
+    check_share(12, 2)
+    check_share(12, 12)
+    with pytest.raises(ValueError, match=r"batch 12 is not a multiple of every=5: .*choose every in \(2, 3, 4, 6, 12\)"):
+        check_share(12, 5)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])

@@ -72,3 +72,67 @@ def test_conditions_reach_the_field():
 def test_samples_keep_the_dtype_of_the_noise(key):
     noise = jax.random.normal(key, (2, 3), jnp.bfloat16)
     assert samplers.euler(lambda x, t, d, cond: x.astype(jnp.float32), noise, steps=3).dtype == jnp.bfloat16
+
+
+# Consistency sampling
+
+
+def whole_way(x, t, d, cond):
+    return average_velocity(x, t, 1 - t, cond)
+
+
+def noises(key, shape):
+    return lambda i: jax.random.normal(jax.random.fold_in(key, i), shape, float)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_consistency_samples_of_the_exact_field_have_the_data_s_mean_and_spread(x64, key, steps):
+    shape = (1024, 16)
+    start = jax.random.normal(jax.random.key(9), shape, dtype=float)
+    found = np.asarray(samplers.consistency(whole_way, start, steps=steps, renoise=noises(key, shape)))
+    n = found.size
+    assert abs(found.mean() - MEAN) < 4.5 * SPREAD / np.sqrt(n)
+    assert abs(found.std() - SPREAD) < 4.5 * SPREAD / np.sqrt(2 * n)
+    if steps == 1:
+        np.testing.assert_allclose(found, MEAN + SPREAD * start, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_consistency_is_its_loop_and_adds_no_noise_at_the_end(x64, key, steps):
+    """Each jump asked at `d = 1 - t`, each point put back to the next multiple of `1/steps`."""
+    shape, asked = (4, 2), []
+
+    def field(x, t, d, cond):
+        asked.append((t, d))
+        return 0.3 * x + rows(t - 2 * d + cond["shift"], x)
+
+    def renoise(i):
+        return jnp.where(i == steps - 1, 1e30, noises(key, shape)(i))
+
+    start, cond = jax.random.normal(jax.random.key(9), shape, dtype=float), {"shift": jnp.arange(4.0)}
+    x = np.asarray(start)
+    for i in range(steps):
+        t, later = i / steps, (i + 1) / steps
+        data = x + (1 - t) * (0.3 * x + t - 2 * (1 - t) + np.arange(4.0)[:, None])
+        x = later * data + (1 - later) * np.asarray(noises(key, shape)(i))
+    np.testing.assert_allclose(samplers.consistency(field, start, cond, steps=steps, renoise=renoise), x, atol=1e-12)
+    traced = jax.jit(lambda n: samplers.consistency(field, start, cond, steps=n, renoise=noises(key, shape)))
+    np.testing.assert_allclose(traced(steps), x, atol=1e-12)
+
+
+def test_noise_kept_between_consistency_steps_would_be_seen(x64, key):
+    """A sampler that puts points back with the noise it started from spoils the spread."""
+    shape = (1024, 16)
+    start = jax.random.normal(jax.random.key(9), shape, dtype=float)
+    wrong = np.asarray(samplers.consistency(whole_way, start, steps=4, renoise=lambda i: 1.2 * noises(key, shape)(i)))
+    assert abs(wrong.std() - SPREAD) > 10 * SPREAD / np.sqrt(2 * wrong.size)
+
+
+def test_ddim_is_euler_on_its_field_and_serves_every_number_of_steps(key):
+    field = lambda x, t, d, cond: 0.5 * x + rows(cond, x)  # noqa: E731
+    noise, cond = jax.random.normal(key, (4, 3)), jnp.arange(4.0)
+    sample = jax.jit(lambda steps: samplers.ddim(field, noise, cond, steps=steps, clip=2.0))
+    for steps in (1, 5):
+        expected = samplers.euler(samplers.ddim_field(field, clip=2.0), noise, cond, steps=steps)
+        np.testing.assert_allclose(sample(steps), expected, rtol=1e-4, atol=1e-4)
+        assert float(jnp.abs(expected).max()) <= 2.01

@@ -33,6 +33,20 @@ def test_parse_inverts_dump_through_json(value):
     assert settings.parse(json.loads(json.dumps(settings.dump(value)))) == value
 
 
+@dataclasses.dataclass(frozen=True)
+class Places:
+    here: pathlib.Path
+    there: pathlib.Path | None = None
+    name: str = "no/path"
+    nested: Inner | None = None
+
+
+@pytest.mark.parametrize("value", [Places(pathlib.Path("a/b")), Places(pathlib.Path("a"), pathlib.Path("/c"), "d", Inner())])
+def test_paths_come_back_as_paths_and_names_as_names(value):
+    found = settings.parse(json.loads(json.dumps(settings.dump(value))))
+    assert found == value and type(found.name) is str and isinstance(found.here, pathlib.Path)
+
+
 def test_dump_is_plain_json():
     assert settings.dump(Outer()) == {
         "kind": f"{__name__}:Outer",

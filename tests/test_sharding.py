@@ -40,3 +40,42 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_that
 def test_a_batch_that_the_devices_divide_is_accepted():
     sharding.check_batch(24, sharding.data_mesh())
     sharding.check_batch(7, sharding.data_mesh(jax.devices()[:1]))
+
+
+LARGE = 4 * 2**20 + 4
+SPECS = [
+    ((1024, 1024), 8, ()),
+    ((1024, 1025), 8, ("data", None)),
+    ((768, 3072), 8, (None, "data")),
+    ((3072, 768), 8, ("data", None)),
+    ((2048, 2048), 8, (None, "data")),
+    ((12, 768, 6, 768), 8, (None, None, None, "data")),
+    ((12, 3000, 770), 8, (None, "data", None)),
+    ((LARGE // 4,), 1, ("data",)),
+    ((16,), 8, ()),
+    ((), 8, ()),
+]
+
+
+@pytest.mark.parametrize(("shape", "devices", "expected"), SPECS)
+def test_the_largest_divisible_axis_of_a_large_array_is_split_the_last_of_equals(shape, devices, expected):
+    assert tuple(sharding.fsdp_spec(shape, devices)) == expected
+
+
+def test_an_array_is_whole_up_to_so_many_bytes():
+    assert tuple(sharding.fsdp_spec((1024, 1024), 8, itemsize=8)) == (None, "data")
+    assert tuple(sharding.fsdp_spec((8, 2), 8, whole=64)) == ()
+    assert tuple(sharding.fsdp_spec((8, 2), 8, whole=63)) == ("data", None)
+
+
+def test_a_split_array_lies_in_equal_parts():
+    mesh, spec = sharding.data_mesh(), sharding.fsdp_spec((3, 16), 8, whole=0)
+    array = jax.device_put(jnp.arange(48.0).reshape(3, 16), jax.sharding.NamedSharding(mesh, spec))
+    assert [shard.data.shape for shard in array.addressable_shards] == [(3, 2)] * 8
+
+
+def test_an_array_that_no_axis_divides_is_refused():
+    with pytest.raises(
+        ValueError, match=r"no axis of an array of shape \(1025, 1027\) is a multiple of 8 devices: choose a width"
+    ):
+        sharding.fsdp_spec((1025, 1027), 8)

@@ -93,3 +93,17 @@ def test_other_steps_are_refused_with_the_neighbours(steps, remedy):
 def test_grid_is_traceable(key):
     eager = times.grid(key, jnp.full(5, 9))
     np.testing.assert_array_equal(jax.jit(times.grid)(key, jnp.full(5, 9)), eager)
+
+
+@pytest.mark.parametrize("stages", [1, 3, 5, 7, 10])
+@pytest.mark.parametrize("n", [7, 128, 700, 2500, 1_000_000])
+def test_stages_are_equal_intervals_of_whole_steps(n, stages):
+    """In float32, as training computes the share: step `k` of `n` is in stage `floor(k stages / n)`."""
+    k = np.arange(n) if n < 10_000 else np.unique(np.concatenate([np.arange(0, n, 997), n // stages * np.arange(stages)]))
+    k = np.unique(np.clip(np.concatenate([k, -(-np.arange(stages) * n // stages), k - 1]), 0, n - 1))
+    found = jax.jit(lambda k: jax.vmap(lambda p: times.stage(p, stages))(k.astype(jnp.float32) / n))(jnp.asarray(k, jnp.int32))
+    np.testing.assert_array_equal(found, k * stages // n)
+
+
+def test_the_last_stage_is_that_of_the_end():
+    assert [int(times.stage(jnp.float32(share), 4)) for share in (0, 0.24, 0.25, 0.75, 1)] == [0, 0, 1, 3, 3]

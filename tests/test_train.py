@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from eqx_shortcut import Batch, sharding
+from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -30,7 +31,7 @@ def build(key) -> Line:
 
 
 @dataclasses.dataclass(frozen=True)
-class Squares:
+class Squares(Objective):
     """`mean |w x + b - noise|^2`, the noise drawn from the step's key; counts its traces."""
 
     continuous: ClassVar[bool] = False
@@ -42,12 +43,7 @@ class Squares:
         loss = jnp.mean((batch.x @ line.w + line.b[None] - noise) ** 2)
         return loss, {"loss": loss, "progress": progress, "draw": noise[0, 0]}
 
-    def check(self, batch: int) -> None: ...
-
     def sampling(self, network: Any): ...
-
-    def guides(self, steps: int) -> bool:
-        return True
 
 
 def to_batch(raw, key) -> Batch:
@@ -62,7 +58,7 @@ def start(tx=None, decay: float = 0.9, steps: int = 100, objective: Any = None):
     tx = optax.adam(1e-2) if tx is None else tx
     objective = Squares() if objective is None else objective
     step = make_step(objective, tx, prepare=to_batch, ema_decay=decay, steps=steps)
-    return step, init_state(build, tx, jax.random.key(0))
+    return step, init_state(build, tx, jax.random.key(0), teacher=objective.stages > 0)
 
 
 def numbers(tree) -> list[np.ndarray]:
@@ -155,6 +151,77 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(bad):
         np.testing.assert_array_equal(old, new)
     assert np.array_equal(numbers(state.key), key)
     assert (int(state.step), int(state.skipped), int(state.streak)) == (2, 1, 1)
+
+
+# The teacher
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught(Squares):
+    """Squares of the difference to the teacher, too; a new teacher at each of the stages."""
+
+    count: int = 3
+    average: bool = True
+
+    @property
+    def stages(self) -> int:
+        return self.count
+
+    def snapshot(self, networks):
+        return networks.ema if self.average else networks.online
+
+    def __call__(self, networks, batch: Batch, key, progress):
+        loss, metrics = super().__call__(networks, batch, key, progress)
+        loss = loss + jnp.mean((batch.x @ (networks.online.w - networks.teacher.w)) ** 2)
+        return loss, metrics | {"loss": loss}
+
+
+def test_average_and_teacher_start_as_copies_in_buffers_of_their_own():
+    _, state = start(objective=Taught())
+    networks = state.networks
+    assert_same(networks.online, networks.teacher)
+    assert len({n.w.unsafe_buffer_pointer() for n in (networks.online, networks.ema, networks.teacher)}) == 3
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_the_teacher_is_renewed_where_a_stage_begins_and_nowhere_else(average):
+    """Seven steps of three stages: steps 0 to 2, 3 and 4, 5 and 6; a step that is not finite in between."""
+    objective = Taught(average=average)
+    step, state = start(objective=objective, steps=7)
+    for number, x in enumerate([X, X, X, X, BAD["nan"], X, X], start=1):
+        teacher = numbers(state.networks.teacher)
+        state, _ = step(state, x)
+        expected = numbers(objective.snapshot(state.networks)) if number in (3, 5) else teacher
+        for one, other in zip(numbers(state.networks.teacher), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert np.any(numbers(state.networks.ema)[0] != numbers(state.networks.online)[0])
+    assert len(objective.traces) == 1 and int(state.skipped) == 1
+    assert all(np.isfinite(array).all() for array in numbers(state.networks))
+
+
+def test_one_teacher_throughout_is_never_renewed():
+    step, state = start(objective=Taught(count=1), steps=3)
+    before = numbers(state.networks.teacher)
+    state, _ = run(step, state, [X] * 4)
+    for one, other in zip(numbers(state.networks.teacher), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_distillation_goes_on_from_its_checkpoint_to_the_bit_over_a_new_stage(at, tmp_path):
+    step, state = start(objective=Taught(), steps=7)
+    checkpoints = Checkpoints(tmp_path)
+    for number in range(1, 8):
+        state, _ = step(state, X + number)
+        if number == at:
+            checkpoints.save(state, {}, wait=True)
+    again, fresh = start(objective=Taught(), steps=7)
+    fresh, _ = again(fresh, X)
+    found = checkpoints.restore(fresh)
+    checkpoints.close()
+    assert found is not None and int(found[0].step) == at
+    continued, _ = run(again, found[0], [X + number for number in range(at + 1, 8)])
+    assert_same(continued, state)
 
 
 def test_skipped_steps_are_counted_and_a_good_one_ends_the_streak():

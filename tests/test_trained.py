@@ -14,9 +14,9 @@ import eqx_shortcut
 from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
 from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.objectives import FlowMatching, Networks, Shortcut
+from eqx_shortcut.objectives import ConsistencyTraining, Diffusion, FlowMatching, LiveReflow, Networks, Shortcut
 from eqx_shortcut.train import TrainState
-from eqx_shortcut.trained import Trained, load, sample
+from eqx_shortcut.trained import Trained, load, noise, sample
 
 NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2), (4, 4, 1), 3
 
@@ -77,6 +77,58 @@ def test_a_sample_depends_on_key_and_place_and_not_on_count_or_batch(model, key)
         np.testing.assert_allclose(sample(model, key, count, steps=2, batch=batch), many[:count], atol=1e-5)
     assert len({bytes(np.asarray(image)) for image in many}) == 7
     assert not np.allclose(sample(model, jax.random.key(1), 7, steps=2), many)
+
+
+OTHERS = [
+    ConsistencyTraining(steps=4),
+    ConsistencyTraining(steps=4, renoise=False),
+    Diffusion(steps=4, clip=1.0),
+    LiveReflow(4),
+]
+
+
+@pytest.mark.parametrize("objective", OTHERS, ids=["anew", "euler", "diffusion", "reflow"])
+def test_samples_number_first_and_on_are_those_of_a_longer_row_in_any_batch(model, key, objective):
+    """New noise between the steps, too, depends on key, place and step alone."""
+    other = Trained(model.network, objective, SHAPE, CLASSES, 5)
+    many = sample(other, key, 6, steps=3)
+    np.testing.assert_allclose(sample(other, key, 3, steps=3, first=3), many[3:], atol=1e-5)
+    np.testing.assert_allclose(sample(other, key, 6, steps=3, batch=4), many, atol=1e-5)
+    assert len({bytes(np.asarray(image)) for image in many}) == 6
+
+
+def test_the_noise_of_a_sample_is_known(model, key):
+    places = jnp.array([4, 0])
+    t = jnp.zeros(2)
+    expected = noise(model, key, places) + model.field(noise(model, key, places), t, t + 1, places % CLASSES)
+    np.testing.assert_allclose(sample(model, key, 5)[places], expected, atol=1e-5)
+    assert noise(model, key, jnp.arange(500)).shape == (500, *SHAPE)
+    assert abs(float(noise(model, key, jnp.arange(500)).std()) - 1) < 5 / np.sqrt(2 * 500 * 16)
+
+
+def test_new_noise_between_steps_is_not_that_of_another_sample_or_step(model, key):
+    """Asked of an objective that returns the noise it is given."""
+    seen = []
+
+    class Asked(FlowMatching):
+        def sample(self, field, noise, cond, *, steps, renoise):
+            seen.append(renoise)
+            return jnp.concatenate([noise, renoise(jnp.int32(0)), renoise(jnp.int32(1))], axis=-1)
+
+    given = np.asarray(sample(Trained(model.network, Asked(4), SHAPE, CLASSES, 5), key, 4)).reshape(4, -1, 3)
+    flat = given.transpose(0, 2, 1).reshape(12, -1)
+    assert len({bytes(row) for row in np.ascontiguousarray(flat)}) == 12 and len(seen) == 1
+
+
+def test_a_run_without_labels_samples_without(run, tmp_path, key):
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    record = settings.read(run / "config.json")
+    for unconditional in (True, False):
+        (tmp_path / "config.json").write_text(json.dumps(record | {"unconditional": unconditional}))
+        assert load(tmp_path).labelled is not unconditional
+    hidden = Trained(load(run).network, FlowMatching(steps=4), SHAPE, CLASSES, 5, labelled=False)
+    np.testing.assert_array_equal(sample(hidden, key, 4), sample(load(run), key, 4, labels=CLASSES))
+    np.testing.assert_array_equal(sample(hidden, key, 4, labels=1), sample(load(run), key, 4, labels=1))
 
 
 def test_a_sample_is_noise_carried_by_the_field(model, key):

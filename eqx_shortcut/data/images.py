@@ -1,19 +1,17 @@
 """Sets of labelled images in memory, each read from the files people have them in."""
 
 import dataclasses
-import gzip
-import io
-import math
 import pathlib
-import zlib
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
-
-class DataError(ValueError):
-    """Data that cannot be trained on: says which file and index, the rule, and the remedy."""
+from .errors import BadImage, DataError
+from .formats.idx import read_idx
+from .formats.parquet import ParquetRecords, open_parquet
+from .preprocess import decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,17 +23,18 @@ class Images:
     classes: int
     peak: int = 255
 
+    noun: ClassVar[str] = "images"
+
     def __post_init__(self):
         if not len(self.pixels):
             raise DataError("there are no images: name the files that hold them")
         if len(self.pixels) != len(self.labels):
             raise DataError(f"{len(self.pixels)} images but {len(self.labels)} labels: the two files do not belong together")
-        wrong = np.flatnonzero((self.labels < 0) | (self.labels >= self.classes))
-        if wrong.size:
-            raise DataError(
-                f"label {self.labels[wrong[0]]} of image {wrong[0]} is not in 0 to {self.classes - 1} "
-                f"({wrong.size} such labels): correct the labels"
-            )
+        check_labels(self.labels, self.classes)
+
+    def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+        """Images and labels at `indices`."""
+        return {"pixels": self.pixels[indices], "labels": self.labels[indices]}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,22 +47,21 @@ class Images:
         return self.pixels.astype(np.float32) / (self.peak / 2) - 1
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A frozen dataclass that says where images are and reads them."""
-
-    mirror: bool
-    """Whether a mirrored image is as likely as the image: photos yes, digits no."""
-
-    def build(self) -> tuple[Images, Images]:
-        """Training and held-out images. Raises DataError if a file is missing, truncated or contradicts itself."""
-        ...
+def check_labels(labels: Integer[np.ndarray, " count"], classes: int, where: Callable[[int], str] = "image {}".format) -> None:
+    """Raises DataError, saying `where` the first wrong one is, unless all labels are in 0 to `classes - 1`."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        raise DataError(
+            f"label {labels[wrong[0]]} of {where(int(wrong[0]))} is not in 0 to {classes - 1} ({wrong.size} such labels): "
+            "correct the labels"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Digits:
     """scikit-learn's handwritten digits: 1,797 images of 8 x 8 that come with the package."""
 
+    names: ClassVar[tuple[str, ...]] = tuple("0123456789")
     mirror: bool = False
     """Mirror images at random."""
 
@@ -81,8 +79,23 @@ class Digits:
 
 @dataclasses.dataclass(frozen=True)
 class FashionMNIST:
-    """Fashion-MNIST (Xiao et al. 2017), or any set of the MNIST family, from its four gzipped IDX files."""
+    """Fashion-MNIST (Xiao et al. 2017), or any set of the MNIST family, from its four gzipped IDX files.
 
+    The names of the classes are those of Fashion-MNIST, whichever set the files hold.
+    """
+
+    names: ClassVar[tuple[str, ...]] = (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
     path: pathlib.Path = pathlib.Path("/usr/share/datasets/fashion-mnist")
     """Folder of the IDX files; the default is where Debian's package dataset-fashion-mnist puts them."""
     mirror: bool = True
@@ -96,13 +109,28 @@ class FashionMNIST:
     def _read(self, part: str, remedy: str) -> Images:
         pixels = read_idx(self.path / f"{part}-images-idx3-ubyte.gz", axes=3, remedy=remedy)
         labels = read_idx(self.path / f"{part}-labels-idx1-ubyte.gz", axes=1, remedy=remedy)
-        return _images(f"{part} files in {self.path}", pixels[..., None], labels, classes=10)
+        try:
+            return Images(pixels[..., None], labels.astype(np.int32), classes=10)
+        except DataError as error:
+            raise DataError(f"{part} files in {self.path}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class CIFAR10:
     """CIFAR-10 (Krizhevsky 2009) from Hugging Face parquet files with columns `img` and `label`."""
 
+    names: ClassVar[tuple[str, ...]] = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     path: pathlib.Path = pathlib.Path("data/cifar10")
     """Folder of the files `train-*.parquet` and `test-*.parquet`."""
     mirror: bool = True
@@ -119,74 +147,20 @@ class CIFAR10:
                 f"no file {part}-*.parquet in {self.path.absolute()}: download the parquet files of the Hugging Face data "
                 "set cifar10 and name their folder with --data.path"
             )
-        parts = [_images(str(file), *read_parquet(file), classes=10) for file in files]
-        odd = next((i for i, images in enumerate(parts) if images.shape != parts[0].shape), None)
+        records = open_parquet(files, labelled=True)
+        check_labels(records.labels, 10, records.where)
+        pixels = [_decode(records, i) for i in range(len(records.labels))]
+        odd = next((i for i, image in enumerate(pixels) if image.shape != pixels[0].shape), None)
         if odd is not None:
             raise DataError(
-                f"{files[odd]} holds images of size {parts[odd].shape}, {files[0]} of {parts[0].shape}: resize them to one size"
+                f"{records.where(odd)} has size {pixels[odd].shape}, {records.where(0)} has {pixels[0].shape}: resize them "
+                "to one size"
             )
-        return Images(
-            np.concatenate([images.pixels for images in parts]), np.concatenate([images.labels for images in parts]), classes=10
-        )
+        return Images(np.stack(pixels), records.labels, classes=10)
 
 
-def _images(where: str, pixels: np.ndarray, labels: np.ndarray, *, classes: int) -> Images:
+def _decode(records: ParquetRecords, index: int) -> UInt8[np.ndarray, "height width 3"]:
     try:
-        return Images(pixels, labels.astype(np.int32), classes=classes)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-
-
-def read_idx(path: pathlib.Path, *, axes: int, remedy: str) -> UInt8[np.ndarray, "..."]:
-    """The array of bytes in a gzipped IDX file (the format of MNIST) of so many axes."""
-    if not path.exists():
-        raise DataError(f"no file {path}: {remedy}")
-    try:
-        raw = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file ({error}): copy or download it again") from error
-    header = 4 + 4 * axes
-    if len(raw) < header or raw[:4] != bytes([0, 0, 8, axes]):
-        raise DataError(f"{path} does not begin like an IDX file of bytes with {axes} axes: {remedy}")
-    shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", axes, offset=4))
-    if len(raw) - header != math.prod(shape):
-        raise DataError(
-            f"{path} announces {' x '.join(map(str, shape))} bytes and holds {len(raw) - header}: it is truncated or "
-            "damaged; copy or download it again"
-        )
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
-
-
-def read_parquet(
-    path: pathlib.Path, *, image: str = "img", label: str = "label"
-) -> tuple[UInt8[np.ndarray, "count height width 3"], Integer[np.ndarray, " count"]]:
-    """Images (encoded files, as the Hugging Face image column stores them) and labels of one parquet file."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        found = pyarrow.parquet.read_schema(path).names
-        if not {image, label} <= set(found):
-            raise DataError(f"{path} has no columns {image!r} and {label!r}, found {found}: rename its columns")
-        table = pyarrow.parquet.read_table(path, columns=[image, label])
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} cannot be read as parquet ({error}): copy or download it again") from error
-    if not len(table):
-        raise DataError(f"{path}: there are no images in it: remove the file")
-    if not pyarrow.types.is_integer(table.schema.field(label).type) or table[label].null_count:
-        raise DataError(f"{path}: column {label!r} must hold whole numbers, one for each image: correct the labels")
-    pixels = [_decode(cell, path, i) for i, cell in enumerate(table[image].to_pylist())]
-    sizes = [picture.shape for picture in pixels]
-    odd = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
-    if odd is not None:
-        raise DataError(f"{path}: image {odd} has size {sizes[odd]}, image 0 has {sizes[0]}: resize them to one size")
-    return np.stack(pixels), table[label].to_numpy().astype(np.int32)
-
-
-def _decode(cell: Any, path: pathlib.Path, index: int) -> UInt8[np.ndarray, "height width 3"]:
-    import PIL.Image
-
-    try:
-        return np.asarray(PIL.Image.open(io.BytesIO(cell["bytes"])).convert("RGB"))
-    except (OSError, SyntaxError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: image {index} cannot be decoded ({error}): repair or remove it") from error
+        return decode(records.encoded(index))
+    except BadImage as error:
+        raise DataError(f"{records.where(index)} cannot be used ({error}): repair or remove it") from error

@@ -1,18 +1,41 @@
-"""From images in memory to batches on the devices, through Grain."""
+"""From images to batches on the devices, through Grain."""
 
+import functools
+import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, Shaped
+from jaxtyping import Array, Integer, PRNGKeyArray, Shaped
 
 from ..types import Batch
 from .images import Images
+from .pairs import Pairs
+from .records import ImageRecords
 
-if TYPE_CHECKING:
-    from grain import DatasetIterator
+
+@runtime_checkable
+class Rows(Protocol):
+    """A set of which any rows can be had at any time."""
+
+    noun: ClassVar[str]
+    """What a row is, in the plural."""
+
+    @property
+    def labels(self) -> Integer[np.ndarray, " count"]:
+        """The label of each row."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Labels are below it."""
+        ...
+
+    def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+        """The rows at `indices`, by name, labels among them."""
+        ...
 
 
 class WholeBatches:
@@ -23,9 +46,9 @@ class WholeBatches:
     `processes` gets its share of each batch.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], size: int, *, seed: int, process: int = 0, processes: int = 1):
-        self.arrays, self.size, self.seed = arrays, size, seed
-        self.count = len(next(iter(arrays.values())))
+    def __init__(self, data: Rows, size: int, *, seed: int, process: int = 0, processes: int = 1):
+        self.data, self.size, self.seed = data, size, seed
+        self.count = len(data.labels)
         if size % processes:
             raise ValueError(f"batch {size} is not a multiple of {processes} processes: choose one that is")
         share = size // processes
@@ -36,10 +59,9 @@ class WholeBatches:
         return 2**40
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        rows = self.rows(index)[self.share]
-        return {name: array[rows] for name, array in self.arrays.items()}
+        return self.data.rows(self.indices(index)[self.share])
 
-    def rows(self, index: int) -> Shaped[np.ndarray, " size"]:
+    def indices(self, index: int) -> Shaped[np.ndarray, " size"]:
         """Row numbers of the whole batch `index`."""
         places = np.arange(index * self.size, (index + 1) * self.size)
         epochs = places // self.count
@@ -56,39 +78,101 @@ class WholeBatches:
         return order
 
 
-def batches(images: Images, size: int, *, seed: int, sharding: jax.sharding.Sharding) -> "DatasetIterator":
-    """An endless Grain iterator of `{"pixels", "labels"}` batches on the devices, with exact `get_state` and `set_state`.
+class Batches:
+    """An endless iterator over batches, whose state is the number of those handed out, whatever was read ahead.
 
-    Batches are read ahead in a thread and sent ahead to the devices; the state is that of the batches handed out.
+    So a run continues with another number of workers or processes. `close` ends the workers; the next batch starts them anew.
     """
+
+    def __init__(self, start: Callable[[int], Any]):
+        self._start, self._next, self._running = start, 0, None
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, Array]:
+        if self._running is None:
+            self._running = self._start(self._next)
+        batch = next(self._running)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position, for JSON."""
+        return {"next_index": self._next}  # what Grain calls it, so that earlier checkpoints continue
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to a position."""
+        self.close()
+        self._next = state["next_index"]
+
+    def close(self) -> None:
+        """Ends threads and workers."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+def batches(data: Rows, size: int, *, seed: int, sharding: jax.sharding.Sharding, workers: int = 0) -> Batches:
+    """Shuffled batches of `data` on the devices, for ever.
+
+    They are read ahead in a thread, or in so many worker processes, and sent ahead to the devices. Worker processes import
+    the main script: it must start under `if __name__ == "__main__"`.
+    """
+    if workers < 0:
+        raise ValueError(f"--workers {workers}: use 0 or more")
+    process, processes = jax.process_index(), jax.process_count()
+    source = WholeBatches(data, size, seed=seed, process=process, processes=processes)
+    return Batches(functools.partial(_start, source, sharding, workers))
+
+
+def _start(source: WholeBatches, sharding: jax.sharding.Sharding, workers: int, first: int) -> Any:
     import grain
+    from absl import flags
 
-    source = WholeBatches(
-        {"pixels": images.pixels, "labels": images.labels},
-        size,
-        seed=seed,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-    )
     read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-    dataset = grain.MapDataset.source(source).to_iter_dataset(read)
-    return iter(grain.experimental.device_put(dataset, sharding))
+    dataset = grain.MapDataset.source(source)[first:].to_iter_dataset(read)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain asks for flags of absl, which a script that is not run by absl never parsed
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_prepare_worker)
+    if isinstance(source.data, ImageRecords):
+        dataset = dataset.map(source.data.note)
+    prefetch = grain.experimental.ThreadPrefetchIterDataset
+    dataset = prefetch(dataset, prefetch_buffer_size=4).map(functools.partial(_to_devices, sharding))
+    return iter(prefetch(dataset, prefetch_buffer_size=2))
 
 
-def prepare(images: Images, *, mirror: bool, labelled: bool = True) -> Callable[[Any, PRNGKeyArray], Batch]:
+def _to_devices(sharding: jax.sharding.Sharding, share: dict[str, np.ndarray]) -> dict[str, Array]:
+    """The whole batch, of which this process has its share."""
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in share.items()}
+
+
+def _prepare_worker(worker: int, workers: int) -> None:
+    """A worker leaves the accelerators to the main process, and what an interrupt of the keyboard means."""
+    jax.config.update("jax_platforms", "cpu")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def prepare(
+    data: Images | ImageRecords | Pairs, *, mirror: bool = False, labelled: bool = True
+) -> Callable[[Any, PRNGKeyArray], Batch]:
     """The function from a raw batch to a Batch, for use inside the compiled step.
 
-    Scales to [-1, 1], mirrors each image with probability 1/2, and with `labelled=False` hides all labels.
+    Images are scaled to [-1, 1] and mirrored with probability 1/2 each if `mirror`; pairs keep their noise and their sides.
+    `labelled=False` hides all labels.
     """
-    half, null = images.peak / 2, images.classes
 
     def to_batch(raw: dict[str, Array], key: PRNGKeyArray) -> Batch:
-        x = raw["pixels"].astype(jnp.float32) / half - 1
+        labels = raw["labels"] if labelled else jnp.full_like(raw["labels"], data.classes)
+        if isinstance(data, Pairs):
+            return Batch(raw["x"].astype(jnp.float32), labels, raw["noise"].astype(jnp.float32))
+        x = raw["pixels"].astype(jnp.float32) / (data.peak / 2) - 1
         if mirror:
             flip = jax.random.bernoulli(key, 0.5, (x.shape[0], 1, 1, 1))
             x = jnp.where(flip, x[:, :, ::-1], x)
-        labels = raw["labels"]
-        return Batch(x, labels if labelled else jnp.full_like(labels, null))
+        return Batch(x, labels)
 
     return to_batch
 

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..rows import merge_rows, split_rows
 from ..steps import predict
-from ..types import Field, Regression
+from ..types import Field, Metrics, Regression
 
 Weight = Callable[[Float[Array, " batch"], Float[Array, " batch"]], Float[Array, " batch"]]
 Reduction = Literal["mean"] | None
@@ -26,6 +27,23 @@ def reduce(
     """`error * weight(t, d)`, as its mean or, with `reduction=None`, row by row."""
     weighted = error if weight is None else error * weight(rows.t, rows.d)
     return weighted if reduction is None else jnp.mean(weighted)
+
+
+def regress_both(
+    field: Field, bootstrap: Regression, flow: Regression, every: int, weight: Weight | None, reduction: Reduction
+) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+    """Loss and metrics of a batch of which each `every`-th row is a bootstrap row, in one call of the field."""
+    rows = merge_rows(bootstrap, flow, every)
+    error = regress(field, rows)
+    loss = reduce(error, rows, weight, reduction)
+    error_bootstrap, error_flow = split_rows(error, every)
+    return loss, {
+        "loss": jnp.mean(loss),
+        "loss_flow": jnp.mean(error_flow),
+        "loss_bootstrap": jnp.mean(error_bootstrap),
+        "velocity": rms(flow.u),
+        "velocity_bootstrap": rms(bootstrap.u),
+    }
 
 
 def rms(x: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -6,11 +6,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, times
 from ..guidance import guided
-from ..rows import check_divides, merge_rows, split_rows
+from ..rows import check_share, split_rows
 from ..steps import clipped, two_steps
 from ..types import Batch, Cond, Draws, Field, Metrics, Regression
 from ._flow_matching import flow_draws, flow_target
-from ._regression import Reduction, Weight, reduce, regress, rms
+from ._regression import Reduction, Weight, regress_both
 
 
 def shortcut(
@@ -56,18 +56,7 @@ def shortcut(
         clip=clip,
         floor=floor,
     )
-    flow = flow_target(draws[1], floor=floor)
-    rows = merge_rows(bootstrap, flow, bootstrap_every)
-    error = regress(field, rows)
-    loss = reduce(error, rows, weight, reduction)
-    error_bootstrap, error_flow = split_rows(error, bootstrap_every)
-    return loss, {
-        "loss": jnp.mean(loss),
-        "loss_flow": jnp.mean(error_flow),
-        "loss_bootstrap": jnp.mean(error_bootstrap),
-        "velocity": rms(flow.u),
-        "velocity_bootstrap": rms(bootstrap.u),
-    }
+    return regress_both(field, bootstrap, flow_target(draws[1], floor=floor), bootstrap_every, weight, reduction)
 
 
 def shortcut_draws(
@@ -117,9 +106,7 @@ def bootstrap_target(
 def check_strata(n: int, steps: int, bootstrap_every: int) -> None:
     """Raise ValueError, with the remedy, if `n` rows cannot hold every step size."""
     levels = times.log2_steps(steps)
-    if bootstrap_every < 2:
-        raise ValueError(f"bootstrap_every={bootstrap_every} leaves no row for flow matching: use 2 or more")
-    check_divides(n, bootstrap_every)
+    check_share(n, bootstrap_every)
     if n // bootstrap_every < levels:
         raise ValueError(
             f"batch {n} with bootstrap_every={bootstrap_every} has {n // bootstrap_every} bootstrap rows for the {levels} "

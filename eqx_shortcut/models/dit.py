@@ -203,6 +203,12 @@ class DiT(eqx.Module):
         """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
         return 100 * self.logvar[jnp.clip(jnp.floor(t * 256).astype(jnp.int32), 0, 255)]
 
+    def held_at(self, d: float) -> "DiT":
+        """The network that answers at every step size as this one does at `d`: the kernel behind its step embedding is 0."""
+        constant = self.step(_step_input(jnp.asarray(d), self.config.step), self.dtype)
+        out = self.step.out
+        return eqx.tree_at(lambda n: (n.step.out.kernel, n.step.out.bias), self, (jnp.zeros_like(out.kernel), constant))
+
     def _run(self, x, t, d, label, key, keep):
         patched = self.patches(_to_patches(x, self.config.patch), self.dtype)
         height, width = (side // self.config.patch for side in self.shape[:2])

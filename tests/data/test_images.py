@@ -156,9 +156,12 @@ def test_grey_and_palette_images_become_rgb(cifar):
 
 
 PARQUET_DAMAGE = {
-    "other image column": ({"image": CELLS, "label": [0] * 5}, ["no columns 'img' and 'label'", "found ['image', 'label']"]),
-    "no label column": ({"img": CELLS}, ["no columns 'img' and 'label'", "found ['img']"]),
-    "label out of range": ({"img": CELLS, "label": [0, 1, 10, 3, 4]}, ["label 10 of image 2 is not in 0 to 9"]),
+    "other image column": (
+        {"photo": CELLS, "label": [0] * 5},
+        ["no column 'image' or 'img' and 'label'", "found ['photo', 'label']"],
+    ),
+    "no label column": ({"img": CELLS}, ["no column 'image' or 'img' and 'label'", "found ['img']"]),
+    "label out of range": ({"img": CELLS, "label": [0, 1, 10, 3, 4]}, ["label 10 of image 2 of", "is not in 0 to 9"]),
     "label missing": (
         {"img": CELLS, "label": [0, 1, None, 3, 4]},
         ["column 'label' must hold whole numbers", "correct the labels"],
@@ -169,18 +172,18 @@ PARQUET_DAMAGE = {
     ),
     "not an image": (
         {"img": [*CELLS[:3], {"bytes": b"junk", "path": None}], "label": [0] * 4},
-        ["image 3 cannot be decoded", "repair or remove it"],
+        ["image 3 of", "not a JPEG, PNG or WebP file", "repair or remove it"],
     ),
     "half an image": (
         {"img": [CELLS[0], {"bytes": CELLS[1]["bytes"][:-40], "path": None}], "label": [0] * 2},
-        ["image 1 cannot be decoded", "repair or remove it"],
+        ["image 1 of", "cannot be used (", "repair or remove it"],
     ),
-    "no bytes": ({"img": [CELLS[0], {"bytes": None, "path": "b.png"}], "label": [0] * 2}, ["image 1 cannot be decoded"]),
-    "no cell": ({"img": [CELLS[0], None], "label": [0] * 2}, ["image 1 cannot be decoded"]),
-    "bare bytes": ({"img": [cell["bytes"] for cell in CELLS], "label": [0] * 5}, ["image 0 cannot be decoded"]),
+    "no bytes": ({"img": [CELLS[0], {"bytes": None, "path": "b.png"}], "label": [0] * 2}, ["image 1 of", "it has no bytes"]),
+    "no cell": ({"img": [CELLS[0], None], "label": [0] * 2}, ["image 1 of", "it has no bytes"]),
+    "numbers": ({"img": [0, 1], "label": [0] * 2}, ["column 'img' holds int64 and no encoded images"]),
     "two sizes": (
         {"img": [CELLS[0], {"bytes": png(COLOURS[0, :2]), "path": None}], "label": [0] * 2},
-        ["image 1 has size (2, 4, 3), image 0 has (4, 4, 3)", "resize them"],
+        ["image 1 of", "has size (2, 4, 3), image 0 of", "has (4, 4, 3)", "resize them"],
     ),
     "no rows": ({"img": pa.array([], pa.struct({"bytes": pa.binary()})), "label": pa.array([], pa.int64())}, ["no images"]),
 }

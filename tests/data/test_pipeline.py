@@ -14,7 +14,7 @@ IMAGES = Images(np.arange(COUNT * 6, dtype=np.uint8).reshape(COUNT, 2, 3, 1), np
 
 
 def whole(seed: int = 0, size: int = SIZE, **share: int) -> WholeBatches:
-    return WholeBatches({"pixels": IMAGES.pixels, "labels": IMAGES.labels}, size, seed=seed, **share)
+    return WholeBatches(IMAGES, size, seed=seed, **share)
 
 
 def rows(source: WholeBatches, first: int, last: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import runpy
 import shutil
 import signal
 import subprocess
@@ -16,13 +15,13 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
+from commands import EXPERIMENTS, in_process, snapshot
 
 from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.log import read_lines
 from eqx_shortcut.train import TrainState, init_state
 
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 STEPS, EVERY = 60, 10
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --objective.bootstrap-every 2 "
@@ -101,10 +100,6 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
     """The last line on stderr, which there is no traceback above."""
     assert "Traceback" not in result.stderr, result.stderr
     return result.stderr.strip().splitlines()[-1]
-
-
-def snapshot(folder: pathlib.Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -219,19 +214,6 @@ def test_pictures_are_drawn_from_the_average_alone(base, copy):
         assert picture.size == (8 + 7 * len("4 steps") + 3 * 68, 4 * 68)
 
 
-def in_process(script: str, args: list[str], monkeypatch, capsys) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a script run here, on eight devices: for what ends before anything is trained."""
-    monkeypatch.setattr(sys, "argv", [f"{script}.py", *args])
-    monkeypatch.syspath_prepend(str(EXPERIMENTS))
-    code = 0
-    try:
-        runpy.run_path(str(EXPERIMENTS / f"{script}.py"), run_name="__main__")
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 REFUSED = {
     "batch over devices": ("digits", "--batch 12", "batch 12 does not divide over 8 devices: use 8 or 16"),
     "no flow rows": ("digits", "--objective.bootstrap-every 1", "bootstrap_every=1 leaves no row for flow matching"),
@@ -259,45 +241,45 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_bad_input_is_refused_in_one_sentence_before_anything_is_written(case, tmp_path, monkeypatch, capsys):
+def test_a_bad_input_is_refused_in_one_sentence_before_anything_is_written(case, tmp_path, monkeypatch):
     script, args, words = REFUSED[case]
     monkeypatch.chdir(tmp_path)
     line = args.split() if script == "sample" else tiny(args)
-    code, _, err = in_process(script, line, monkeypatch, capsys)
+    code, _, err = in_process(script, line)
     assert code in (1, 2)
     assert words in " ".join(err.replace("│", " ").split()) and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_that_cannot_be_written_are_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
+def test_runs_that_cannot_be_written_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "file").touch()
-    code, _, err = in_process("digits", [*TINY, "--runs", str(tmp_path / "file")], monkeypatch, capsys)
+    code, _, err = in_process("digits", [*TINY, "--runs", str(tmp_path / "file")])
     assert code == 1 and err.strip().startswith("error: ") and str(tmp_path / "file") in err
 
 
-def test_settings_that_contradict_the_run_are_refused_field_by_field(whole, monkeypatch, capsys):
+def test_settings_that_contradict_the_run_are_refused_field_by_field(whole):
     folder, _ = whole
     before = snapshot(folder)
     line, named = [*TINY, "--runs", str(folder.parents[1]), "--name", "whole"], f"--runs {folder.parents[1]} --name whole"
     changed = tiny(f"{named} --batch 32 --optimizer.lr 0.5 --network.depth 2 --keep 2 --steps 70")
-    code, _, err = in_process("digits", changed, monkeypatch, capsys)
+    code, _, err = in_process("digits", changed)
     assert code == 1
     for words in ("batch is 32, there it is 16", "optimizer.lr is 0.5, there it is 0.002", "network.depth is 2, there it is 1"):
         assert words in err
     assert f"{folder} holds another run" in err and "--name" in err
     assert "keep" not in err and "steps" not in err
-    code, _, err = in_process("digits", ["objective:flow-matching", *without_rows(line)], monkeypatch, capsys)
+    code, _, err = in_process("digits", ["objective:flow-matching", *without_rows(line)])
     assert code == 1 and "objective.kind is 'eqx_shortcut.objectives:FlowMatching'" in err
     assert before == snapshot(folder)
 
 
-def test_a_run_folder_of_another_experiment_is_refused(whole, tmp_path, monkeypatch, capsys):
+def test_a_run_folder_of_another_experiment_is_refused(whole, tmp_path):
     folder = tmp_path / "digits" / "other"
     folder.mkdir(parents=True)
     record = settings.read(whole[0] / "config.json") | {"experiment": "cifar10"}
     (folder / "config.json").write_text(json.dumps(record))
     before = snapshot(tmp_path)
-    code, _, err = in_process("digits", [*TINY, "--runs", str(tmp_path), "--name", "other"], monkeypatch, capsys)
+    code, _, err = in_process("digits", [*TINY, "--runs", str(tmp_path), "--name", "other"])
     assert code == 1 and "experiment is 'digits', there it is 'cifar10'" in err
     assert before == snapshot(tmp_path)
 
@@ -313,9 +295,9 @@ def test_a_run_folder_of_another_experiment_is_refused(whole, tmp_path, monkeypa
         (["--out", "nowhere/grid.png"], "nowhere"),
     ],
 )
-def test_a_sample_that_cannot_be_drawn_is_refused_in_one_sentence(whole, args, words, tmp_path, monkeypatch, capsys):
+def test_a_sample_that_cannot_be_drawn_is_refused_in_one_sentence(whole, args, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, err = in_process("sample", [str(whole[0]), *args], monkeypatch, capsys)
+    code, _, err = in_process("sample", [str(whole[0]), *args])
     assert code == 1 and err.startswith("error: ") and words in err
     assert list(tmp_path.iterdir()) == []
 
@@ -326,9 +308,9 @@ def test_a_sample_that_cannot_be_drawn_is_refused_in_one_sentence(whole, args, w
         ("digits", ["--network.hidden", "--objective.bootstrap-every", "--quality.count", "--seed", "objective:flow-matching"]),
         ("fashion_mnist", ["--data.path", "quick:", "--network.hidden"]),
         ("cifar10", ["--data.path", "quick:", "--network.hidden"]),
-        ("sample", ["--guidance", "--labels", "--out"]),
+        ("sample", ["--guidance", "--labels", "--class", "--out"]),
     ],
 )
-def test_help_lists_the_settings(script, words, monkeypatch, capsys):
-    code, out, _ = in_process(script, ["--help"], monkeypatch, capsys)
+def test_help_lists_the_settings(script, words):
+    code, out, _ = in_process(script, ["--help"])
     assert code == 0 and all(word in out for word in words)

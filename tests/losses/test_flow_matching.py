@@ -2,49 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import PARAMETERS, SHAPES, SHAPES_AND_KINDS, N, Recorded, batch_of, conditions, field_of
 
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.rows import rows
 from eqx_shortcut.steps import predict
-
-N = 8
-SHAPES = [(), (3,), (2, 3), (2, 1, 3)]
-PARAMETERS = {"a": jnp.float32(0.5), "b": jnp.float32(-0.3)}
-
-
-def conditions(kind: str):
-    """A condition of `N` rows and its null."""
-    return {
-        "none": (None, None),
-        "labels": (jnp.arange(N), jnp.array(N)),
-        "vectors": (jnp.linspace(0, 1, 2 * N).reshape(N, 2), jnp.array([5.0, 5.0])),
-        "dict": ({"text": jnp.ones((N, 2)), "label": jnp.arange(N)}, {"text": jnp.zeros(2), "label": 3}),
-    }[kind]
-
-
-def field_of(parameters):
-    """A plain function as field: `a x + b (t - d) + mean(cond)`."""
-
-    def field(x, t, d, cond):
-        shift = sum(jnp.mean(c.reshape(c.shape[0], -1).astype(x.dtype), axis=1) for c in jax.tree.leaves(cond))
-        return parameters["a"] * x + rows(parameters["b"] * (t - d) + shift, x)
-
-    return field
-
-
-def batch_of(key, shape=(3,), kind: str = "labels") -> Batch:
-    return Batch(1 + jax.random.normal(key, (N, *shape)), conditions(kind)[0])
-
-
-class Recorded:
-    """The field above, keeping what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def __call__(self, x, t, d, cond):
-        self.asked.append((x, t, d, cond))
-        return field_of(PARAMETERS)(x, t, d, cond)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,7 +24,7 @@ def test_loss_is_the_mean_squared_velocity_error(key, shape, kind):
     np.testing.assert_allclose(metrics["velocity"], np.sqrt(np.mean((x - noise) ** 2)), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("shape", "kind"), [((), "none"), ((3,), "labels"), ((2, 3), "vectors"), ((2, 1, 3), "dict")])
+@pytest.mark.parametrize(("shape", "kind"), SHAPES_AND_KINDS)
 def test_gradient_is_the_errors(key, shape, kind):
     """d/da mean |a x_t + ... - v|^2 = 2 mean (error x_t), through a dict of parameters."""
     batch = batch_of(key, shape, kind)

@@ -4,54 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
+from plain import NULL, PARAMETERS, SHAPES, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
 from eqx_shortcut import Batch, losses, times
-from eqx_shortcut.rows import merge_rows, rows
+from eqx_shortcut.rows import merge_rows
 
-N, STEPS, EVERY = 24, 8, 4
-PARAMETERS = {"a": jnp.float32(0.5), "b": jnp.float32(-0.3)}
-TEACHER = {"a": jnp.float32(-0.2), "b": jnp.float32(0.9)}
-SHAPES = [(), (3,), (2, 3), (2, 1, 3)]
-NULL = jnp.array(99)
-
-
-def field_of(parameters):
-    """A plain function as field: `a x + b (t - d) + mean(cond) / 10`."""
-
-    def field(x, t, d, cond):
-        shift = sum(jnp.mean(c.reshape(c.shape[0], -1).astype(x.dtype), axis=1) for c in jax.tree.leaves(cond))
-        return parameters["a"] * x + rows(parameters["b"] * (t - d) + shift / 10, x)
-
-    return field
-
-
-def condition(kind: str):
-    return {
-        "none": None,
-        "labels": jnp.arange(N),
-        "vectors": jnp.linspace(0, 1, 2 * N).reshape(N, 2),
-        "dict": {"text": jnp.ones((N, 2)), "label": jnp.arange(N)},
-    }[kind]
-
-
-def batch_of(key, shape=(3,), kind: str = "labels") -> Batch:
-    return Batch(1 + jax.random.normal(key, (N, *shape)), condition(kind))
+STEPS, EVERY = 8, 4
 
 
 def shortcut(batch, key, field=None, target=None, **options):
     options = {"steps": STEPS, "bootstrap_every": EVERY, **options}
     return losses.shortcut(field or field_of(PARAMETERS), batch, key, target=target or field_of(TEACHER), **options)
-
-
-class Recorded:
-    """The field of PARAMETERS, keeping what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def __call__(self, x, t, d, cond):
-        self.asked.append((x, t, d, cond))
-        return field_of(PARAMETERS)(x, t, d, cond)
 
 
 OPTIONS = [
@@ -84,7 +47,7 @@ def test_loss_is_its_builders_row_by_row(key, options):
         np.testing.assert_allclose(metrics[name], jnp.sqrt(jnp.mean(u**2)), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "kind"), [((), "none"), ((3,), "labels"), ((2, 3), "vectors"), ((2, 1, 3), "dict")])
+@pytest.mark.parametrize(("shape", "kind"), SHAPES_AND_KINDS)
 def test_any_rank_and_condition_differentiate(key, shape, kind):
     """d/da mean |a x_t + ... - u|^2 = 2 mean (error x_t), with what the field was asked."""
     batch = batch_of(key, shape, kind)

@@ -123,6 +123,20 @@ def test_the_step_enters_as_its_logarithm_itself_or_nothing(step, d, value):
     np.testing.assert_allclose(_step_input(jnp.float32(d), step), value, atol=1e-6)
 
 
+@pytest.mark.parametrize("d", [1 / 128, 0.5])
+@pytest.mark.parametrize("step", ["log2", "linear", "none"])
+def test_a_network_held_at_a_step_answers_at_every_step_as_there(step, d):
+    """To rounding: it adds a constant where the other adds a product."""
+    x, t, steps, label = inputs()
+    network = network_of(step=step)
+    held, there = network.held_at(d), run(network, x, t, jnp.full_like(steps, d), label)
+    for other in (steps, jnp.full_like(steps, d), jnp.full_like(steps, 1 / 1024)):
+        np.testing.assert_allclose(run(held, x, t, other, label), there, atol=1e-5)
+    assert jax.tree.structure(held) == jax.tree.structure(network)
+    trained = eqx.filter_grad(lambda n: jnp.sum(run(n, x, t, steps, label) ** 2))(held)
+    assert step == "none" or float(jnp.abs(trained.step.out.kernel).max()) > 0
+
+
 def test_time_and_step_are_scaled_alike():
     network = network_of(embed_scale=100.0)
     assert network.time.scale == network.step.scale == 100.0

@@ -1,6 +1,8 @@
 """Parameters of kvfrans/shortcut-models (Flax) as our network, and back."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .models.dit import DiT, DiTConfig
-from .models.layers import Dense
+from ..models.dit import SIZES, DiT, DiTConfig, StepEmbedding
+from ..models.layers import Dense
+from ._errors import ReferenceCheckpointError
 
 Parameters = Mapping[str, np.ndarray | Array]
 """The reference's parameters by path, such as `DiTBlock_0/Dense_0/kernel`; dense kernels are `[in, out]`."""
@@ -45,7 +48,7 @@ def to_parameters(network: DiT) -> dict[str, Float[Array, "..."]]:
 def from_parameters(parameters: Parameters, config: DiTConfig, shape: tuple[int, int, int], classes: int) -> DiT:
     """The network of `config` that holds the reference's `parameters`: the inverse of `to_parameters`.
 
-    Raises ValueError naming a parameter that is missing, left over, or of another shape than `config` asks for.
+    Raises ReferenceCheckpointError naming a parameter that is missing, left over, or of another shape than `config` asks for.
     """
     network = eqx.filter_eval_shape(lambda key: config.build(shape, classes, key=key), jax.random.key(0))
     arrays, static = eqx.partition(network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
@@ -61,6 +64,68 @@ def from_parameters(parameters: Parameters, config: DiTConfig, shape: tuple[int,
     return eqx.combine(arrays, static)
 
 
+def architecture(
+    parameters: Parameters, *, heads: int | None = None, step: StepEmbedding = "log2"
+) -> tuple[DiTConfig, int, int]:
+    """Settings of the network that the shapes of `parameters` tell, its channels, and its classes.
+
+    Shapes do not tell the heads: None takes those of the published size of that width. Raises ReferenceCheckpointError naming
+    what is missing or of an impossible shape, or asking for `heads`.
+    """
+    patch, other, channels, hidden = _shape(parameters, "PatchEmbed_0/Conv_0/kernel", 4)
+    if patch != other:
+        raise ReferenceCheckpointError(f"PatchEmbed_0/Conv_0/kernel has patches of {patch} x {other}: use square ones")
+    depth = len({name.split("/")[0] for name in parameters if name.startswith("DiTBlock_")})
+    wide = _shape(parameters, "DiTBlock_0/MlpBlock_0/Dense_0/kernel", 2)[1]
+    labels = _shape(parameters, "LabelEmbedder_0/Embed_0/embedding", 2)[0]
+    if labels < 2:
+        raise ReferenceCheckpointError("LabelEmbedder_0/Embed_0/embedding has 1 row: one class and no class make 2 or more")
+    published = {size: heads for name, (size, _, heads) in SIZES.items() if name != "tiny"}
+    if heads is None and hidden not in published:
+        raise ReferenceCheckpointError(
+            f"the number of attention heads at width {hidden} cannot be seen in the parameters: give it with --heads"
+        )
+    try:
+        config = DiTConfig(
+            hidden=hidden,
+            depth=depth,
+            heads=published[hidden] if heads is None else heads,
+            patch=patch,
+            mlp_ratio=_ratio(wide, hidden),
+            step=step,
+        )
+    except ValueError as error:
+        raise ReferenceCheckpointError(f"the parameters are of no network known here ({error})") from error
+    return config, channels, labels - 1
+
+
+def nested(parameters: Parameters) -> dict[str, Any]:
+    """The reference's nested dictionaries from names with `/`: what its `params` holds."""
+    tree: dict[str, Any] = {}
+    for name, value in parameters.items():
+        *groups, last = name.split("/")
+        at = tree
+        for group in groups:
+            at = at.setdefault(group, {})
+        at[last] = value
+    return tree
+
+
+def _shape(parameters: Parameters, name: str, axes: int) -> tuple[int, ...]:
+    if name not in parameters:
+        raise ReferenceCheckpointError(f"the parameters lack {name}: they are of no network of the reference")
+    shape = tuple(parameters[name].shape)
+    if len(shape) != axes or 0 in shape:
+        raise ReferenceCheckpointError(f"parameter {name} has shape {shape}, and {axes} axes of size 1 or more are asked for")
+    return shape
+
+
+def _ratio(wide: int, hidden: int) -> float:
+    # The width is int(hidden * ratio), which rounding can leave one short.
+    ratio = wide / hidden
+    return ratio if int(hidden * ratio) == wide else math.nextafter(ratio, math.inf)
+
+
 def _dense(name: str, dense: Dense) -> dict[str, Float[Array, "..."]]:
     return {f"{name}/kernel": dense.kernel.reshape(dense.kernel.shape[0], -1), f"{name}/bias": dense.bias.reshape(-1)}
 
@@ -68,10 +133,12 @@ def _dense(name: str, dense: Dense) -> dict[str, Float[Array, "..."]]:
 def _check(parameters: Parameters, expected: dict[str, tuple[int, ...]]) -> None:
     missing, extra = sorted(expected.keys() - parameters.keys()), sorted(parameters.keys() - expected.keys())
     if missing or extra:
-        raise ValueError(
+        raise ReferenceCheckpointError(
             f"not the parameters of this architecture: {len(missing)} missing (first: {missing[:1]}), {len(extra)} left "
             f"over (first: {extra[:1]}); check depth and names"
         )
     for name, shape in expected.items():
         if parameters[name].shape != shape:
-            raise ValueError(f"parameter {name} has shape {parameters[name].shape}, the architecture asks for {shape}")
+            raise ReferenceCheckpointError(
+                f"parameter {name} has shape {parameters[name].shape}, the architecture asks for {shape}"
+            )

@@ -97,3 +97,63 @@ def without(name: str):
 def test_other_parameters_are_refused_by_name(stored, message):
     with pytest.raises(ValueError, match=message):
         reference.from_parameters(stored, CONFIG, SHAPE, CLASSES)
+
+
+def test_the_writing_back_is_the_references_nesting():
+    tree = reference.nested(reference.to_parameters(network()))
+    assert set(tree) == {name.split("/")[0] for name in SHAPES}
+    assert set(tree["DiTBlock_1"]) == {"Dense_0", "Dense_1", "Dense_2", "Dense_3", "Dense_4", "MlpBlock_0"}
+    flat = {"/".join(key.key for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    assert flat.keys() == SHAPES.keys()
+    for name, value in parameters().items():
+        np.testing.assert_array_equal(flat[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("ratio", [1, 1.3, 4, 49 / 9])
+@pytest.mark.parametrize(("hidden", "heads", "depth", "patch"), [(8, 2, 1, 1), (12, 3, 3, 2), (100, 5, 2, 4)])
+def test_the_architecture_is_seen_in_the_shapes(hidden, heads, depth, patch, ratio):
+    config = DiTConfig(hidden=hidden, depth=depth, heads=heads, patch=patch, mlp_ratio=ratio, step="none")
+
+    def shapes(config):
+        return jax.eval_shape(lambda key: reference.to_parameters(config.build((8, 8, 3), 7, key=key)), jax.random.key(0))
+
+    stored = {name: np.broadcast_to(np.float32(0), leaf.shape) for name, leaf in shapes(config).items()}
+    found, channels, classes = reference.architecture(stored, heads=heads, step="none")
+    assert (found.hidden, found.heads, found.depth, found.patch, found.step) == (hidden, heads, depth, patch, "none")
+    assert (channels, classes) == (3, 7)
+    assert shapes(found) == shapes(config)
+
+
+def test_every_width_of_an_mlp_is_a_ratio():
+    for hidden in (8, 48, 384, 1152):
+        for wide in range(1, 5 * hidden, 7):
+            stored = {**parameters(), "DiTBlock_0/MlpBlock_0/Dense_0/kernel": np.zeros((hidden, wide))}
+            stored["PatchEmbed_0/Conv_0/kernel"] = np.broadcast_to(0.0, (2, 2, 3, hidden))
+            assert int(hidden * reference.architecture(stored, heads=1)[0].mlp_ratio) == wide
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(384, 6), (768, 12), (1024, 16), (1152, 16)])
+def test_published_widths_know_their_heads(hidden, heads):
+    stored = {**parameters(), "PatchEmbed_0/Conv_0/kernel": np.broadcast_to(0.0, (2, 2, 3, hidden))}
+    assert reference.architecture(stored)[0].heads == heads
+    assert reference.architecture(stored, heads=4)[0].heads == 4
+
+
+@pytest.mark.parametrize(
+    ("stored", "heads", "message"),
+    [
+        (parameters(), None, "heads at width 8 cannot be seen in the parameters: give it with --heads"),
+        (parameters(), 0, "heads=0: use 1 or more"),
+        ({**parameters(), "LabelEmbedder_0/Embed_0/embedding": np.zeros((1, 8))}, 2, "has 1 row"),
+        (parameters(), 3, "hidden=8 is not divisible by heads=3"),
+        (without("PatchEmbed_0/Conv_0/kernel"), 2, "lack PatchEmbed_0/Conv_0/kernel"),
+        (without("LabelEmbedder_0/Embed_0/embedding"), 2, "lack LabelEmbedder_0/Embed_0/embedding"),
+        (without("DiTBlock_0/MlpBlock_0/Dense_0/kernel"), 2, "lack DiTBlock_0/MlpBlock_0/Dense_0/kernel"),
+        ({**parameters(), "PatchEmbed_0/Conv_0/kernel": np.zeros((2, 3, 3, 8))}, 2, "patches of 2 x 3"),
+        ({**parameters(), "PatchEmbed_0/Conv_0/kernel": np.zeros((12, 8))}, 2, r"shape \(12, 8\), and 4 axes"),
+    ],
+    ids=["heads", "none", "classes", "divisor", "patch", "label", "block", "oblong", "flat"],
+)
+def test_an_architecture_that_cannot_be_seen_is_a_sentence(stored, heads, message):
+    with pytest.raises(reference.ReferenceCheckpointError, match=message):
+        reference.architecture(stored, heads=heads)

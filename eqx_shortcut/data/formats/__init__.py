@@ -1,0 +1,1 @@
+"""The formats that images are stored in, one a module: each opens its files as `Records`."""

@@ -1,0 +1,40 @@
+"""Names of classes: ImageNet's, and the search for one among them."""
+
+import difflib
+import functools
+import importlib.resources
+import re
+from collections.abc import Iterable, Sequence
+
+
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """A short English name for each of the 1,000 classes of ImageNet-1k, in order of their labels, no two alike."""
+    file = importlib.resources.files("eqx_shortcut.data") / "imagenet_classes.txt"
+    return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+def find(names: Sequence[str], query: str) -> int:
+    """The place of the one name that equals the query, or else of the only one that contains it as words.
+
+    Case, spaces and punctuation do not count. Raises ValueError with the candidates if there are several, with the nearest
+    names if there is none.
+    """
+    wanted, split = _words(query), [_words(name) for name in names]
+    exact = [i for i, words in enumerate(split) if "".join(words) == "".join(wanted)]
+    found = exact or [i for i, words in enumerate(split) if f" {' '.join(wanted)} " in f" {' '.join(words)} "]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{query!r} is in several names of classes: write one of {_listed(names[i] for i in found)}")
+    by_text = {name.casefold(): name for name in names}
+    near = difflib.get_close_matches(query.casefold(), by_text, n=5, cutoff=0)
+    raise ValueError(f"no class is called {query!r}: the nearest names are {_listed(by_text[text] for text in near)}")
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

@@ -1,0 +1,79 @@
+"""Pairs of noise and the sample that a trained network makes of it: the data of reflow (Liu et al. 2023)."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from .errors import DataError
+
+MANIFEST = "pairs.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Noise, the sample it became, and the label asked for."""
+
+    noise: Float[np.ndarray, "count height width channels"]
+    x: Float[np.ndarray, "count height width channels"]
+    labels: Integer[np.ndarray, " count"]
+    classes: int
+
+    noun: ClassVar[str] = "pairs"
+
+    def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+        """Noise, samples and labels at `indices`."""
+        return {"noise": self.noise[indices], "x": self.x[indices], "labels": self.labels[indices]}
+
+
+def shard_path(folder: pathlib.Path, index: int) -> pathlib.Path:
+    """Where shard `index` of a folder of pairs lies."""
+    return folder / f"{index:05d}.npz"
+
+
+def shards(manifest: dict[str, Any]) -> list[range]:
+    """The numbers of the pairs in each shard."""
+    count, size = manifest["count"], manifest["shard"]
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def write_shard(path: pathlib.Path, pairs: Pairs) -> None:
+    """Writes pairs to a compressed .npz in half precision; a file that bears its name is whole."""
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("wb") as file:
+        np.savez_compressed(file, noise=pairs.noise.astype(np.float16), x=pairs.x.astype(np.float16), labels=pairs.labels)
+    draft.rename(path)
+
+
+def read_pairs(folder: pathlib.Path, shape: tuple[int, int, int]) -> Pairs:
+    """All pairs of a folder, in half precision. Raises DataError if it is incomplete, damaged, or not of `shape`."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        wanted, found, classes = shards(manifest), tuple(manifest["shape"]), manifest["classes"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder.absolute()} holds no pairs ({error!r}): make them with make_pairs.py") from error
+    if found != shape:
+        raise DataError(f"pairs in {folder} are of shape {found}, the data of {shape}: make others")
+    missing = [i for i in range(len(wanted)) if not shard_path(folder, i).exists()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(wanted)} files of pairs are missing in {folder}, the first "
+            f"{shard_path(folder, missing[0]).name}: repeat the command that makes them"
+        )
+    parts = [_read_shard(shard_path(folder, i), len(numbers)) for i, numbers in enumerate(wanted)]
+    noise, x, labels = (np.concatenate([part[name] for part in parts]) for name in ("noise", "x", "labels"))
+    return Pairs(noise, x, labels, classes)
+
+
+def _read_shard(path: pathlib.Path, count: int) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            part = {name: stored[name] for name in ("noise", "x", "labels")}
+    except Exception as error:  # zip, zlib and numpy each raise their own for a damaged file
+        raise DataError(f"{path} is damaged ({error!r}): delete it and repeat the command that makes the pairs") from error
+    if {len(array) for array in part.values()} != {count}:
+        raise DataError(f"{path} does not hold {count} pairs: delete it and repeat the command that makes the pairs")
+    return part

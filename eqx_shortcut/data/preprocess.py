@@ -1,0 +1,82 @@
+"""From an encoded image to the square of bytes that a network is trained on, by the preprocessing of the original code."""
+
+import io
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from .errors import BadImage
+
+Encoded = bytes | np.ndarray
+"""A JPEG, PNG or WebP file, or an array of pixels."""
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+RULE = "8-bit grey, palette or RGB is needed"
+
+
+def square(encoded: Encoded, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The image decoded, cropped to its centre, resized and rounded to bytes: at most half a grey level from the original's.
+
+    Raises BadImage if it cannot be decoded.
+    """
+    cropped = centre_crop(decode(encoded))
+    return cropped if len(cropped) == size else np.rint(resize(cropped, size)).astype(np.uint8)
+
+
+def decode(encoded: Encoded) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB of an image: grey is repeated, a palette looked up, alpha dropped, a tag of orientation ignored, as TensorFlow does.
+
+    Raises BadImage if it is damaged, of another format, in CMYK (whose colours depend on a profile) or of 16 bits.
+    """
+    return _decode_file(encoded) if isinstance(encoded, bytes) else _decode_array(encoded)
+
+
+def _decode_file(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    import PIL.Image
+
+    # Pillow cuts RGB of 16 bits down to 8 without a word, so the header is asked.
+    if encoded[:8] == b"\x89PNG\r\n\x1a\n" and encoded[24:25] == b"\x10":
+        raise BadImage(f"16 bits a channel, where {RULE}")
+    try:
+        image = PIL.Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image.load()
+    except PIL.UnidentifiedImageError as error:
+        raise BadImage("not a JPEG, PNG or WebP file") from error
+    except Exception as error:  # decoders raise errors of many kinds for a damaged file
+        raise BadImage(str(error) or type(error).__name__) from error
+    if image.mode not in MODES:
+        raise BadImage(f"colours of mode {image.mode}, where {RULE}")
+    if "transparency" in image.info:  # Pillow warns of a palette that loses its transparent entries without this step
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _decode_array(pixels: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size:
+        raise BadImage(f"an array of {pixels.dtype} of shape {pixels.shape}, where {RULE}")
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    channels = pixels.shape[-1]
+    if channels > 4:
+        raise BadImage(f"{channels} channels, where {RULE}")
+    return np.repeat(pixels[..., :1], 3, axis=-1) if channels < 3 else pixels[..., :3]
+
+
+def centre_crop(image: UInt8[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "side side channels"]:
+    """The largest square around the centre; of an odd margin the larger half is cut at the bottom or on the right."""
+    height, width, _ = image.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[top : top + side, left : left + side]
+
+
+def resize(image: UInt8[np.ndarray, "height width channels"], size: int) -> Float[np.ndarray, "{size} {size} channels"]:
+    """`tf.image.resize(antialias=True)`: bilinear, the triangle as wide as a new pixel where the image shrinks.
+
+    It is Pillow's filter too, which computes it with floats, not rounded in between, for one channel of floats at a time.
+    """
+    import PIL.Image
+
+    channels = np.moveaxis(image, -1, 0).astype(np.float32)
+    resized = [PIL.Image.fromarray(channel).resize((size, size), PIL.Image.Resampling.BILINEAR) for channel in channels]
+    return np.stack([np.asarray(channel) for channel in resized], axis=-1)

@@ -1,0 +1,160 @@
+"""Sets of images that are read and decoded when their turn comes, whatever the format that holds them."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from .errors import BadImage, DataError
+from .images import check_labels
+from .preprocess import Encoded, square
+
+OnBadImage = Literal["refuse", "replace"]
+
+
+@runtime_checkable
+class Records(Protocol):
+    """Random access to encoded images. It holds no open file, so that a copy of it reaches a worker process."""
+
+    @property
+    def labels(self) -> Integer[np.ndarray, " count"]:
+        """The label of each image, all 0 if there are none."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes in order of their labels; empty if they are not known."""
+        ...
+
+    def encoded(self, index: int) -> Encoded:
+        """One image as stored. Raises BadImage if there is none at its place, DataError if its file cannot be read."""
+        ...
+
+    def where(self, index: int) -> str:
+        """File and index of one image."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some of the records, in the order of `indices`."""
+
+    records: Records
+    indices: Integer[np.ndarray, " count"]
+    labels: Integer[np.ndarray, " count"]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.records.names
+
+    def encoded(self, index: int) -> Encoded:
+        return self.records.encoded(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        return self.records.where(int(self.indices[index]))
+
+
+def hold_out(records: Records, share: float) -> tuple[Subset, Subset]:
+    """Training and held-out records: `share` of them, at least one, drawn with a fixed seed. Raises DataError for one."""
+    count = len(records.labels)
+    if count < 2:
+        raise DataError(f"{records.where(0)} is the only one, and one must be held out: add images")
+    order = np.random.default_rng(0).permutation(count)
+    held_out = min(max(1, round(count * share)), count - 1)
+    train, rest = (np.sort(part) for part in (order[held_out:], order[:held_out]))
+    return Subset(records, train, records.labels[train]), Subset(records, rest, records.labels[rest])
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecords:
+    """Records as squares of `size` x `size` RGB bytes, with a label each from 0 to `classes - 1`.
+
+    A bad image is refused, or replaced by the next good one (after the last comes the first) with its label: an image's
+    position never changes.
+    """
+
+    records: Records
+    size: int
+    classes: int
+    on_bad_image: OnBadImage = "refuse"
+    bad: dict[int, str] = dataclasses.field(default_factory=dict, compare=False)
+    """What was replaced so far: index, and a sentence with file, index and reason."""
+
+    peak: ClassVar[int] = 255
+    noun: ClassVar[str] = "images"
+
+    def __post_init__(self):
+        check_labels(self.labels, self.classes, self.records.where)
+
+    @property
+    def labels(self) -> Integer[np.ndarray, " count"]:
+        """The label of each image as stored."""
+        return self.records.labels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one image."""
+        return self.size, self.size, 3
+
+    def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+        """Images and labels at `indices`, and in `replaced` those of the indices whose image is bad.
+
+        Raises DataError at a bad image if they are refused, or if there is no good one.
+        """
+        # In order of their places, since what lies close together is read together.
+        found = {int(index): self._good(int(index)) for index in np.sort(indices)}
+        places = np.array([found[int(index)][0] for index in indices])
+        return {
+            "pixels": np.stack([found[int(index)][1] for index in indices]),
+            "labels": self.labels[places],
+            "replaced": np.unique(indices[places != indices]),
+        }
+
+    def note(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`rows` without `replaced`, which is added to `bad`. Workers decode, but what they find is counted in one place."""
+        for index in map(int, rows["replaced"]):
+            if index not in self.bad:
+                self.bad[index] = self._reason(index)
+        return {name: array for name, array in rows.items() if name != "replaced"}
+
+    def _good(self, index: int) -> tuple[int, UInt8[np.ndarray, "size size 3"]]:
+        count = len(self.labels)
+        for place in itertools.chain(range(index, count), range(index)):
+            try:
+                return place, square(self.records.encoded(place), self.size)
+            except BadImage as error:
+                if self.on_bad_image == "refuse":
+                    raise DataError(
+                        f"{self._sentence(place, error)}: repair or remove it, or have the next good image in place of such "
+                        "ones with --data.on-bad-image replace"
+                    ) from error
+        raise DataError(f"{self._reason(index)}, and so it is with all {count} images: name other files")
+
+    def _reason(self, index: int) -> str:
+        try:
+            square(self.records.encoded(index), self.size)
+        except BadImage as error:
+            return self._sentence(index, error)
+        return f"{self.records.where(index)} could not be used before"
+
+    def _sentence(self, index: int, error: BadImage) -> str:
+        return f"{self.records.where(index)} cannot be used ({error})"
+
+
+def class_count(*parts: Records) -> int:
+    """Classes of records that belong together: those with a name, or else up to the largest label.
+
+    Raises DataError if they name different classes.
+    """
+    first, *others = [part.names for part in parts if part.names] or [()]
+    for other in others:
+        if other != first:
+            odd = min(set(first) ^ set(other), default="their order")
+            raise DataError(
+                f"the sets of {parts[0].where(0)} and {parts[1].where(0)} have {len(first)} and {len(other)} classes, which "
+                f"differ in {odd!r}: give training and held-out images the same classes"
+            )
+    return len(first) or int(max(part.labels.max() for part in parts)) + 1

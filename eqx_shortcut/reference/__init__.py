@@ -1,0 +1,24 @@
+"""Checkpoints, parameters and FID statistics of kvfrans/shortcut-models (Flax), read without running any of its code.
+
+checkpoint = reference.read("checkpoint.pkl")
+config, channels, classes = reference.architecture(checkpoint.parameters)
+network = reference.from_parameters(checkpoint.average, config, (32, 32, channels), classes)
+"""
+
+from ._checkpoint import Checkpoint, read, train_state
+from ._errors import ReferenceCheckpointError
+from ._parameters import Parameters, architecture, from_parameters, nested, to_parameters
+from ._statistics import read_statistics
+
+__all__ = [
+    "Checkpoint",
+    "Parameters",
+    "ReferenceCheckpointError",
+    "architecture",
+    "from_parameters",
+    "nested",
+    "read",
+    "read_statistics",
+    "to_parameters",
+    "train_state",
+]

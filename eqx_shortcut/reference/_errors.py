@@ -1,0 +1,5 @@
+"""What reading the reference's files can end in."""
+
+
+class ReferenceCheckpointError(ValueError):
+    """A checkpoint of the reference that cannot be used: says what was found, what is asked for, and what to do."""

@@ -1,0 +1,120 @@
+"""A run folder from a checkpoint of kvfrans/shortcut-models, to sample from and to train on.
+
+python experiments/import_reference.py checkpoint.pkl runs/celeba/shortcut --size 32
+python experiments/sample.py runs/celeba/shortcut
+
+Reads the checkpoint's arrays and runs none of its code. A checkpoint of another method than shortcut models is told by
+its objective, as in `objective:flow-matching`.
+"""
+
+import dataclasses
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from config import AnyObjective
+from eqx_shortcut.objectives import LiveReflow, Objective, Shortcut
+from eqx_shortcut.optimizer import AdamW
+
+if TYPE_CHECKING:
+    from eqx_shortcut.models import DiTConfig
+    from eqx_shortcut.train import TrainState
+
+SEES_STEP = (Shortcut, LiveReflow)
+"""The objectives whose networks the reference tells the step size; all others are always told 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run folder from a checkpoint of the reference."""
+
+    checkpoint: Annotated[pathlib.Path, tyro.conf.Positional]
+    """The pickled file, or the folder that the reference's saver makes of it."""
+    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Run folder to make."""
+    objective: AnyObjective = dataclasses.field(default_factory=Shortcut)
+    """What it was trained on."""
+    optimizer: AdamW = dataclasses.field(default_factory=AdamW)
+    """How it was trained; the reference does not save it."""
+    size: int = 32
+    """Side of its images, or of its latents: 32 for images of 256."""
+    heads: int | None = None
+    """Attention heads, which the parameters do not tell; by default those of the published size of that width."""
+    seed: int = 0
+    """Seed of every draw when training goes on."""
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"--size {self.size}: use 1 or more")
+
+
+def main(config: Config) -> None:
+    """Makes the run folder and says what it read and what to do next."""
+    import jax
+
+    from eqx_shortcut import reference
+
+    check_free(config.run)
+    stored = reference.read(config.checkpoint)
+    step = "log2" if isinstance(config.objective, SEES_STEP) else "none"
+    network, channels, classes = reference.architecture(stored.parameters, heads=config.heads, step=step)
+    shape, tx, key = (config.size, config.size, channels), config.optimizer.build(1), jax.random.key(config.seed)
+    state = reference.train_state(stored, network, shape, classes, tx, key=key)
+    make_run(config.run, state, network, shape, classes, config.objective, config.optimizer)
+    count = sum(value.size for value in stored.parameters.values())
+    size = f"width {network.hidden}, depth {network.depth}, heads {network.heads}, patch {network.patch}"
+    print(f"{config.checkpoint}: {count:,} parameters ({size}; {classes} classes) after step {int(state.step)}")
+    print(f"sample from it: python experiments/sample.py {config.run}")
+    if config.objective.stages:
+        print("the teacher is not in the checkpoint: to go on, train a new run with --init-from this one and --teacher")
+
+
+def check_free(run: pathlib.Path) -> None:
+    """Raises ValueError if there is something in the place of the new run."""
+    if run.exists():
+        raise ValueError(f"{run} exists already: name another run folder, or remove that one")
+
+
+def make_run(
+    run: pathlib.Path,
+    state: "TrainState",
+    network: "DiTConfig",
+    shape: tuple[int, int, int],
+    classes: int,
+    objective: Objective,
+    optimizer: AdamW,
+) -> None:
+    """Writes a run folder of one checkpoint, whose settings are only those that are known."""
+    import json
+
+    import eqx_shortcut
+    from eqx_shortcut import settings
+    from eqx_shortcut.checkpoint import Checkpoints
+
+    record: dict[str, Any] = {
+        "experiment": run.absolute().parent.name,
+        "version": eqx_shortcut.__version__,
+        "shape": list(shape),
+        "classes": classes,
+        **settings.dump({"network": network, "objective": objective, "optimizer": optimizer}),
+    }
+    checkpoints = Checkpoints(run / "checkpoints", config=record)
+    checkpoints.save(state, {}, wait=True)
+    checkpoints.close()
+    # Last, so that a folder that cannot be used does not look like a run.
+    (run / "config.json").write_text(json.dumps(record, indent=1))
+
+
+if __name__ == "__main__":
+    from common import quieten
+    from eqx_shortcut.checkpoint import CheckpointError
+
+    try:
+        config = tyro.cli(Config, description=__doc__, config=(tyro.conf.CascadeSubcommandArgs,))
+        quieten()
+        main(config)
+    except (ValueError, OSError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,114 @@
+"""Pairs of noise and the sample a trained run makes of it, for reflow: flow matching on straight lines between the two.
+
+    python experiments/make_pairs.py runs/digits/flow-matching --out runs/digits/pairs --count 4000 --steps 128
+    python experiments/digits.py objective:flow-matching --name reflow --pairs runs/digits/pairs \\
+        --init-from runs/digits/flow-matching
+
+Writes compressed files of half-precision arrays. The same command again goes on where it stopped.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Pairs of a trained run."""
+
+    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Run folder."""
+    out: pathlib.Path
+    """Folder to write."""
+    count: int = 50_000
+    """Number of pairs, labels in turn."""
+    steps: int = 128
+    """Sampling steps."""
+    guidance: float = 1.0
+    """Guidance scale; 1 is none."""
+    weights: Literal["ema", "online"] = "ema"
+    """The average of the weights, or the last ones."""
+    seed: int = 1
+    """Seed of the noise."""
+    batch: int = 256
+    """Samples computed at once."""
+    shard: int = 1024
+    """Pairs in a file."""
+
+    def __post_init__(self):
+        for field in ("count", "steps", "batch", "shard"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
+
+
+def main(config: Config) -> None:
+    """Writes the files that are missing and says what it did."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from tqdm import tqdm
+
+    import eqx_shortcut
+    from eqx_shortcut.data.pairs import Pairs, shard_path, shards, write_shard
+    from eqx_shortcut.trained import noise
+
+    model = eqx_shortcut.load(config.run, weights=config.weights)
+    if config.guidance != 1 and not model.objective.guides(config.steps):
+        raise ValueError(f"--guidance {config.guidance} does not apply to {config.run} in {config.steps} steps: leave it at 1")
+    manifest = {
+        "run": str(config.run),
+        "training step": model.step,
+        "shape": list(model.shape),
+        "classes": model.classes,
+        **{name: getattr(config, name) for name in ("weights", "count", "steps", "guidance", "seed", "shard")},
+    }
+    open_folder(config.out, manifest)
+    key = jax.random.key(config.seed)
+    missing = [(i, part) for i, part in enumerate(shards(manifest)) if not shard_path(config.out, i).exists()]
+    for index, numbers in tqdm(missing, desc="pairs", unit="file", dynamic_ncols=True):
+        places = jnp.asarray(numbers)
+        labels = places % model.classes if model.labelled else jnp.full_like(places, model.classes)
+        x = eqx_shortcut.sample(
+            model,
+            key,
+            len(numbers),
+            first=numbers.start,
+            steps=config.steps,
+            labels=labels,
+            guidance=config.guidance,
+            batch=config.batch,
+        )
+        pairs = Pairs(np.asarray(noise(model, key, places)), np.asarray(x), np.asarray(labels), model.classes)
+        write_shard(shard_path(config.out, index), pairs)
+    print(f"{config.out}: {config.count} pairs of {config.run} in {config.steps} steps, weights {config.weights}")
+
+
+def open_folder(folder: pathlib.Path, manifest: dict) -> None:
+    """Makes the folder, or makes sure that the one found holds these pairs; raises ValueError naming what differs."""
+    from eqx_shortcut import settings
+    from eqx_shortcut.data.pairs import MANIFEST
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / MANIFEST
+    if path.exists():
+        different = settings.differences(settings.read(path), manifest)
+        if different:
+            named = "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in different.items())
+            raise ValueError(f"{folder} holds other pairs: {named}. Repeat their settings, or name another --out")
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(manifest, indent=1))
+    draft.rename(path)
+
+
+if __name__ == "__main__":
+    from eqx_shortcut.checkpoint import CheckpointError
+
+    try:
+        main(tyro.cli(Config, description=__doc__))
+    except (ValueError, OSError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
