@@ -1,0 +1,82 @@
+"""Layers of convolutional networks, each of one example in the order height, width, channels."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Padding = tuple[int, int]
+
+
+class Conv(eqx.Module):
+    """`y[i, j] = sum_ab x[stride i + a, stride j + b] @ kernel[a, b] + bias`, on x with `padding` zeros before and after.
+
+    The kernel is initialised uniformly within `1 / sqrt(fan_in)`, the bias with 0.
+    """
+
+    kernel: Float[Array, "rows columns inputs outputs"]
+    bias: Float[Array, " outputs"] | None
+    stride: int = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int = 3,
+        *,
+        key: PRNGKeyArray,
+        stride: int = 1,
+        padding: Padding | None = None,
+        bias: bool = True,
+    ):
+        limit = 1 / math.sqrt(inputs * size**2)
+        self.kernel = jax.random.uniform(key, (size, size, inputs, outputs), minval=-limit, maxval=limit)
+        self.bias = jnp.zeros(outputs) if bias else None
+        self.stride = stride
+        self.padding = (size // 2, size // 2) if padding is None else padding
+
+    def __call__(self, x: Float[Array, "height width inputs"]) -> Float[Array, "rows columns outputs"]:
+        y = jax.lax.conv_general_dilated(
+            x[None],
+            self.kernel,
+            (self.stride, self.stride),
+            (self.padding, self.padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )[0]
+        return y if self.bias is None else y + self.bias[None, None]
+
+
+class GroupNorm(eqx.Module):
+    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` with the moments of each group of channels over all pixels.
+
+    Source: Wu and He (2018). Raises ValueError if the groups do not divide the channels.
+    """
+
+    scale: Float[Array, " channels"]
+    bias: Float[Array, " channels"]
+    groups: int = eqx.field(static=True)
+    epsilon: float = eqx.field(static=True)
+
+    def __init__(self, groups: int, channels: int, *, epsilon: float):
+        if channels % groups:
+            raise ValueError(f"{channels} channels are not divisible by {groups} groups: choose groups that divide them")
+        self.scale, self.bias = jnp.ones(channels), jnp.zeros(channels)
+        self.groups, self.epsilon = groups, epsilon
+
+    def __call__(self, x: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        grouped = x.reshape(*x.shape[:2], self.groups, -1)
+        # The mean is taken off first: mean(x^2) - mean^2 would lose the digits that a far mean takes up.
+        centred = grouped - jnp.mean(grouped, axis=(0, 1, 3), keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=(0, 1, 3), keepdims=True)
+        y = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return y * self.scale[None, None] + self.bias[None, None]
+
+
+def upsample(x: Float[Array, "height width channels"]) -> Float[Array, "rows columns channels"]:
+    """Every pixel becomes a square of 2 x 2 equal ones."""
+    height, width, channels = x.shape
+    squares = jnp.broadcast_to(x[:, None, :, None], (height, 2, width, 2, channels))
+    return squares.reshape(2 * height, 2 * width, channels)
