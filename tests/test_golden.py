@@ -413,6 +413,11 @@ def test_checkpoint(pickled):
     assert below("params", expected).keys() == found.parameters.keys()
     assert found.count == expected["opt_state/0/0/count"] == expected["opt_state/0/2/count"]
     assert found.step == expected["step"]
+    sizes = json.loads(str(expected["config"]))
+    config, channels, classes = reference.architecture(found.parameters, heads=sizes["num_heads"])
+    inferred = (config.hidden, config.depth, config.heads, config.patch, config.mlp_ratio, channels, classes)
+    names = ("hidden_size", "depth", "num_heads", "patch_size", "mlp_ratio", "out_channels", "num_classes")
+    assert inferred == tuple(sizes[name] for name in names)
 
 
 def abstract_parameters(name: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, jax.ShapeDtypeStruct]:
