@@ -70,6 +70,20 @@ def make_step(
     which the objective is told its share: where a stage of an objective with several begins, the teacher is replaced by its
     `snapshot`. `shardings` constrains the new state to the layout of the old one.
     """
+    update = make_update(objective, tx, ema_decay=ema_decay, steps=steps, shardings=shardings)
+    step = eqx.filter_jit(update, donate="all-except-first")
+    return lambda state, raw: step((raw, prepare), state)
+
+
+def make_update(
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    *,
+    ema_decay: float,
+    steps: int,
+    shardings: Callable[[TrainState], TrainState] = lambda state: state,
+) -> Callable[[tuple[Any, Prepare], TrainState], tuple[TrainState, Metrics]]:
+    """What `make_step` compiles: `((raw, prepare), state) -> (state, metrics)`, the weights in `prepare` an argument too."""
 
     def share(step):
         return step.astype(jnp.float32) / steps
@@ -79,8 +93,8 @@ def make_step(
         teacher = _where(stage > last, objective.snapshot(state.networks), state.networks.teacher)
         return eqx.tree_at(lambda s: s.networks.teacher, state, teacher)
 
-    @eqx.filter_jit(donate="all-except-first")
-    def step(raw: Any, state: TrainState) -> tuple[TrainState, Metrics]:
+    def update(given: tuple[Any, Prepare], state: TrainState) -> tuple[TrainState, Metrics]:
+        raw, prepare = given
         k_prepare, k_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = prepare(raw, k_prepare)
         progress = share(state.step)
@@ -97,7 +111,7 @@ def make_step(
         metrics = metrics | {"grad_norm": norm, "skipped": new.skipped, "streak": new.streak}
         return shardings(new), metrics
 
-    return lambda state, raw: step(raw, state)
+    return update
 
 
 def _updated(

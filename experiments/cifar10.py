@@ -42,4 +42,4 @@ QUICK = dataclasses.replace(
 PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some ten minutes on two CPU cores.", QUICK)}
 
 if __name__ == "__main__":
-    main("cifar10", PRESETS, doc=__doc__)
+    main("cifar10", PRESETS, doc=__doc__, expected=((32, 32, 3), 10))

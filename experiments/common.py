@@ -13,17 +13,21 @@ from config import Config, Judge
 Presets = Mapping[str, tuple[str, Config]]
 """Settings by name, each with a line of help; the first is the default."""
 
+Expected = tuple[tuple[int, int, int], int]
+"""Shape of an experiment's examples as its network sees them, and number of classes, for a plan where the data are absent."""
 
-def main(experiment: str, presets: Presets, *, doc: str | None, judge: Judge | None = None) -> None:
+
+def main(experiment: str, presets: Presets, *, doc: str | None, expected: Expected, judge: Judge | None = None) -> None:
     """The command line of an experiment: reads the settings, runs it, turns what goes wrong into one sentence."""
     config = parse(presets, doc=doc)
     quieten()
     from eqx_shortcut.checkpoint import CheckpointError
     from eqx_shortcut.train import Diverged
+    from planning import plan
     from running import Interrupted, run
 
     try:
-        run(experiment, config, judge)
+        plan(config, expected) if config.dry_run else run(experiment, config, judge)
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signal)
@@ -59,9 +63,9 @@ def parse(presets: Presets, *, doc: str | None, args: list[str] | None = None) -
     listed = "\n".join(f"    {preset}: {text}" for preset, (text, _) in presets.items())
     description = f"{doc}\nPresets, named first:\n{listed}"
     try:
-        return tyro.cli(
-            Config, default=presets[name][1], args=rest, description=description, config=(tyro.conf.CascadeSubcommandArgs,)
-        )
+        default = presets[name][1]
+        config = (tyro.conf.CascadeSubcommandArgs,)
+        return tyro.cli(type(default), default=default, args=rest, description=description, config=config)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

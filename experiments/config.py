@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from eqx_shortcut.data import CIFAR10, Digits, FashionMNIST, Images
+from eqx_shortcut.data import CIFAR10, TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Images, Parquet
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import (
     ConsistencyDistillation,
@@ -32,6 +32,12 @@ AnyObjective = (
 )
 # Each experiment has its own source, so the command line offers that one's options and no choice between them.
 AnySource = tyro.conf.AvoidSubcommands[Digits | FashionMNIST | CIFAR10]
+ImageSource = (
+    Annotated[ImageFolder, tyro.conf.subcommand("image-folder")]
+    | Annotated[Parquet, tyro.conf.subcommand("parquet")]
+    | Annotated[TFDS, tyro.conf.subcommand("tfds")]
+    | Annotated[Arrays, tyro.conf.subcommand("arrays")]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Quality:
     """How samples are judged at the end of a run."""
 
     steps: tuple[int, ...] = (1, 2, 4, 8, 32, 128)
-    """Numbers of sampling steps."""
+    """Numbers of sampling steps; none: samples are not judged."""
     count: int = 10_000
     """Samples for each; their labels are those of the first so many training images."""
     guidance: float = 1.0
@@ -50,8 +56,8 @@ class Quality:
     """Seed of the noise."""
 
     def __post_init__(self):
-        if not self.steps or min(self.steps) < 1:
-            raise ValueError(f"--quality.steps {' '.join(map(str, self.steps))}: give at least one number, each 1 or more")
+        if min(self.steps, default=1) < 1:
+            raise ValueError(f"--quality.steps {' '.join(map(str, self.steps))}: use 1 or more, or none to judge nothing")
         if self.count < 2:
             raise ValueError(f"--quality.count {self.count}: a distance needs 2 samples or more")
         if self.batch < 1:
@@ -96,6 +102,10 @@ class Config:
     """Run folder whose weights the network starts from."""
     pairs: pathlib.Path | None = None
     """Folder of (noise, sample) pairs, made by make_pairs.py, to train on instead of the images: reflow."""
+    overfit: int | None = None
+    """Train on the first N examples only: a network that cannot learn them by heart has a defect."""
+    workers: int = 0
+    """Processes that read the data; 0 is a thread."""
     seed: int = 0
     """Seed of initialisation, data order and every draw."""
     name: str | None = None
@@ -116,15 +126,45 @@ class Config:
     """Log to TensorBoard too (needs the extra `tensorboard`)."""
     wandb: WandB = WandB()
     """Log to Weights & Biases too."""
+    dry_run: bool = False
+    """Print the settings and what they cost, and do nothing."""
 
     def __post_init__(self):
         for field in ("steps", "batch", "log_every", "sample_every", "checkpoint_every", "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"--{field.replace('_', '-')} {getattr(self, field)}: use 1 or more")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed}: use 0 or more")
+        for field in ("seed", "workers"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"--{field} {getattr(self, field)}: use 0 or more")
+        if self.overfit is not None and self.overfit < 1:
+            raise ValueError(f"--overfit {self.overfit}: use 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema-decay {self.ema_decay}: use a number from 0 to below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentConfig(Config):
+    """Train on an autoencoder's latents and sample. The same command again continues the run where it stopped."""
+
+    data: Annotated[None, tyro.conf.subcommand("none")] | ImageSource  # pyright: ignore[reportIncompatibleVariableOverride]
+    """Where the images come from; none is needed with a finished cache."""
+    vae: pathlib.Path = pathlib.Path("sd-vae-ft-mse")
+    """Folder or file of the autoencoder."""
+    cache: pathlib.Path | None = None
+    """Folder of latents to train from; those of the images are encoded and put there first. By default every step encodes."""
+    encode_batch: int = 16
+    """Images encoded at once, over all devices."""
+    quality: Quality = Quality(steps=())
+    """How samples are judged at the end; latents are not."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.encode_batch < 1:
+            raise ValueError(f"--encode-batch {self.encode_batch}: use 1 or more")
+        if self.quality.steps:
+            raise ValueError(
+                f"--quality.steps {' '.join(map(str, self.quality.steps))}: samples of latents are not judged yet: leave it out"
+            )
 
 
 Judge = Callable[[Images, np.ndarray, np.ndarray], dict[str, float]]

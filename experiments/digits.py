@@ -51,4 +51,4 @@ def judge(train: Images, images: np.ndarray, labels: np.ndarray) -> dict[str, fl
 
 
 if __name__ == "__main__":
-    main("digits", {"default": ("Four minutes on two cores.", DEFAULT)}, doc=__doc__, judge=judge)
+    main("digits", {"default": ("Four minutes on two cores.", DEFAULT)}, doc=__doc__, expected=((8, 8, 1), 10), judge=judge)

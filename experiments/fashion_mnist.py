@@ -42,4 +42,4 @@ QUICK = dataclasses.replace(
 PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some ten minutes on two CPU cores.", QUICK)}
 
 if __name__ == "__main__":
-    main("fashion_mnist", PRESETS, doc=__doc__)
+    main("fashion_mnist", PRESETS, doc=__doc__, expected=((28, 28, 1), 10))

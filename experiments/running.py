@@ -15,19 +15,23 @@ from tqdm import tqdm
 
 import eqx_shortcut
 from config import Config, Judge
+from encoding import identity
 from eqx_shortcut import figures, log, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
-from eqx_shortcut.data import Images, Pairs, batches, prepare, read_pairs
+from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.data.pipeline import host_batches
 from eqx_shortcut.evaluate import frechet_distance, moments
 from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
 from eqx_shortcut.trained import Trained, sample
 from eqx_shortcut.types import Metrics
+from examples import Data, open_data
 from start import check_start, start
 
 GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
 GRID_COLUMNS = 16
-MAY_CHANGE = ("version", "steps", "log_every", "sample_every", "checkpoint_every", "keep", "quality", "tensorboard", "wandb")
+MAY_CHANGE = (
+    "version steps log_every sample_every checkpoint_every keep quality tensorboard wandb workers vae cache encode_batch"
+).split()
 
 
 class Interrupted(Exception):
@@ -39,34 +43,47 @@ class Interrupted(Exception):
 
 
 def run(experiment: str, config: Config, judge: Judge | None) -> None:
-    """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps."""
+    """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps, if asked for."""
     use_compilation_cache()
     mesh = sharding.data_mesh()
     check(config, mesh)
-    train, held_out = config.data.build()
-    check_images(config, train, held_out)
+    data = open_data(config, mesh)
+    check_data(config, data)
+    record = described(experiment, config, data)
+    folder = config.runs / experiment / (config.name or default_name(config))
+    check_record(folder, record)
+    state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
+    open_folder(folder, record)
+    model = train_network(folder, config, data, state, record, mesh)
+    figures.loss_plot(log.read_lines(folder / "metrics.jsonl"), folder / "loss.png")
+    if config.quality.steps:
+        report_quality(folder, judge_samples(config, model, data, judge))
+    print(f"pictures and numbers: {folder}/samples{', quality.json, quality.png' * bool(config.quality.steps)}, loss.png")
+
+
+def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
+    """What defines a run, as its folder keeps it."""
+    settled = {key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name", "dry_run")}
     record = {
         "experiment": experiment,
         "version": eqx_shortcut.__version__,
-        "shape": list(train.shape),
-        "classes": train.classes,
-        **{key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")},
+        "shape": list(data.train.shape),
+        "classes": data.train.classes,
+        **settled,
     }
-    folder = config.runs / experiment / (config.name or default_name(config))
-    check_record(folder, record)
-    data = train if config.pairs is None else read_pairs(config.pairs, train.shape)
-    state = first_state(config, train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
-    open_folder(folder, record)
-    model = train_network(folder, config, train, data, state, record, mesh)
-    figures.loss_plot(log.read_lines(folder / "metrics.jsonl"), folder / "loss.png")
-    quality = judge_samples(config, model, train, held_out, judge)
+    if data.autoencoder is not None:
+        record["autoencoder"] = identity(data.autoencoder)
+    return record if data.latents is None else {**record, "latents": data.latents}
+
+
+def report_quality(folder: pathlib.Path, quality: dict[str, Any]) -> None:
+    """Writes quality.json and quality.png, and prints the table."""
     (folder / "quality.json").write_text(json.dumps(quality, indent=1))
     curve = {row["steps"]: row["frechet"] for row in quality["results"]}
     figures.quality_plot(
         {folder.name: curve}, folder / "quality.png", measure="pixel Frechet distance", floor=quality["held_out"]["frechet"]
     )
     print(table(quality))
-    print(f"pictures and numbers: {folder}/samples, quality.json, quality.png, loss.png")
 
 
 def default_name(config: Config) -> str:
@@ -94,8 +111,9 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
         )
 
 
-def check_images(config: Config, train: Images, held_out: Images) -> None:
-    """Refuses, before anything is written, images that the network does not fit or that cannot be compared."""
+def check_data(config: Config, data: Data) -> None:
+    """Refuses, before the run folder is written, examples that the network does not fit or that cannot be compared."""
+    train, held_out = data.train, data.held_out
     if train.shape != held_out.shape:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
@@ -129,7 +147,7 @@ def open_folder(folder: pathlib.Path, record: dict[str, Any]) -> None:
     draft.rename(path)
 
 
-def first_state(config: Config, train: Images, mesh: jax.sharding.Mesh, *, fresh: bool) -> TrainState:
+def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: bool) -> TrainState:
     """The state before the first step; of a fresh run, with the weights that it takes from other runs."""
     state = init_state(
         lambda key: config.network.build(train.shape, train.classes, key=key),
@@ -142,17 +160,12 @@ def first_state(config: Config, train: Images, mesh: jax.sharding.Mesh, *, fresh
 
 
 def train_network(
-    folder: pathlib.Path,
-    config: Config,
-    train: Images,
-    data: Images | Pairs,
-    state: TrainState,
-    record: dict[str, Any],
-    mesh: jax.sharding.Mesh,
+    folder: pathlib.Path, config: Config, data: Data, state: TrainState, record: dict[str, Any], mesh: jax.sharding.Mesh
 ) -> Trained:
     """The run's training, from its newest whole checkpoint to its last step."""
+    rows = data.rows
     checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep, config=record)
-    loader = batches(data, config.batch, seed=config.seed, sharding=sharding.batch_sharding(mesh))
+    loader = batches(rows, config.batch, seed=config.seed, sharding=sharding.batch_sharding(mesh), workers=config.workers)
     restored = checkpoints.restore(state)
     if restored is not None:
         state, position, notes = restored
@@ -162,16 +175,17 @@ def train_network(
             print(f"{note}: continuing from the one before")
         print(f"{folder}: continuing after step {int(state.step)}")
     else:
-        print(f"{folder}: {parameter_count(state):,} parameters, {len(data.labels):,} {data.noun}")
+        print(f"{folder}: {parameter_count(state):,} parameters, {len(rows.labels):,} {rows.noun}")
     step = make_step(
         config.objective,
         config.optimizer.build(config.steps),
-        prepare=prepare(data, mirror=config.data.mirror, labelled=not config.unconditional),
+        prepare=prepare(rows, mirror=data.mirror, labelled=not config.unconditional),
         ema_decay=config.ema_decay,
         steps=config.steps,
         shardings=lambda state: sharding.replicate(state, mesh),
     )
-    with Recorder(folder, config, record, start=int(state.step)) as recorder, signals() as received:
+    recording = Recorder(folder, config, record, start=int(state.step))
+    with contextlib.closing(loader), recording as recorder, signals() as received:
 
         def save(number: int, state: TrainState, metrics: Metrics) -> None:
             recorder.flush()
@@ -188,7 +202,7 @@ def train_network(
                 )
 
         def draw(number: int, state: TrainState, metrics: Metrics) -> None:
-            draw_samples(folder, trained(config, train, state), number)
+            draw_samples(folder, config, trained(config, data.train, state), data, number)
 
         events = (
             recorder,
@@ -198,10 +212,10 @@ def train_network(
         )
         state = fit(step, state, loader, until=config.steps, events=events)
     checkpoints.close()
-    return trained(config, train, state)
+    return trained(config, data.train, state)
 
 
-def trained(config: Config, train: Images, state: TrainState) -> Trained:
+def trained(config: Config, train: Rows, state: TrainState) -> Trained:
     """The average of the weights, as `eqx_shortcut.load` would return it."""
     step, labelled = int(state.step), not config.unconditional
     return Trained(state.networks.ema, config.objective, train.shape, train.classes, step, labelled=labelled)
@@ -275,17 +289,23 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def draw_samples(folder: pathlib.Path, model: Trained, step: int) -> None:
-    """Writes samples/step_N.png: one row a number of sampling steps, the same noise and label down each column."""
+def draw_samples(folder: pathlib.Path, config: Config, model: Trained, data: Data, step: int) -> None:
+    """Writes samples/step_N.png: one row a number of sampling steps, the same noise and label down each column.
+
+    Labels come in turn; of a run on few examples, theirs.
+    """
     key = jax.random.key(0)
-    rows = [np.asarray(sample(model, key, GRID_COLUMNS, steps=n)) for n in GRID_STEPS]
+    columns = GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
+    labels = np.resize(data.train.labels, columns) if config.overfit is not None and model.labelled else None
+    rows = [data.pictures(sample(model, key, columns, steps=n, labels=labels)) for n in GRID_STEPS]
     path = folder / "samples" / f"step_{step:07d}.png"
     figures.grid(np.stack(rows), path, labels=[f"{n} step{'s'[: n > 1]}" for n in GRID_STEPS])
 
 
-def judge_samples(config: Config, model: Trained, train: Images, held_out: Images, judge: Judge | None) -> dict[str, Any]:
+def judge_samples(config: Config, model: Trained, data: Data, judge: Judge | None) -> dict[str, Any]:
     """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
-    settings = config.quality
+    settings, train, held_out = config.quality, data.train, data.held_out
+    assert isinstance(train, Images) and isinstance(held_out, Images)
     labels = np.resize(train.labels, settings.count)
     real, unseen = train.scaled(), held_out.scaled()
     reference = moments(host_batches(real, 4096))

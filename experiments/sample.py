@@ -8,7 +8,8 @@ python experiments/sample.py runs/digits/shortcut --class 3 8
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -39,6 +40,8 @@ class Config:
     """Training step of the checkpoint; by default the newest."""
     seed: int = 0
     """Seed of the noise."""
+    vae: pathlib.Path | None = None
+    """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
     out: pathlib.Path = pathlib.Path("samples.png")
     """Picture to write."""
 
@@ -62,9 +65,11 @@ def main(config: Config) -> None:
     if not config.out.absolute().parent.is_dir():
         raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
     model = eqx_shortcut.load(config.run, weights=config.weights, step=config.step)
-    if model.shape[-1] not in (1, 3):
+    decode = decoder(config)
+    if decode is None and model.shape[-1] not in (1, 3):
         raise ValueError(
-            f"samples of {config.run} have {model.shape[-1]} channels and are no pictures: use eqx_shortcut.sample from Python"
+            f"samples of {config.run} have {model.shape[-1]} channels and are no pictures: name their autoencoder with "
+            "--vae, or use eqx_shortcut.sample from Python"
         )
     wanted, title = config.labels, ""
     if config.classes:
@@ -85,13 +90,33 @@ def main(config: Config) -> None:
             guidance=config.guidance,
             guide_always=config.guide_always,
         )
-        rows.append(folded(np.asarray(images), columns))
+        rows.append(folded(np.asarray(images if decode is None else decode(images)), columns))
         refused = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
         note = " (not applied: not what the network was trained for at this step size)" if refused else ""
         print(f"{row_names(steps, 1, title)[0]}: {config.count} samples, guidance {config.guidance}{note}")
     beside = [name for steps, block in zip(config.steps, rows, strict=True) for name in row_names(steps, len(block), title)]
     figures.grid(np.concatenate(rows), config.out, labels=beside)
     print(f"{config.out}: weights {config.weights} of training step {model.step}, seed {config.seed}")
+
+
+def decoder(config: Config) -> Callable[[Any], Any] | None:
+    """From samples to pictures, for a run on latents. Raises ValueError if its autoencoder is missing or another one."""
+    from encoding import identity, named
+    from eqx_shortcut import settings
+    from eqx_shortcut.models.autoencoder import decode_batch, from_training
+    from eqx_shortcut.models.pretrained import load_autoencoder
+
+    record = settings.read(config.run / "config.json")
+    path = config.vae or pathlib.Path(record.get("vae", ""))
+    if config.vae is None and "vae" not in record:
+        return None
+    if not path.exists():
+        raise ValueError(f"{config.run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
+    autoencoder = load_autoencoder(path)
+    different = settings.differences(record.get("autoencoder", identity(autoencoder)), identity(autoencoder))
+    if different:
+        raise ValueError(f"{path} is not the autoencoder of {config.run} ({named(different)}): name that one with --vae")
+    return lambda latents: decode_batch(autoencoder, from_training(autoencoder, latents))
 
 
 def class_names(run: pathlib.Path) -> tuple[str, ...]:

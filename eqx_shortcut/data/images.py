@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Array, Float, Integer, PRNGKeyArray, UInt8
 
+from ..types import Batch
+from . import pixels
 from .errors import BadImage, DataError
 from .formats.idx import read_idx
 from .formats.parquet import ParquetRecords, open_parquet
@@ -35,6 +37,14 @@ class Images:
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         """Images and labels at `indices`."""
         return {"pixels": self.pixels[indices], "labels": self.labels[indices]}
+
+    def first(self, count: int) -> "Images":
+        """The first so many."""
+        return dataclasses.replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
+
+    def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
+        """Images in [-1, 1] with their labels, mirrored with probability 1/2 each if `mirror`."""
+        return Batch(pixels.scaled(raw["pixels"], self.peak, key, mirror=mirror), raw["labels"])
 
     @property
     def shape(self) -> tuple[int, int, int]:

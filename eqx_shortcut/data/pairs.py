@@ -5,9 +5,11 @@ import json
 import pathlib
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
+from ..types import Batch
 from .errors import DataError
 
 MANIFEST = "pairs.json"
@@ -27,6 +29,20 @@ class Pairs:
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         """Noise, samples and labels at `indices`."""
         return {"noise": self.noise[indices], "x": self.x[indices], "labels": self.labels[indices]}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one sample."""
+        height, width, channels = self.x.shape[1:]
+        return height, width, channels
+
+    def first(self, count: int) -> "Pairs":
+        """The first so many."""
+        return Pairs(self.noise[:count], self.x[:count], self.labels[:count], self.classes)
+
+    def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
+        """Samples with their noise and labels, never mirrored: the noise would no longer be theirs."""
+        return Batch(raw["x"].astype(jnp.float32), raw["labels"], raw["noise"].astype(jnp.float32))
 
 
 def shard_path(folder: pathlib.Path, index: int) -> pathlib.Path:

@@ -5,23 +5,28 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Integer, PRNGKeyArray, Shaped
 
 from ..types import Batch
-from .images import Images
-from .pairs import Pairs
+from .encoded import Encoded
 from .records import ImageRecords
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """A set of which any rows can be had at any time."""
+    """A set of which any rows can be had at any time, and what the device makes of them."""
 
     noun: ClassVar[str]
     """What a row is, in the plural."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what a network sees."""
+        ...
 
     @property
     def labels(self) -> Integer[np.ndarray, " count"]:
@@ -35,6 +40,15 @@ class Rows(Protocol):
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         """The rows at `indices`, by name, labels among them."""
+        ...
+
+    def first(self, count: int) -> "Rows":
+        """The first so many rows."""
+        ...
+
+    @property
+    def batch(self) -> Callable[..., Batch]:
+        """The function `(raw rows, key, *, mirror) -> Batch` on the device: scaled, mirrored at random if `mirror`."""
         ...
 
 
@@ -137,7 +151,7 @@ def _start(source: WholeBatches, sharding: jax.sharding.Sharding, workers: int, 
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_prepare_worker)
-    if isinstance(source.data, ImageRecords):
+    if isinstance(source.data, ImageRecords | Encoded):
         dataset = dataset.map(source.data.note)
     prefetch = grain.experimental.ThreadPrefetchIterDataset
     dataset = prefetch(dataset, prefetch_buffer_size=4).map(functools.partial(_to_devices, sharding))
@@ -155,26 +169,26 @@ def _prepare_worker(worker: int, workers: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def prepare(
-    data: Images | ImageRecords | Pairs, *, mirror: bool = False, labelled: bool = True
-) -> Callable[[Any, PRNGKeyArray], Batch]:
-    """The function from a raw batch to a Batch, for use inside the compiled step.
+class Prepare(eqx.Module):
+    """From raw rows to a Batch, in the compiled step: what the data make of them (see Rows.batch), with all labels hidden if
+    not `labelled`."""
 
-    Images are scaled to [-1, 1] and mirrored with probability 1/2 each if `mirror`; pairs keep their noise and their sides.
-    `labelled=False` hides all labels.
+    batch: Callable[..., Batch]
+    classes: int = eqx.field(static=True)
+    mirror: bool = eqx.field(static=True)
+    labelled: bool = eqx.field(static=True)
+
+    def __call__(self, raw: Any, key: PRNGKeyArray) -> Batch:
+        batch = self.batch(raw, key, mirror=self.mirror)
+        return batch if self.labelled else Batch(batch.x, jnp.full_like(batch.cond, self.classes), batch.noise)
+
+
+def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True) -> Prepare:
+    """The function from a raw batch of `data` to a Batch, for use inside the compiled step.
+
+    What can be mirrored is, with probability 1/2 each if `mirror`. `labelled=False` hides all labels.
     """
-
-    def to_batch(raw: dict[str, Array], key: PRNGKeyArray) -> Batch:
-        labels = raw["labels"] if labelled else jnp.full_like(raw["labels"], data.classes)
-        if isinstance(data, Pairs):
-            return Batch(raw["x"].astype(jnp.float32), labels, raw["noise"].astype(jnp.float32))
-        x = raw["pixels"].astype(jnp.float32) / (data.peak / 2) - 1
-        if mirror:
-            flip = jax.random.bernoulli(key, 0.5, (x.shape[0], 1, 1, 1))
-            x = jnp.where(flip, x[:, :, ::-1], x)
-        return Batch(x, labels)
-
-    return to_batch
+    return Prepare(data.batch, data.classes, mirror, labelled)
 
 
 def host_batches(x: Shaped[np.ndarray, "count *shape"], size: int) -> Iterator[Shaped[np.ndarray, "_ *shape"]]:

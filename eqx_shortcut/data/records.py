@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Array, Integer, PRNGKeyArray, UInt8
 
+from ..types import Batch
+from . import pixels
 from .errors import BadImage, DataError
 from .images import check_labels
 from .preprocess import Encoded, square
@@ -112,6 +114,15 @@ class ImageRecords:
             "labels": self.labels[places],
             "replaced": np.unique(indices[places != indices]),
         }
+
+    def first(self, count: int) -> "ImageRecords":
+        """The first so many."""
+        labels = self.labels[:count]
+        return dataclasses.replace(self, records=Subset(self.records, np.arange(len(labels)), labels))
+
+    def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
+        """Images in [-1, 1] with their labels, mirrored with probability 1/2 each if `mirror`."""
+        return Batch(pixels.scaled(raw["pixels"], self.peak, key, mirror=mirror), raw["labels"])
 
     def note(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`rows` without `replaced`, which is added to `bad`. Workers decode, but what they find is counted in one place."""

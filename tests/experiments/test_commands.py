@@ -224,8 +224,7 @@ REFUSED = {
     "no training": ("digits", "--steps 0", "--steps 0: use 1 or more"),
     "negative seed": ("digits", "--seed -1", "--seed -1: use 0 or more"),
     "decay": ("digits", "--ema-decay 1.5", "--ema-decay 1.5: use a number from 0 to below 1"),
-    "no sampler": ("digits", "--quality.steps 0", "--quality.steps 0: give at least one number, each 1 or more"),
-    "no samplers": ("digits", "--quality.steps", "--quality.steps : give at least one number"),
+    "no sampler": ("digits", "--quality.steps 0", "--quality.steps 0: use 1 or more, or none to judge nothing"),
     "one sample": ("digits", "--quality.count 1", "--quality.count 1: a distance needs 2 samples or more"),
     "no samples at once": ("digits", "--quality.batch 0", "--quality.batch 0: use 1 or more"),
     "guidance that guides nothing": (

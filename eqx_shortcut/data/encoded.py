@@ -1,0 +1,89 @@
+"""Images as an autoencoder's latents, encoded on the device in every step."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer, PRNGKeyArray
+
+from ..models.autoencoder import Autoencoder, Posterior, to_training
+from ..types import Batch
+from . import pixels
+from .images import Images
+from .records import ImageRecords
+
+
+class Encode(eqx.Module):
+    """From raw images to a Batch of latents: mirrored, encoded, the posterior sampled, in training units.
+
+    A module, so that a compiled step takes the autoencoder's weights as an argument and does not contain them.
+    """
+
+    autoencoder: Autoencoder
+    peak: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    def __call__(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
+        k_mirror, k_posterior = jax.random.split(key)
+        images = pixels.scaled(raw["pixels"], self.peak, k_mirror, mirror=mirror)
+        latents = encode_in_parts(self.autoencoder, images, self.size).sample(k_posterior)
+        return Batch(to_training(self.autoencoder, latents), raw["labels"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Images of which a network sees the latents; `size` images are encoded at once, which bounds the memory of a step."""
+
+    images: Images | ImageRecords
+    autoencoder: Autoencoder
+    size: int
+
+    noun: ClassVar[str] = "images"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one latent; raises ValueError if the autoencoder does not divide the images."""
+        return self.autoencoder.latent_shape(self.images.shape)
+
+    @property
+    def classes(self) -> int:
+        """Labels are below it."""
+        return self.images.classes
+
+    @property
+    def labels(self) -> Integer[np.ndarray, " count"]:
+        """The label of each image."""
+        return self.images.labels
+
+    def first(self, count: int) -> "Encoded":
+        """The first so many."""
+        return dataclasses.replace(self, images=self.images.first(count))
+
+    def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
+        """Images and labels at `indices`."""
+        return self.images.rows(indices)
+
+    def note(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the images note of rows that were read (see ImageRecords)."""
+        return self.images.note(rows) if isinstance(self.images, ImageRecords) else dict(rows)
+
+    @property
+    def batch(self) -> Encode:
+        """The function from raw images to a Batch of latents."""
+        return Encode(self.autoencoder, self.images.peak, self.size)
+
+
+def encode_in_parts(autoencoder: Autoencoder, images: Float[Array, "batch height width 3"], size: int) -> Posterior:
+    """The posterior of every image, `size` at a time one after another; raises ValueError unless `size` divides the batch."""
+    count = images.shape[0]
+    size = min(size, count)
+    if count % size:
+        raise ValueError(f"batch {count} is not a multiple of the {size} images encoded at once: use --encode-batch {count}")
+    # Strided: each part then has images of every device of a batch that is split over devices, and nothing is sent.
+    parts = jnp.swapaxes(images.reshape(size, count // size, *images.shape[1:]), 0, 1)
+    found = jax.lax.map(jax.vmap(autoencoder.encode), parts)
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1).reshape(count, *a.shape[2:]), found)

@@ -1,0 +1,148 @@
+"""From images to a cache of latents: what is missing is encoded, what is there is kept."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from eqx_shortcut import settings, sharding
+from eqx_shortcut.data import Images
+from eqx_shortcut.data.latents import MANIFEST, PARTS, Shard, read_manifest, shard_rows
+from eqx_shortcut.data.records import ImageRecords
+from eqx_shortcut.data.sources import Photos
+from eqx_shortcut.models.autoencoder import Autoencoder, fingerprint
+
+DRAFT = "settings.json"
+UNSTORED = ("mirror", "index")
+"""Settings of a source on which the latents do not depend: both sides of each image are stored."""
+
+
+def encode(source: Photos, autoencoder: Autoencoder, out: pathlib.Path, *, batch: int, shard: int) -> dict[str, int]:
+    """Writes the cache of a source's images and says how many there are in each part.
+
+    Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
+    """
+    images = dict(zip(PARTS, source.build(), strict=True))
+    settled = described(source, autoencoder, images["train"], shard)
+    open_folder(out, settled)
+    mesh = sharding.data_mesh(jax.local_devices())
+    sharding.check_batch(batch, mesh)
+    for part, data in images.items():
+        (out / part).mkdir(exist_ok=True)
+        ranges = shard_rows(len(data.labels), shard)
+        mine = range(jax.process_index(), len(ranges), jax.process_count())
+        missing = [i for i in mine if not Shard(out / part, i).seal.exists()]
+        for index in missing:
+            moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, f"{part} {index + 1}/{len(ranges)}")
+            Shard(out / part, index).write(moments, labels)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("every shard is written")
+    if jax.process_index() == 0:
+        finish(out, settled, {part: len(data.labels) for part, data in images.items()}, shard)
+    return {part: len(data.labels) for part, data in images.items()}
+
+
+def described(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
+    """What defines the bytes of a cache."""
+    height, width, channels = autoencoder.latent_shape(images.shape)
+    posterior = eqx.filter_eval_shape(autoencoder.encode, jax.ShapeDtypeStruct(images.shape, jnp.float32))
+    return {
+        "format": 1,
+        "moments": [2, 1 if posterior.log_variance is None else 2, height, width, channels],
+        "dtype": "float16",
+        "shard": shard,
+        "classes": images.classes,
+        "image": list(images.shape),
+        "autoencoder": identity(autoencoder),
+        "source": stored_source(source),
+        "preprocessing": "central square, antialiased resize, pixels / 127.5 - 1; each image and its mirror image",
+    }
+
+
+def identity(autoencoder: Autoencoder) -> dict[str, Any]:
+    """What tells an autoencoder from others, wherever its files lie."""
+    return {
+        "class": type(autoencoder).__name__,
+        "sha256": fingerprint(autoencoder),
+        "scale": autoencoder.scale,
+        "shift": autoencoder.shift,
+    }
+
+
+def stored_source(source: Photos) -> dict[str, Any]:
+    """The settings of a source on which the latents depend."""
+    return {key: value for key, value in settings.dump(source).items() if key not in UNSTORED}
+
+
+def check_cache(cache: pathlib.Path, source: Photos | None, autoencoder: Autoencoder) -> None:
+    """Raises ValueError, naming what differs, if a finished cache is of other images or of another autoencoder."""
+    manifest = read_manifest(cache)
+    given: dict[str, Any] = {"autoencoder": identity(autoencoder)}
+    if source is not None:
+        given["source"] = stored_source(source)
+    different = settings.differences({key: manifest.get(key) for key in given}, given)
+    if different:
+        raise ValueError(
+            f"{cache} holds other latents: {named(different)}. Name what they were made from, or another folder with --cache"
+        )
+
+
+def named(different: Mapping[str, tuple[Any, Any]]) -> str:
+    """Differences between stored and new settings in words."""
+    return "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in different.items())
+
+
+def open_folder(out: pathlib.Path, settled: dict[str, Any]) -> None:
+    """Makes the folder, or makes sure that the one found holds this cache; raises ValueError naming what differs."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / DRAFT
+    if path.exists():
+        different = settings.differences(settings.read(path), settled)
+        if different:
+            raise ValueError(f"{out} holds another cache: {named(different)}. Repeat its settings, or name another folder")
+    path.write_text(json.dumps(settled, indent=1))
+
+
+def encode_shard(
+    autoencoder: Autoencoder, data: Images | ImageRecords, rows: range, batch: int, mesh: jax.sharding.Mesh, title: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of the images `rows` and of their mirror images, and their labels."""
+    moments, labels = [], []
+    for start in tqdm(range(rows.start, rows.stop, batch), desc=f"encoding {title}", unit="batch", dynamic_ncols=True):
+        numbers = np.arange(start, min(start + batch, rows.stop))
+        found = data.rows(numbers)
+        found = data.note(found) if isinstance(data, ImageRecords) else found
+        filled = np.pad(found["pixels"], [(0, batch - len(numbers)), (0, 0), (0, 0), (0, 0)])
+        pixels = jax.device_put(filled, sharding.batch_sharding(mesh))
+        moments.append(np.asarray(_moments(autoencoder, pixels, data.peak))[: len(numbers)])
+        labels.append(found["labels"])
+    return np.concatenate(moments), np.concatenate(labels)
+
+
+@eqx.filter_jit
+def _moments(autoencoder, pixels, peak):
+    def of(image):
+        posterior = autoencoder.encode(image)
+        return jnp.stack([posterior.mean] if posterior.log_variance is None else [posterior.mean, posterior.log_variance])
+
+    x = pixels.astype(jnp.float32) / (peak / 2) - 1
+    # Half precision is what is stored; there is no need to send more to the host.
+    return jax.vmap(lambda image: jnp.stack([of(image), of(image[:, ::-1])]))(x).astype(jnp.float16)
+
+
+def finish(out: pathlib.Path, settled: dict[str, Any], counts: dict[str, int], shard: int) -> None:
+    """Writes the manifest, with which a cache is whole."""
+    parts = {}
+    for part, count in counts.items():
+        seals = [Shard(out / part, i).seal.read_text() for i in range(len(shard_rows(count, shard)))]
+        parts[part] = {"count": count, "shards": seals}
+    draft = out / f"{MANIFEST}.part"
+    draft.write_text(json.dumps({**settled, "parts": parts}, indent=1))
+    draft.rename(out / MANIFEST)

@@ -1,0 +1,33 @@
+"""Your own images, of any size, as latents of an autoencoder.
+
+    python experiments/images.py data:image-folder --data.path photos --vae sd-vae-ft-mse --cache latents/photos
+    python experiments/images.py tiny data:image-folder --data.path photos --vae FOLDER      # to try it all on a laptop
+
+Images: one folder of photos, or one folder a class (data:image-folder), or other formats (data:parquet, data:tfds,
+data:arrays). Each is cropped to its central square and resized to --data.size. Without --cache every step encodes its images.
+Weights: any autoencoder of diffusers (AutoencoderKL, AutoencoderTiny) or of madebyollin/taesd, such as `hf download
+stabilityai/sd-vae-ft-mse config.json diffusion_pytorch_model.safetensors --local-dir sd-vae-ft-mse`. Hardware: meant for one
+GPU; time and quality not measured by us, and nothing is published for them.
+"""
+
+import dataclasses
+
+import celeba
+from common import main
+from eqx_shortcut.models.dit import preset
+
+DEFAULT = dataclasses.replace(
+    celeba.DEFAULT,
+    network=preset("S/2"),
+    steps=100_000,
+    unconditional=False,
+    sample_every=5000,
+    checkpoint_every=5000,
+)
+PRESETS = {
+    "default": ("DiT-S/2 for 100,000 steps.", DEFAULT),
+    "tiny": ("A tiny network for 300 steps, to try the pipeline.", dataclasses.replace(celeba.TINY, unconditional=False)),
+}
+
+if __name__ == "__main__":
+    main("images", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))

@@ -1,0 +1,148 @@
+"""What a run would cost: its settings, size, work and memory, without a weight made or a file written."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from common import Expected
+from config import Config, LatentConfig
+from eqx_shortcut import settings, sharding
+from eqx_shortcut.data import TFDS, Images, Latents, Rows, prepare, read_latents
+from eqx_shortcut.data.latents import MANIFEST
+from eqx_shortcut.models.pretrained import load_autoencoder
+from eqx_shortcut.train import TrainState, init_state, make_update
+from running import check
+
+
+def plan(config: Config, expected: Expected) -> None:
+    """Prints settings, parameters, tokens, batch a device, work of a step and memory a device of the run."""
+    mesh = sharding.data_mesh()
+    check(config, mesh)
+    rows, seen = example(config, expected)
+    state = abstract_state(config, rows)
+    traced = trace(config, rows, state, mesh)
+    memory = traced.lower().compile().memory_analysis()
+    height, width = (side // config.network.patch for side in rows.shape[:2])
+    devices = mesh.shape["data"]
+    print(json.dumps(settings.dump(config), indent=1))
+    print(f"data               {seen}: {' x '.join(map(str, rows.shape))}, {rows.classes} classes")
+    print(f"parameters         {parameter_count(state):,}")
+    print(f"tokens             {height * width} an example ({height} x {width} patches)")
+    print(f"batch a device     {config.batch // devices} ({config.batch} over {devices} x {jax.devices()[0].device_kind})")
+    print(f"work a step        {flops(traced.jaxpr) / 1e9:,.1f} GFLOP in products and convolutions, over all devices")
+    print(f"memory a device    {memory_of(memory) / 2**30:.2f} GiB as compiled for {jax.default_backend()}")
+
+
+def example(config: Config, expected: Expected) -> tuple[Rows, str]:
+    """One example of zeros of the kind that the run would train on, and how its size is known."""
+    shape, classes = expected
+    labels = np.zeros(1, np.int32)
+    if not isinstance(config, LatentConfig):
+        return Images(np.zeros((1, *shape), np.uint8), labels, classes), "as this experiment has them"
+    if config.cache is not None and (config.cache / MANIFEST).exists():
+        return read_latents(config.cache, "train"), f"latents in {config.cache}"
+    said = []
+    try:
+        if config.data is not None:
+            shape = load_autoencoder(config.vae).latent_shape((config.data.size, config.data.size, 3))
+            said.append(f"latents of {config.vae}")
+    except ValueError:
+        said.append(f"no autoencoder in {config.vae}, so its latents as expected")
+    try:
+        if config.data is not None and not isinstance(config.data, TFDS):  # whose index would be written
+            classes = config.data.build()[0].classes
+            said.append(f"images in {config.data.path}")
+    except ValueError:
+        said.append("no images there, so their classes as expected")
+    moments = np.zeros((1, 2, 2, *shape), np.float16)
+    return Latents(pathlib.Path(), "", (moments,), labels, classes, 1.0, 0.0), "; ".join(said) or "as expected, none are named"
+
+
+def abstract_state(config: Config, rows: Rows) -> TrainState:
+    """Shapes and types of the training state."""
+    return eqx.filter_eval_shape(
+        lambda: init_state(
+            lambda key: config.network.build(rows.shape, rows.classes, key=key),
+            config.optimizer.build(config.steps),
+            jax.random.key(config.seed),
+            teacher=config.objective.stages > 0,
+        )
+    )
+
+
+def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+    """The training step, traced on shapes laid out as in training."""
+    whole, split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()), sharding.batch_sharding(mesh)
+    update = make_update(
+        config.objective,
+        config.optimizer.build(config.steps),
+        ema_decay=config.ema_decay,
+        steps=config.steps,
+        shardings=lambda state: sharding.replicate(state, mesh),
+    )
+    to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)
+    read = rows.rows(np.zeros(1, np.int64))
+    sizes = {name: (config.batch, *array.shape[1:]) for name, array in read.items()}
+    raw = {name: jax.ShapeDtypeStruct(sizes[name], array.dtype, sharding=split) for name, array in read.items()}
+    laid = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole) if is_shape(a) else a, state)
+    arrays, static = eqx.partition(laid, is_shape)
+
+    def step(raw, arrays):
+        new, metrics = update((raw, to_batch), eqx.combine(arrays, static))
+        return eqx.filter(new, eqx.is_array), metrics
+
+    return jax.jit(step, donate_argnums=1).trace(raw, arrays)
+
+
+def is_shape(leaf: Any) -> bool:
+    """Whether a leaf stands for an array."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def parameter_count(state: TrainState) -> int:
+    """Numbers in the network."""
+    leaves = (leaf for leaf in jax.tree.leaves(state.networks.online) if is_shape(leaf))
+    return sum(math.prod(leaf.shape) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def memory_of(analysis: Any) -> int:
+    """Bytes on one device: what comes in, what goes out in other places, and what is needed between."""
+    returned = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return analysis.argument_size_in_bytes + returned + analysis.temp_size_in_bytes
+
+
+def flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
+    """Multiplications and additions in matrix products and convolutions, each pass of a scan counted.
+
+    XLA's own analysis counts the body of a loop once, and the blocks of a network are such a body.
+    """
+    return sum(_flops(equation) for equation in (jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr).eqns)
+
+
+def _flops(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+    if name == "rows_matmul":  # see eqx_shortcut.models.matmul
+        return 2 * equation.outvars[0].aval.size * equation.invars[0].aval.shape[-1]
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+    inner = [flops(found) for value in params.values() for found in _programs(value)]
+    if name == "cond":
+        return max(inner)
+    return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+
+
+def _programs(value: Any) -> list[ClosedJaxpr | Jaxpr]:
+    if isinstance(value, ClosedJaxpr | Jaxpr):
+        return [value]
+    return [found for item in value for found in _programs(item)] if isinstance(value, tuple | list) else []

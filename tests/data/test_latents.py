@@ -1,0 +1,128 @@
+"""Caches of latents: rows in any order are those that were written, batches follow the posterior, every fault is named."""
+
+import json
+import pathlib
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut.data import DataError, prepare, read_latents
+from eqx_shortcut.data.latents import MANIFEST, Shard, shard_rows
+
+COUNT, SIZE, SHAPE, SCALE, SHIFT = 10, 4, (3, 2, 5), 0.5, 0.25
+MOMENTS = np.random.default_rng(0).normal(size=(COUNT, 2, 2, *SHAPE)).astype(np.float16)
+LABELS = np.arange(COUNT, dtype=np.int32) % 3
+
+
+@pytest.fixture
+def cache(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Three shards, the last one short."""
+    (tmp_path / "train").mkdir()
+    ranges = shard_rows(COUNT, SIZE)
+    for i, rows in enumerate(ranges):
+        Shard(tmp_path / "train", i).write(MOMENTS[rows.start : rows.stop], LABELS[rows.start : rows.stop])
+    manifest = {
+        "moments": MOMENTS.shape[1:],
+        "shard": SIZE,
+        "classes": 3,
+        "autoencoder": {"scale": SCALE, "shift": SHIFT},
+        "parts": {"train": {"count": COUNT, "shards": [Shard(tmp_path / "train", i).seal.read_text() for i in range(3)]}},
+    }
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    return tmp_path
+
+
+@pytest.mark.parametrize("indices", [np.arange(COUNT), np.array([9, 0, 4, 3, 3])])
+def test_rows_in_any_order_are_those_written(cache, indices):
+    for latents in (read := read_latents(cache, "train", check=True)), pickle.loads(pickle.dumps(read)):
+        rows = latents.rows(indices)
+        np.testing.assert_array_equal(rows["moments"], MOMENTS[indices])
+        np.testing.assert_array_equal(rows["labels"], LABELS[indices])
+        assert latents.shape == SHAPE and latents.classes == 3
+
+
+def test_another_process_is_sent_the_place_and_not_the_latents(cache):
+    latents = read_latents(cache, "train").first(7)
+    sent = pickle.dumps(latents)
+    assert len(sent) < 400 < MOMENTS.nbytes
+    assert len(pickle.loads(sent).labels) == len(latents.labels) == 7
+
+
+def many(latents, key, *, mirror: bool, count: int = 4000) -> np.ndarray:
+    """Batches of the first image, whose moments are equal in every row."""
+    raw = {name: jnp.asarray(value) for name, value in latents.rows(np.zeros(count, np.int64)).items()}
+    return np.asarray(prepare(latents, mirror=mirror)(raw, key).x)
+
+
+def test_a_batch_is_drawn_from_the_posterior_in_training_units(cache, key):
+    x = many(read_latents(cache, "train"), key, mirror=False)
+    mean, deviation = MOMENTS[0, 0, 0].astype(np.float32), np.exp(MOMENTS[0, 0, 1].astype(np.float32) / 2)
+    bound = 5 * deviation * SCALE / np.sqrt(len(x))
+    assert np.all(np.abs(x.mean(0) - (mean - SHIFT) * SCALE) < bound)
+    np.testing.assert_allclose(x.std(0), deviation * SCALE, rtol=0.1)
+
+
+@pytest.mark.parametrize(("mirror", "share"), [(True, 0.5), (False, 0.0)])
+def test_about_half_the_rows_are_of_the_mirror_image(cache, key, mirror, share):
+    moments = np.zeros((COUNT, 2, 1, *SHAPE), np.float16)
+    moments[:, 1] = 1
+    Shard(cache / "train", 0).write(moments[:SIZE], LABELS[:SIZE])
+    for i in (1, 2):
+        Shard(cache / "train", i).write(moments[i * SIZE : (i + 1) * SIZE], LABELS[i * SIZE : (i + 1) * SIZE])
+    change(cache, moments=moments.shape[1:])
+    x = many(read_latents(cache, "train"), key, mirror=mirror) / SCALE + SHIFT
+    assert np.all((x == 0).all((1, 2, 3)) ^ (x == 1).all((1, 2, 3)))
+    assert abs(x.mean() - share) < 4 * 0.5 / np.sqrt(len(x))
+
+
+def change(cache: pathlib.Path, **entries) -> None:
+    path = cache / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+def drop(cache: pathlib.Path, key: str) -> None:
+    path = cache / MANIFEST
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != key}))
+
+
+def flip(path: pathlib.Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+PART = {"train": {"count": COUNT + SIZE, "shards": ["", "", ""]}}
+FAULTS = {
+    "no manifest": (lambda c: (c / MANIFEST).unlink(), "holds no finished cache of latents .*encode_latents.py"),
+    "no JSON": (lambda c: (c / MANIFEST).write_text("{"), "manifest.json cannot be read"),
+    "no part": (lambda c: change(c, parts={}), "lacks 'train' and is no cache of latents: delete it and repeat"),
+    "no sizes": (lambda c: drop(c, "moments"), "lacks 'moments'"),
+    "more images": (lambda c: change(c, parts=PART), "names 3 shards, its images fill 4"),
+    "other shape": (lambda c: change(c, moments=[2, 2, 4, 4, 4]), r"00000.npy holds float16 of shape .* delete its .sha256"),
+    "other shards": (lambda c: change(c, shard=5, parts={"train": {"count": 10, "shards": ["", ""]}}), "by the manifest it is"),
+    "no shard": (lambda c: Shard(c / "train", 1).moments.unlink(), "00001.npy cannot be read"),
+    "short shard": (lambda c: Shard(c / "train", 2).moments.write_bytes(b"\x93NUMPY"), "00002.npy cannot be read"),
+    "short labels": (lambda c: np.save(Shard(c / "train", 1).labels, LABELS[:1]), "00001.labels.npy holds int32 of shape"),
+    "flipped bit": (
+        lambda c: flip(Shard(c / "train", 1).moments),
+        "00001.npy or its labels have changed .*00001.sha256",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_cache_that_contradicts_its_manifest_is_refused_in_one_sentence(cache, fault):
+    spoil, words = FAULTS[fault]
+    spoil(cache)
+    with pytest.raises(DataError, match=words) as caught:
+        read_latents(cache, "train", check=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_draw_is_a_function_of_the_key(cache, key):
+    latents = read_latents(cache, "train")
+    assert np.array_equal(many(latents, key, mirror=True), many(latents, key, mirror=True))
+    assert not np.array_equal(many(latents, key, mirror=True), many(latents, jax.random.key(1), mirror=True))

@@ -1,0 +1,312 @@
+"""Latents through the commands: encoded, interrupted, contradicted, trained on, sampled and decoded."""
+
+import dataclasses
+import json
+import pathlib
+import resource
+import shutil
+
+import equinox as eqx
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+from autoencoders import KL, write_autoencoder
+from commands import in_process, snapshot
+
+import planning
+from config import LatentConfig
+from encoding import encode
+from eqx_shortcut import settings, sharding
+from eqx_shortcut.data import Arrays, Encoded, prepare, read_latents
+from eqx_shortcut.data.latents import MANIFEST, Shard
+from eqx_shortcut.log import read_lines
+from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.models.autoencoder import encode_batch, to_training
+from eqx_shortcut.models.dit import preset
+from eqx_shortcut.models.pretrained import load_autoencoder
+from eqx_shortcut.objectives import FlowMatching, Shortcut
+from eqx_shortcut.optimizer import AdamW
+
+COUNT, SIDE, SHARD = 24, 8, 8
+TINY = (
+    "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --encode-batch 8 --steps 4 "
+    "--checkpoint-every 2 --sample-every 4 --log-every 1 --objective.steps 4 --optimizer.warmup 0"
+).split()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Images, two autoencoders and a finished cache; do not change them."""
+    folder = tmp_path_factory.mktemp("latents")
+    pixels = np.random.default_rng(0).integers(0, 256, (COUNT, 12, 10, 3), np.uint8)
+    np.savez(folder / "photos.npz", images=pixels, labels=np.arange(COUNT) % 3)
+    write_autoencoder(folder / "vae")
+    write_autoencoder(folder / "other", seed=1)
+    assert run_encode(folder, folder / "cache")[0] == 0
+    return folder
+
+
+def run_encode(base: pathlib.Path, out: pathlib.Path, *args: str) -> tuple[int, str, str]:
+    source = ["source:arrays", "--source.path", str(base / "photos.npz"), "--source.size", str(SIDE)]
+    line = [*source, "--vae", str(base / "vae"), "--out", str(out), "--batch", "8", "--shard", str(SHARD), *args]
+    return in_process("encode_latents", line)
+
+
+def train(base: pathlib.Path, runs: pathlib.Path, *args: str, images: bool = True) -> tuple[int, str, str]:
+    """The tiny run with some settings changed."""
+    given = ["--data.path", str(base / "photos.npz"), "--data.size", "8"] if images else []
+    chosen = merged([*TINY, *given, "--vae", str(base / "vae"), "--runs", str(runs), *args])
+    return in_process("images", ["tiny", *(["data:arrays"] if images else []), *chosen])
+
+
+def merged(args: list[str]) -> list[str]:
+    """Options with the last of those that are given twice."""
+    starts = [i for i, arg in enumerate(args) if arg.startswith("--")]
+    options = {args[i]: args[i:j] for i, j in zip(starts, [*starts[1:], len(args)], strict=True)}
+    return [part for option in options.values() for part in option]
+
+
+def source(base: pathlib.Path) -> Arrays:
+    return Arrays(path=base / "photos.npz", size=SIDE)
+
+
+def refusal(result: tuple[int, str, str]) -> str:
+    """What a command that was refused says at its end, in one line."""
+    code, _, err = result
+    assert code in (1, 2) and "Traceback" not in err, err
+    lines = err.replace("│", " ").strip().splitlines()
+    return lines[-1] if code == 1 else " ".join(" ".join(lines).split())
+
+
+def test_a_cache_holds_the_posterior_of_each_image_and_of_its_mirror_image(base, key):
+    autoencoder = load_autoencoder(base / "vae")
+    for part, images in zip(("train", "held_out"), source(base).build(), strict=True):
+        latents = read_latents(base / "cache", part, check=True)
+        assert latents.shape == autoencoder.latent_shape(images.shape) == (4, 4, KL.latent_channels)
+        every = np.arange(len(images.labels))
+        rows, pixels = latents.rows(every), images.rows(every)["pixels"]
+        np.testing.assert_array_equal(rows["labels"], images.labels)
+        for side, seen in enumerate((pixels, pixels[:, :, ::-1])):
+            posterior = encode_batch(autoencoder, seen.astype(np.float32) / 127.5 - 1)
+            assert posterior.log_variance is not None
+            np.testing.assert_allclose(rows["moments"][:, side, 0], posterior.mean, atol=2e-3, rtol=2e-3)
+            np.testing.assert_allclose(rows["moments"][:, side, 1], posterior.log_variance, atol=2e-3, rtol=2e-3)
+
+
+def test_encoding_in_the_step_draws_from_the_same_posterior(base, key):
+    autoencoder, (images, _) = load_autoencoder(base / "vae"), source(base).build()
+    data = Encoded(images, autoencoder, 8)
+    rows = data.note(data.rows(np.zeros(512, np.int64)))
+    split = sharding.batch_sharding(sharding.data_mesh())
+    to_batch = eqx.filter_jit(prepare(data, mirror=False))
+    x = to_batch({name: jax.device_put(a, split) for name, a in rows.items()}, key).x
+    posterior = encode_batch(autoencoder, images.rows(np.arange(1))["pixels"].astype(np.float32) / 127.5 - 1)
+    assert posterior.log_variance is not None
+    deviation = np.exp(np.asarray(posterior.log_variance[0]) / 2) * KL.scaling_factor
+    expected = to_training(autoencoder, jax.numpy.asarray(posterior.mean[0]))
+    assert np.all(np.abs(np.asarray(x).mean(0) - expected) < 5 * deviation / np.sqrt(len(x)))
+    np.testing.assert_allclose(np.asarray(x).std(0), deviation, rtol=0.2)
+
+
+def test_parts_encoded_one_after_another_keep_their_order(base, key):
+    autoencoder, (images, _) = load_autoencoder(base / "vae"), source(base).build()
+    rows = images.note(images.rows(np.arange(16)))
+    raw = {name: jax.numpy.asarray(array) for name, array in rows.items()}
+    whole, parts = (prepare(Encoded(images, autoencoder, size))(raw, key).x for size in (16, 4))
+    np.testing.assert_allclose(whole, parts, atol=1e-5)
+
+
+def test_two_runs_and_an_interrupted_one_write_the_same_bytes(base, tmp_path):
+    wanted = snapshot(base / "cache")
+    out = tmp_path / "cache"
+    assert run_encode(base, out)[0] == 0 and snapshot(out) == wanted
+    Shard(out / "train", 1).seal.unlink()
+    Shard(out / "train", 1).moments.write_bytes(b"half")
+    (out / MANIFEST).unlink()
+    untouched = Shard(out / "train", 0).moments.stat().st_mtime_ns
+    code, said, _ = run_encode(base, out)
+    assert code == 0 and "23" not in said[:3] and snapshot(out) == wanted
+    assert Shard(out / "train", 0).moments.stat().st_mtime_ns == untouched
+
+
+def test_a_folder_of_other_latents_is_refused(base):
+    before = snapshot(base / "cache")
+    said = refusal(run_encode(base, base / "cache", "--shard", "4"))
+    assert "holds another cache: shard is 4, there it is 8" in said
+    said = refusal(in_process("encode_latents", encode_line(base, base / "other")))
+    assert "autoencoder.sha256 is" in said and snapshot(base / "cache") == before
+
+
+def encode_line(base: pathlib.Path, vae: pathlib.Path) -> list[str]:
+    line = ["source:arrays", "--source.path", str(base / "photos.npz"), "--source.size", str(SIDE), "--shard", str(SHARD)]
+    return [*line, "--vae", str(vae), "--out", str(base / "cache")]
+
+
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(base, tmp_path):
+    """Files may become no longer than the settings of the cache, which its moments are."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, limits[1]))
+    try:
+        said = refusal(run_encode(base, tmp_path / "cache"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "00000.npy could not be written" in said and "free space on the disk and repeat the same command" in said
+    assert run_encode(base, tmp_path / "cache")[0] == 0
+    assert snapshot(tmp_path / "cache") == snapshot(base / "cache")
+
+
+@pytest.fixture(scope="module")
+def trained(base: pathlib.Path) -> pathlib.Path:
+    """A run on the cache, stopped in the middle and continued with cache and autoencoder elsewhere; do not change it."""
+    cache = ("--cache", str(base / "cache"))
+    code, _, err = train(base, base / "runs", *cache, "--steps", "2")
+    assert code == 0, err
+    for name in ("cache", "vae"):
+        shutil.copytree(base / name, base / f"moved-{name}")
+    moved = ("--cache", str(base / "moved-cache"), "--vae", str(base / "moved-vae"))
+    code, out, err = train(base, base / "runs", *moved)
+    assert code == 0 and "continuing after step 2" in out, err
+    return base / "runs" / "images" / "shortcut"
+
+
+def test_a_run_on_a_cache_stops_continues_and_draws_pictures(trained):
+    assert [line["step"] for line in read_lines(trained / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert not (trained / "quality.json").exists()
+    with PIL.Image.open(trained / "samples" / "step_0000004.png") as picture:
+        assert picture.size[1] == 7 * (64 + 4)
+
+
+def test_samples_of_latents_are_decoded(trained, base, tmp_path):
+    out = tmp_path / "grid.png"
+    line = [str(trained), "--steps", "1", "--count", "4", "--columns", "4", "--out", str(out)]
+    assert in_process("sample", line)[0] == 0
+    with PIL.Image.open(out) as picture:
+        assert picture.size == (8 + 7 * len("1 step") + 4 * (64 + 4), 64 + 4) and picture.mode == "RGB"
+    assert "is not the autoencoder of" in refusal(in_process("sample", [*line, "--vae", str(base / "other")]))
+
+
+def test_a_run_whose_autoencoder_is_gone_says_where_it_was(trained, base, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    record = settings.read(tmp_path / "run" / "config.json") | {"vae": str(tmp_path / "gone")}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(record))
+    said = refusal(in_process("sample", [str(tmp_path / "run"), "--out", str(tmp_path / "grid.png")]))
+    assert f"no autoencoder is at {tmp_path / 'gone'}: name its place with --vae" in said
+
+
+def test_a_cache_is_filled_first_and_then_needs_no_images(base, tmp_path):
+    cache = ("--cache", str(tmp_path / "cache"))
+    code, _, err = train(base, tmp_path / "one", *cache)
+    assert code == 0 and "encoding train 1/" in err
+    code, _, err = train(base, tmp_path / "two", *cache, images=False)
+    assert code == 0 and "encoding" not in err
+    one, two = ((tmp_path / n / "images" / "shortcut" / "metrics.jsonl").read_bytes() for n in ("one", "two"))
+    assert one == two
+
+
+def test_a_run_without_a_cache_encodes_in_every_step(base, tmp_path):
+    code, _, err = train(base, tmp_path, "--steps", "2")
+    assert code == 0, err
+    assert [line["step"] for line in read_lines(tmp_path / "images" / "shortcut" / "metrics.jsonl")] == [1, 2]
+
+
+REFUSED = {
+    "no data": (["--vae", "VAE"], False, "neither images nor latents are named"),
+    "no weights": (["--vae", "nowhere"], True, "no autoencoder in nowhere"),
+    "no cache": (["--cache", "nowhere"], False, "holds no finished cache of latents"),
+    "foreign autoencoder": (["--cache", "CACHE", "--vae", "OTHER"], False, "holds other latents: autoencoder.sha256 is"),
+    "foreign images": (["--cache", "CACHE", "--data.held-out", "0.5"], True, "source.held_out is 0.5, there it is 0.02"),
+    "parts that do not fit": (
+        ["--batch", "24", "--encode-batch", "16"],
+        True,
+        "--batch 24 is not a multiple of --encode-batch 16",
+    ),
+    "a size that does not fit": (["--data.size", "9"], True, "an image of 9 x 9 is not divisible by 2"),
+    "judged": (["--quality.steps", "1"], True, "--quality.steps 1: samples of latents are not judged yet"),
+    "overfit nothing": (["--overfit", "0"], True, "--overfit 0: use 1 or more"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_missing_or_contradicts_is_one_sentence_before_a_run_is_made(case, base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args, images, words = REFUSED[case]
+    places = {"VAE": base / "vae", "OTHER": base / "other", "CACHE": base / "cache"}
+    result = train(base, tmp_path / "runs", *(str(places.get(arg, arg)) for arg in args), images=images)
+    assert words in refusal(result), result[2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tampered_cache_is_one_sentence(base, tmp_path):
+    shutil.copytree(base / "cache", tmp_path / "cache")
+    manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())
+    (tmp_path / "cache" / MANIFEST).write_text(json.dumps(manifest | {"moments": [2, 2, 4, 4, 7]}))
+    said = refusal(train(base, tmp_path, "--cache", str(tmp_path / "cache"), images=False))
+    assert "by the manifest it is float16" in said and "repeat the command that made the cache" in said
+
+
+def test_a_network_learns_few_examples_by_heart(tmp_path):
+    """Samples lie beside the two digits trained on, where other digits are far away."""
+    line = ["objective:flow-matching", *"--overfit 2 --steps 200 --batch 16 --network.hidden 48 --network.depth 1".split()]
+    rate = "--optimizer.lr 5e-3 --optimizer.warmup 10 --objective.label-dropout 0 --quality.count 16 --quality.steps 8".split()
+    code, _, err = in_process("digits", [*line, *rate, "--runs", str(tmp_path)])
+    assert code == 0, err
+    quality = json.loads((tmp_path / "digits" / "flow-matching" / "quality.json").read_text())
+    assert quality["protocol"]["training images"] == 2
+    assert quality["results"][0]["accuracy"] == 1
+    assert quality["results"][0]["nearest"] < 0.25 * quality["held_out"]["nearest"]
+
+
+PLANNED = LatentConfig(
+    data=None,
+    network=DiTConfig(hidden=64, depth=3, heads=4, precision="float32"),
+    objective=FlowMatching(),
+    optimizer=AdamW(),
+    batch=16,
+)
+
+
+def test_a_plan_counts_every_block_forward_and_backward():
+    """Products of each block at width h: 12 h^2 a token and 2 n^2 h of attention; backward is twice forward."""
+    rows, _ = planning.example(PLANNED, ((32, 32, 4), 10))
+    mesh = sharding.data_mesh()
+    traced = planning.trace(PLANNED, rows, planning.abstract_state(PLANNED, rows), mesh)
+    n, h = 256, 64
+    blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)
+    ends = 2 * n * 16 * h + 2 * (256 * h + h * h) + 2 * h**2
+    forward = 2 * 16 * (blocks + ends)
+    assert 2.9 * forward < planning.flops(traced.jaxpr) < 3.02 * forward
+
+
+def test_a_plan_knows_the_published_size():
+    config = dataclasses.replace(PLANNED, network=preset("B/2"), objective=Shortcut())
+    rows, seen = planning.example(config, ((32, 32, 4), 1000))
+    assert planning.parameter_count(planning.abstract_state(config, rows)) == 131_091_728 and "expected" in seen
+
+
+@pytest.mark.parametrize("script", ["imagenet", "digits"])
+def test_a_dry_run_prints_the_plan_and_writes_nothing(script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    size = ["--dry-run", *"--network.hidden 16 --network.depth 1 --network.heads 2 --batch 64".split()]
+    code, out, err = in_process(script, size)
+    assert code == 0, err
+    assert all(name in out for name in ("parameters", "tokens", "batch a device     8 (64 over 8 x cpu)", "GFLOP", "GiB"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_sees_the_images_and_the_cache(base):
+    images = dataclasses.replace(PLANNED, data=source(base), vae=base / "vae")
+    for config, words in ((images, "photos.npz"), (dataclasses.replace(PLANNED, cache=base / "cache"), "latents in")):
+        rows, seen = planning.example(config, ((32, 32, 4), 1000))
+        assert rows.shape == (4, 4, 2) and rows.classes == 3 and words in seen
+
+
+def test_encoding_reports_what_it_did(base, tmp_path):
+    counts = encode(source(base), load_autoencoder(base / "vae"), tmp_path / "cache", batch=8, shard=100)
+    assert sum(counts.values()) == COUNT
+
+
+@pytest.mark.parametrize("script", ["celeba", "imagenet", "lsun", "images", "encode_latents"])
+def test_help_lists_the_settings(script):
+    code, out, _ = in_process(script, ["--help"])
+    assert code == 0 and "--vae" in out and "parquet" in out
