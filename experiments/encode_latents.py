@@ -43,7 +43,10 @@ def main(config: Config) -> None:
     from eqx_shortcut.models.pretrained import load_autoencoder
 
     counts = encode(config.source, load_autoencoder(config.vae), config.out, batch=config.batch, shard=config.shard)
-    print(f"{config.out}: {counts['train']:,} training and {counts['held_out']:,} held-out images and their mirror images")
+    sides = ", and their mirror images" if config.source.mirror else ""
+    print(f"{config.out}: {counts['train']:,} training and {counts['held_out']:,} held-out images{sides}")
+    if counts["replaced"]:
+        print(f"bad images replaced by the next good ones: {counts['replaced']}, listed in {config.out}/manifest.json")
 
 
 if __name__ == "__main__":

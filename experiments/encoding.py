@@ -21,11 +21,11 @@ from eqx_shortcut.models.autoencoder import Autoencoder, fingerprint
 
 DRAFT = "settings.json"
 UNSTORED = ("mirror", "index")
-"""Settings of a source on which the latents do not depend: both sides of each image are stored."""
+"""Settings of a source on which the latents do not depend; whether there are mirror images, the shape of the moments says."""
 
 
 def encode(source: Photos, autoencoder: Autoencoder, out: pathlib.Path, *, batch: int, shard: int) -> dict[str, int]:
-    """Writes the cache of a source's images and says how many there are in each part.
+    """Writes the cache of a source's images and says how many there are in each part, and how many bad ones were replaced.
 
     Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
     """
@@ -40,13 +40,14 @@ def encode(source: Photos, autoencoder: Autoencoder, out: pathlib.Path, *, batch
         mine = range(jax.process_index(), len(ranges), jax.process_count())
         missing = [i for i in mine if not Shard(out / part, i).seal.exists()]
         for index in missing:
-            moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, f"{part} {index + 1}/{len(ranges)}")
+            title = f"{part} {index + 1}/{len(ranges)}"
+            moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, title, mirror=source.mirror)
+            note_replaced(Shard(out / part, index), data, ranges[index])
             Shard(out / part, index).write(moments, labels)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("every shard is written")
-    if jax.process_index() == 0:
-        finish(out, settled, {part: len(data.labels) for part, data in images.items()}, shard)
-    return {part: len(data.labels) for part, data in images.items()}
+    counts = {part: len(data.labels) for part, data in images.items()}
+    return {**counts, "replaced": finish(out, settled, counts, shard)}
 
 
 def described(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
@@ -55,14 +56,14 @@ def described(source: Photos, autoencoder: Autoencoder, images: Images | ImageRe
     posterior = eqx.filter_eval_shape(autoencoder.encode, jax.ShapeDtypeStruct(images.shape, jnp.float32))
     return {
         "format": 1,
-        "moments": [2, 1 if posterior.log_variance is None else 2, height, width, channels],
+        "moments": [2 if source.mirror else 1, 1 if posterior.log_variance is None else 2, height, width, channels],
         "dtype": "float16",
         "shard": shard,
         "classes": images.classes,
         "image": list(images.shape),
         "autoencoder": identity(autoencoder),
         "source": stored_source(source),
-        "preprocessing": "central square, antialiased resize, pixels / 127.5 - 1; each image and its mirror image",
+        "preprocessing": "central square, antialiased resize, pixels / 127.5 - 1",
     }
 
 
@@ -111,9 +112,16 @@ def open_folder(out: pathlib.Path, settled: dict[str, Any]) -> None:
 
 
 def encode_shard(
-    autoencoder: Autoencoder, data: Images | ImageRecords, rows: range, batch: int, mesh: jax.sharding.Mesh, title: str
+    autoencoder: Autoencoder,
+    data: Images | ImageRecords,
+    rows: range,
+    batch: int,
+    mesh: jax.sharding.Mesh,
+    title: str,
+    *,
+    mirror: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of the images `rows` and of their mirror images, and their labels."""
+    """Moments of the images `rows` and, if `mirror`, of their mirror images, and their labels."""
     moments, labels = [], []
     for start in tqdm(range(rows.start, rows.stop, batch), desc=f"encoding {title}", unit="batch", dynamic_ncols=True):
         numbers = np.arange(start, min(start + batch, rows.stop))
@@ -121,28 +129,39 @@ def encode_shard(
         found = data.note(found) if isinstance(data, ImageRecords) else found
         filled = np.pad(found["pixels"], [(0, batch - len(numbers)), (0, 0), (0, 0), (0, 0)])
         pixels = jax.device_put(filled, sharding.batch_sharding(mesh))
-        moments.append(np.asarray(_moments(autoencoder, pixels, data.peak))[: len(numbers)])
+        moments.append(np.asarray(_moments(autoencoder, pixels, data.peak, mirror=mirror))[: len(numbers)])
         labels.append(found["labels"])
     return np.concatenate(moments), np.concatenate(labels)
 
 
+def note_replaced(shard: Shard, data: Images | ImageRecords, rows: range) -> None:
+    """Lists the bad images of a shard, in whose place the next good ones stand, beside it."""
+    bad = data.bad if isinstance(data, ImageRecords) else {}
+    found = {index: bad[index] for index in sorted(bad) if index in rows}
+    shard.replaced.write_text(json.dumps(found, indent=1))
+
+
 @eqx.filter_jit
-def _moments(autoencoder, pixels, peak):
+def _moments(autoencoder, pixels, peak, *, mirror):
     def of(image):
         posterior = autoencoder.encode(image)
         return jnp.stack([posterior.mean] if posterior.log_variance is None else [posterior.mean, posterior.log_variance])
 
     x = pixels.astype(jnp.float32) / (peak / 2) - 1
     # Half precision is what is stored; there is no need to send more to the host.
-    return jax.vmap(lambda image: jnp.stack([of(image), of(image[:, ::-1])]))(x).astype(jnp.float16)
+    sides = [jax.vmap(of)(x), *([jax.vmap(of)(x[:, :, ::-1])] if mirror else [])]
+    return jnp.stack(sides, axis=1).astype(jnp.float16)
 
 
-def finish(out: pathlib.Path, settled: dict[str, Any], counts: dict[str, int], shard: int) -> None:
-    """Writes the manifest, with which a cache is whole."""
+def finish(out: pathlib.Path, settled: dict[str, Any], counts: dict[str, int], shard: int) -> int:
+    """Writes the manifest, with which a cache is whole, and says how many bad images were replaced."""
     parts = {}
     for part, count in counts.items():
-        seals = [Shard(out / part, i).seal.read_text() for i in range(len(shard_rows(count, shard)))]
-        parts[part] = {"count": count, "shards": seals}
-    draft = out / f"{MANIFEST}.part"
-    draft.write_text(json.dumps({**settled, "parts": parts}, indent=1))
-    draft.rename(out / MANIFEST)
+        files = [Shard(out / part, i) for i in range(len(shard_rows(count, shard)))]
+        replaced = {index: why for file in files for index, why in settings.read(file.replaced).items()}
+        parts[part] = {"count": count, "shards": [file.seal.read_text() for file in files], "replaced": replaced}
+    if jax.process_index() == 0:
+        draft = out / f"{MANIFEST}.part"
+        draft.write_text(json.dumps({**settled, "parts": parts}, indent=1))
+        draft.rename(out / MANIFEST)
+    return sum(len(part["replaced"]) for part in parts.values())

@@ -12,6 +12,7 @@ from encoding import check_cache, encode
 from eqx_shortcut import sharding
 from eqx_shortcut.data import DataError, Encoded, Pairs, Rows, read_latents, read_pairs
 from eqx_shortcut.data.latents import MANIFEST
+from eqx_shortcut.data.records import ImageRecords
 from eqx_shortcut.models.autoencoder import Autoencoder, decode_batch, from_training
 from eqx_shortcut.models.pretrained import load_autoencoder
 
@@ -34,6 +35,12 @@ class Data:
     def rows(self) -> Rows:
         """What is trained on: the pairs if there are any, or the examples."""
         return self.train if self.pairs is None else self.pairs
+
+    @property
+    def replaced(self) -> dict[int, str]:
+        """Bad images met so far in whose place the next good ones stood: index, and file and reason."""
+        images = self.train.images if isinstance(self.train, Encoded) else self.train
+        return images.bad if isinstance(images, ImageRecords) else {}
 
     def pictures(self, samples: Float[Array, "count *shape"]) -> Float[np.ndarray, "count height width channels"]:
         """Samples as images in [-1, 1]."""
@@ -66,7 +73,9 @@ def open_latents(config: LatentConfig, mesh: jax.sharding.Mesh) -> Data:
         encode(config.data, autoencoder, config.cache, batch=config.encode_batch, shard=SHARD)
     check_cache(config.cache, config.data, autoencoder)
     train, held_out = (read_latents(config.cache, part) for part in ("train", "held_out"))
-    mirror = config.data is None or config.data.mirror
+    mirror = train.mirrored if config.data is None else config.data.mirror
+    if mirror and not train.mirrored:
+        raise ValueError(f"{config.cache} holds no mirror images: use --data.no-mirror, or encode into another folder")
     digest = hashlib.sha256((config.cache / MANIFEST).read_bytes()).hexdigest()
     return Data(train, held_out, mirror, autoencoder, digest)
 

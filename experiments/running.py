@@ -55,6 +55,7 @@ def run(experiment: str, config: Config, judge: Judge | None) -> None:
     state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
     open_folder(folder, record)
     model = train_network(folder, config, data, state, record, mesh)
+    report_replaced(folder, data.replaced)
     figures.loss_plot(log.read_lines(folder / "metrics.jsonl"), folder / "loss.png")
     if config.quality.steps:
         report_quality(folder, judge_samples(config, model, data, judge))
@@ -74,6 +75,13 @@ def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
     if data.autoencoder is not None:
         record["autoencoder"] = identity(data.autoencoder)
     return record if data.latents is None else {**record, "latents": data.latents}
+
+
+def report_replaced(folder: pathlib.Path, replaced: dict[int, str]) -> None:
+    """Says how many bad images were replaced, and lists them in replaced.json."""
+    if replaced:
+        (folder / "replaced.json").write_text(json.dumps(dict(sorted(replaced.items())), indent=1))
+        print(f"bad images replaced by the next good ones: {len(replaced)}, listed in {folder}/replaced.json")
 
 
 def report_quality(folder: pathlib.Path, quality: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ AGAIN = "and repeat the command that made the cache"
 PARTS = ("train", "held_out")
 
 Moments = Float[np.ndarray, "rows sides moments height width channels"]
-"""Of each image and its mirror image (`sides`), the mean and, if there is one, the log-variance (`moments`)."""
+"""Of each image and, where it may be mirrored, its mirror image (`sides`), mean and log-variance, if any (`moments`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Latents:
         height, width, channels = self.shards[0].shape[3:]
         return height, width, channels
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether there are moments of mirror images too."""
+        return self.shards[0].shape[1] == 2
+
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         """Moments, in half precision, and labels at `indices`."""
         size = len(self.shards[0])
@@ -62,8 +67,10 @@ class Latents:
         image."""
         k_mirror, k_posterior = jax.random.split(key)
         moments = raw["moments"]
-        sides = jax.random.bernoulli(k_mirror, 0.5 if mirror else 0.0, (moments.shape[0], 1, 1, 1, 1))
-        chosen = jnp.where(sides, moments[:, 1], moments[:, 0]).astype(jnp.float32)
+        chosen = moments[:, 0].astype(jnp.float32)
+        if mirror:
+            sides = jax.random.bernoulli(k_mirror, 0.5, (moments.shape[0], 1, 1, 1, 1))
+            chosen = jnp.where(sides, moments[:, 1].astype(jnp.float32), chosen)
         posterior = Posterior(chosen[:, 0], chosen[:, 1] if chosen.shape[1] > 1 else None)
         return Batch((posterior.sample(k_posterior) - self.shift) * self.scale, raw["labels"])
 
@@ -93,6 +100,11 @@ class Shard:
     def seal(self) -> pathlib.Path:
         """A shard that has it is whole."""
         return self.folder / f"{self.index:05d}.sha256"
+
+    @property
+    def replaced(self) -> pathlib.Path:
+        """Bad images in whose place the next good ones stand: index, and file and reason."""
+        return self.folder / f"{self.index:05d}.replaced.json"
 
     def write(self, moments: Moments, labels: Integer[np.ndarray, " rows"]) -> None:
         """Writes moments in half precision, labels, and their checksum. Raises DataError if there is no room for them."""

@@ -94,6 +94,18 @@ def test_a_cache_holds_the_posterior_of_each_image_and_of_its_mirror_image(base,
             np.testing.assert_allclose(rows["moments"][:, side, 1], posterior.log_variance, atol=2e-3, rtol=2e-3)
 
 
+def test_a_cache_without_mirror_images_is_not_mirrored(base, tmp_path):
+    assert run_encode(base, tmp_path / "cache", "--source.no-mirror")[0] == 0
+    one, both = (read_latents(folder / "cache", "train") for folder in (tmp_path, base))
+    assert (one.mirrored, both.mirrored) == (False, True)
+    indices = np.arange(4)
+    np.testing.assert_array_equal(one.rows(indices)["moments"], both.rows(indices)["moments"][:, :1])
+    code, _, err = train(base, tmp_path, "--cache", str(tmp_path / "cache"))
+    assert code == 1 and "holds no mirror images: use --data.no-mirror" in err
+    code, _, err = train(base, tmp_path, "--cache", str(tmp_path / "cache"), images=False)
+    assert code == 0, err
+
+
 def test_encoding_in_the_step_draws_from_the_same_posterior(base, key):
     autoencoder, (images, _) = load_autoencoder(base / "vae"), source(base).build()
     data = Encoded(images, autoencoder, 8)
@@ -303,7 +315,29 @@ def test_a_plan_sees_the_images_and_the_cache(base):
 
 def test_encoding_reports_what_it_did(base, tmp_path):
     counts = encode(source(base), load_autoencoder(base / "vae"), tmp_path / "cache", batch=8, shard=100)
-    assert sum(counts.values()) == COUNT
+    assert counts["train"] + counts["held_out"] == COUNT and counts["replaced"] == 0
+
+
+def test_bad_images_that_were_replaced_are_counted_and_listed(base, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(COUNT):
+        PIL.Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(photos / f"{i:02d}.png")
+    for i in (3, 4):
+        PIL.Image.new("CMYK", (8, 8)).save(photos / f"{i:02d}.png", format="TIFF")
+    chosen = ["--data.path", str(photos), "--data.size", "8", "--data.on-bad-image", "replace", "--vae", str(base / "vae")]
+    there = ["--cache", str(tmp_path / "cache"), "--runs", str(tmp_path)]
+    line = ["tiny", "data:image-folder", *merged([*TINY, *chosen, *there])]
+    assert in_process("images", line)[0] == 0
+    parts = settings.read(tmp_path / "cache" / MANIFEST)["parts"]
+    listed = [sentence for part in parts.values() for sentence in part["replaced"].values()]
+    assert len(listed) == 2 and all(f"{i:02d}.png" in "".join(listed) for i in (3, 4))
+
+    code, out, _ = in_process(
+        "images", ["tiny", "data:image-folder", *merged([*TINY, *chosen, "--runs", str(tmp_path / "each")])]
+    )
+    assert code == 0 and "bad images replaced by the next good ones: 2" in out
+    assert sorted(settings.read(tmp_path / "each" / "images" / "shortcut" / "replaced.json").values()) == sorted(listed)
 
 
 @pytest.mark.parametrize("script", ["celeba", "imagenet", "lsun", "images", "encode_latents"])
