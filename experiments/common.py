@@ -8,13 +8,10 @@ from collections.abc import Mapping
 
 import tyro
 
-from config import Config, Judge
+from config import Config, Expected, Judge
 
 Presets = Mapping[str, tuple[str, Config]]
 """Settings by name, each with a line of help; the first is the default."""
-
-Expected = tuple[tuple[int, int, int], int]
-"""Shape of an experiment's examples as its network sees them, and number of classes, for a plan where the data are absent."""
 
 
 def main(experiment: str, presets: Presets, *, doc: str | None, expected: Expected, judge: Judge | None = None) -> None:

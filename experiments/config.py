@@ -169,3 +169,6 @@ class LatentConfig(Config):
 
 Judge = Callable[[Images, np.ndarray, np.ndarray], dict[str, float]]
 """More measures of images in [-1, 1]: (training images, images, their labels) -> named numbers."""
+
+Expected = tuple[tuple[int, int, int], int]
+"""Shape of an experiment's examples as its network sees them, and number of classes, for a plan where the data are absent."""

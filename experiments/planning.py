@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from common import Expected
-from config import Config, LatentConfig
+from config import Config, Expected, LatentConfig
 from eqx_shortcut import settings, sharding
 from eqx_shortcut.data import TFDS, Images, Latents, Rows, prepare, read_latents
 from eqx_shortcut.data.latents import MANIFEST
