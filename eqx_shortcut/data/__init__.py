@@ -1,13 +1,33 @@
-"""Data: sets of labelled images, and the Grain pipeline that feeds them."""
+"""Data: images from the files people have them in, latents and pairs made of them, and the Grain pipeline that feeds them.
 
-from .encoded import Encoded
+What only training needs is imported on first use: a command line that lists its options knows the sources alone.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
 from .errors import DataError
 from .images import CIFAR10, Digits, FashionMNIST, Images
-from .latents import Latents, read_latents
-from .pairs import Pairs, read_pairs
-from .pipeline import Batches, Rows, batches, prepare
 from .records import ImageRecords
 from .sources import TFDS, Arrays, ImageFolder, Parquet, Source
+
+if TYPE_CHECKING:
+    from .encoded import Encoded
+    from .latents import Latents, read_latents
+    from .pairs import Pairs, read_pairs
+    from .pipeline import Batches, Rows, batches, prepare
+
+_LATER = {
+    "Batches": "pipeline",
+    "Encoded": "encoded",
+    "Latents": "latents",
+    "Pairs": "pairs",
+    "Rows": "pipeline",
+    "batches": "pipeline",
+    "prepare": "pipeline",
+    "read_latents": "latents",
+    "read_pairs": "pairs",
+}
 
 __all__ = [
     "CIFAR10",
@@ -31,3 +51,9 @@ __all__ = [
     "read_latents",
     "read_pairs",
 ]
+
+
+def __getattr__(name: str):
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
