@@ -13,6 +13,8 @@ from .models.field import NetworkField
 from .rows import check_share
 from .types import Batch, Cond, Field, Metrics
 
+Loss = tuple[Float[Array, ""], Metrics]
+
 
 class Networks(eqx.Module):
     """What an objective may call; only `online` is differentiated.
@@ -56,9 +58,7 @@ class Objective(Protocol):
         """The one step size at which the network is trained; None if there are several."""
         return None
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         """Loss and metrics of one batch; `progress` is the share of training done, in [0, 1)."""
         ...
 
@@ -89,6 +89,19 @@ class Objective(Protocol):
         """Whether a guidance scale applies when sampling in `steps`: not where the network already contains guidance, or never
         learnt to do without labels."""
         return True
+
+
+class _OnField(Objective):
+    """What the objectives below have in common: a loss of the online network as a field."""
+
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        """`loss` of one batch, with the online network as the field, each row under its own dropout mask."""
+        k_draws, k_mask = jax.random.split(key)
+        return self.loss(NetworkField(networks.online, k_mask), networks, batch, k_draws, progress)
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        """Loss and metrics of one batch; only `field` is trained."""
+        ...
 
 
 def _stopped(network: Any) -> Any:
@@ -135,7 +148,7 @@ class ToData(eqx.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowMatching(Objective):
+class FlowMatching(_OnField):
     """Flow matching: the velocity alone (the reference's train_type naive). On stored pairs it is reflow."""
 
     steps: int = 128
@@ -153,14 +166,11 @@ class FlowMatching(Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        k_draws, k_mask = jax.random.split(key)
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.flow_matching(
-            NetworkField(networks.online, k_mask),
+            field,
             batch,
-            k_draws,
+            key,
             steps=self.steps,
             null=networks.online.null,
             dropout=self.label_dropout,
@@ -172,7 +182,7 @@ class FlowMatching(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class Shortcut(Objective):
+class Shortcut(_OnField):
     """Shortcut models (Frans et al. 2024): flow matching, and one step equals two half steps."""
 
     steps: int = 128
@@ -195,14 +205,11 @@ class Shortcut(Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        k_draws, k_mask = jax.random.split(key)
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.shortcut(
-            NetworkField(networks.online, k_mask),
+            field,
             batch,
-            k_draws,
+            key,
             target=NetworkField(networks.ema if self.bootstrap_ema else _stopped(networks.online)),
             steps=self.steps,
             bootstrap_every=self.bootstrap_every,
@@ -233,7 +240,7 @@ class Shortcut(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class ProgressiveDistillation(Objective):
+class ProgressiveDistillation(_OnField):
     """Progressive distillation (Salimans and Ho 2022): half as many steps in each stage, down to one."""
 
     steps: int = 128
@@ -255,15 +262,12 @@ class ProgressiveDistillation(Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        k_draws, k_mask = jax.random.split(key)
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         stage = times.stage(progress, self.stages)
         return losses.progressive_distillation(
-            NetworkField(networks.online, k_mask),
+            field,
             batch,
-            k_draws,
+            key,
             teacher=NetworkField(networks.teacher),
             level=self.stages - 1 - stage,
             guidance=1.0 if self.guidance == 1 else jnp.where(stage == 0, self.guidance, 1.0),
@@ -288,7 +292,7 @@ class ProgressiveDistillation(Objective):
         return False
 
 
-class _Consistency(Objective):
+class _Consistency(_OnField):
     """What consistency models have in common: they are asked for the whole way to the data, and sampled by jumps to it."""
 
     steps: int
@@ -344,14 +348,11 @@ class ConsistencyDistillation(_Consistency):
         """`1/steps`."""
         return 1 / self.steps
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        k_draws, k_mask = jax.random.split(key)
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.consistency_distillation(
-            NetworkField(networks.online, k_mask),
+            field,
             batch,
-            k_draws,
+            key,
             target=NetworkField(networks.ema),
             teacher=NetworkField(networks.teacher),
             steps=self.steps,
@@ -370,21 +371,18 @@ class ConsistencyTraining(_Consistency):
     renoise: bool = True
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        k_draws, k_mask = jax.random.split(key)
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.consistency_training(
-            NetworkField(networks.online, k_mask),
+            field,
             batch,
-            k_draws,
+            key,
             target=NetworkField(networks.ema),
             level=times.stage(progress, times.log2_steps(self.steps)),
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class LiveReflow(Objective):
+class LiveReflow(_OnField):
     """Live reflow (Frans et al. 2024): flow matching, and at d = 1 straight lines to where the network itself leads."""
 
     steps: int = 128
@@ -405,14 +403,11 @@ class LiveReflow(Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        k_draws, k_mask = jax.random.split(key)
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.live_reflow(
-            NetworkField(networks.online, k_mask),
+            field,
             batch,
-            k_draws,
+            key,
             target=NetworkField(_stopped(networks.online)),
             steps=self.steps,
             bootstrap_every=self.bootstrap_every,
@@ -437,7 +432,7 @@ class LiveReflow(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion(Objective):
+class Diffusion(_OnField):
     """Diffusion (Ho et al. 2020): the network predicts the noise of a variance-preserving path; DDIM samples it."""
 
     steps: int = 128
@@ -452,14 +447,11 @@ class Diffusion(Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def __call__(
-        self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        k_draws, k_mask = jax.random.split(key)
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.diffusion(
-            NetworkField(networks.online, k_mask),
+            field,
             batch,
-            k_draws,
+            key,
             steps=self.steps,
             null=networks.online.null,
             dropout=self.label_dropout,

@@ -66,6 +66,24 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     return found
 
 
+def settle(path: pathlib.Path, value: dict[str, Any], other: str, remedy: str) -> None:
+    """Writes settings to a file, or makes sure that the one found holds the same; raises ValueError naming what differs.
+
+    The sentence is "FOLDER holds OTHER: what differs. REMEDY".
+    """
+    if path.exists() and (different := differences(read(path), value)):
+        raise ValueError(f"{path.parent} holds {other}: {named(different)}. {remedy}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(value, indent=1))
+    draft.rename(path)
+
+
+def named(different: dict[str, tuple[Any, Any]]) -> str:
+    """What differs between stored and new settings, in words."""
+    return "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in different.items())
+
+
 def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted path of each entry that differs between two dumped settings, with both values; None where one lacks it."""
     if not (isinstance(old, dict) and isinstance(new, dict)):

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -31,7 +30,7 @@ def encode(source: Photos, autoencoder: Autoencoder, out: pathlib.Path, *, batch
     """
     images = dict(zip(PARTS, source.build(), strict=True))
     settled = described(source, autoencoder, images["train"], shard)
-    open_folder(out, settled)
+    settings.settle(out / DRAFT, settled, "another cache", "Repeat its settings, or name another folder")
     mesh = sharding.data_mesh(jax.local_devices())
     sharding.check_batch(batch, mesh)
     for part, data in images.items():
@@ -91,24 +90,9 @@ def check_cache(cache: pathlib.Path, source: Photos | None, autoencoder: Autoenc
     different = settings.differences({key: manifest.get(key) for key in given}, given)
     if different:
         raise ValueError(
-            f"{cache} holds other latents: {named(different)}. Name what they were made from, or another folder with --cache"
+            f"{cache} holds other latents: {settings.named(different)}. Name what they were made from, or another folder with "
+            "--cache"
         )
-
-
-def named(different: Mapping[str, tuple[Any, Any]]) -> str:
-    """Differences between stored and new settings in words."""
-    return "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in different.items())
-
-
-def open_folder(out: pathlib.Path, settled: dict[str, Any]) -> None:
-    """Makes the folder, or makes sure that the one found holds this cache; raises ValueError naming what differs."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / DRAFT
-    if path.exists():
-        different = settings.differences(settings.read(path), settled)
-        if different:
-            raise ValueError(f"{out} holds another cache: {named(different)}. Repeat its settings, or name another folder")
-    path.write_text(json.dumps(settled, indent=1))
 
 
 def encode_shard(

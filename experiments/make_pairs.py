@@ -8,7 +8,6 @@ Writes compressed files of half-precision arrays. The same command again goes on
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import Annotated, Literal
@@ -53,7 +52,8 @@ def main(config: Config) -> None:
     from tqdm import tqdm
 
     import eqx_shortcut
-    from eqx_shortcut.data.pairs import Pairs, shard_path, shards, write_shard
+    from eqx_shortcut import settings
+    from eqx_shortcut.data.pairs import MANIFEST, Pairs, shard_path, shards, write_shard
     from eqx_shortcut.trained import noise
 
     model = eqx_shortcut.load(config.run, weights=config.weights)
@@ -66,7 +66,7 @@ def main(config: Config) -> None:
         "classes": model.classes,
         **{name: getattr(config, name) for name in ("weights", "count", "steps", "guidance", "seed", "shard")},
     }
-    open_folder(config.out, manifest)
+    settings.settle(config.out / MANIFEST, manifest, "other pairs", "Repeat their settings, or name another --out")
     key = jax.random.key(config.seed)
     missing = [(i, part) for i, part in enumerate(shards(manifest)) if not shard_path(config.out, i).exists()]
     for index, numbers in tqdm(missing, desc="pairs", unit="file", dynamic_ncols=True):
@@ -85,23 +85,6 @@ def main(config: Config) -> None:
         pairs = Pairs(np.asarray(noise(model, key, places)), np.asarray(x), np.asarray(labels), model.classes)
         write_shard(shard_path(config.out, index), pairs)
     print(f"{config.out}: {config.count} pairs of {config.run} in {config.steps} steps, weights {config.weights}")
-
-
-def open_folder(folder: pathlib.Path, manifest: dict) -> None:
-    """Makes the folder, or makes sure that the one found holds these pairs; raises ValueError naming what differs."""
-    from eqx_shortcut import settings
-    from eqx_shortcut.data.pairs import MANIFEST
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / MANIFEST
-    if path.exists():
-        different = settings.differences(settings.read(path), manifest)
-        if different:
-            named = "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in different.items())
-            raise ValueError(f"{folder} holds other pairs: {named}. Repeat their settings, or name another --out")
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(manifest, indent=1))
-    draft.rename(path)
 
 
 if __name__ == "__main__":

@@ -140,9 +140,9 @@ def check_record(folder: pathlib.Path, record: dict[str, Any]) -> None:
         settled = stored.keys() - set(MAY_CHANGE)
         contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled}
         if contradictions:
-            named = "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in contradictions.items())
             raise ValueError(
-                f"{folder} holds another run: {named}. Repeat its settings to continue it, or start a new one with --name"
+                f"{folder} holds another run: {settings.named(contradictions)}. Repeat its settings to continue it, or start a "
+                "new one with --name"
             )
 
 

@@ -101,7 +101,7 @@ def main(config: Config) -> None:
 
 def decoder(config: Config) -> Callable[[Any], Any] | None:
     """From samples to pictures, for a run on latents. Raises ValueError if its autoencoder is missing or another one."""
-    from encoding import identity, named
+    from encoding import identity
     from eqx_shortcut import settings
     from eqx_shortcut.models.autoencoder import decode_batch, from_training
     from eqx_shortcut.models.pretrained import load_autoencoder
@@ -113,9 +113,10 @@ def decoder(config: Config) -> Callable[[Any], Any] | None:
     if not path.exists():
         raise ValueError(f"{config.run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
     autoencoder = load_autoencoder(path)
-    different = settings.differences(record.get("autoencoder", identity(autoencoder)), identity(autoencoder))
-    if different:
-        raise ValueError(f"{path} is not the autoencoder of {config.run} ({named(different)}): name that one with --vae")
+    found = identity(autoencoder)
+    if different := settings.differences(record.get("autoencoder", found), found):
+        why = settings.named(different)
+        raise ValueError(f"{path} is not the autoencoder of {config.run} ({why}): name that one with --vae")
     return lambda latents: decode_batch(autoencoder, from_training(autoencoder, latents))
 
 
