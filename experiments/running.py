@@ -20,7 +20,7 @@ from eqx_shortcut import figures, log, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.data.pipeline import host_batches
-from eqx_shortcut.evaluate import frechet_distance, moments
+from eqx_shortcut.evaluate import frechet_distance, moments, pixels
 from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
 from eqx_shortcut.trained import Trained, sample
 from eqx_shortcut.types import Metrics
@@ -316,10 +316,10 @@ def judge_samples(config: Config, model: Trained, data: Data, judge: Judge | Non
     assert isinstance(train, Images) and isinstance(held_out, Images)
     labels = np.resize(train.labels, settings.count)
     real, unseen = train.scaled(), held_out.scaled()
-    reference = moments(host_batches(real, 4096))
+    reference = moments(map(pixels, host_batches(real, 4096)))
 
     def measures(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        distance = frechet_distance(moments(host_batches(images, 4096)), reference)
+        distance = frechet_distance(moments(map(pixels, host_batches(images, 4096))), reference)
         return {"frechet": distance} | ({} if judge is None else judge(train, images, labels))
 
     results = []
