@@ -14,8 +14,13 @@ def pair(request: pytest.FixtureRequest) -> tuple[Moments, Moments]:
     return Moments.of(draw[0]), Moments.of(1.5 * draw[1])
 
 
-def test_singular_values(benchmark, pair: tuple[Moments, Moments]) -> None:
+def test_frechet_distance(benchmark, pair: tuple[Moments, Moments]) -> None:
     benchmark.pedantic(frechet_distance, pair, rounds=3)
+
+
+def test_frechet_distance_of_a_tenth_as_many_vectors_as_features(benchmark) -> None:
+    draws = np.random.default_rng(0).standard_normal((2, 205, 2048))
+    benchmark.pedantic(frechet_distance, tuple(map(Moments.of, draws)), rounds=3)
 
 
 def test_scipy_sqrtm(benchmark, pair: tuple[Moments, Moments]) -> None:

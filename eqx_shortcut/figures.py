@@ -1,11 +1,19 @@
 """Pictures: grids of images, and plots of quality and of the loss."""
 
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
+
+GAP = 4
+"""Pixels between the images of a grid."""
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""Colours that the colour-blind tell apart (Okabe and Ito 2008), and markers that a copy in grey shows too."""
 
 
 def to_bytes(images: Shaped[np.ndarray, "*batch height width channels"]) -> UInt8[np.ndarray, "*batch height width channels"]:
@@ -27,40 +35,98 @@ def grid(
     import PIL.Image
     import PIL.ImageDraw
 
-    rows, columns, height, width, channels = images.shape
-    zoom, gap = max(1, side // height), 4
-    pixels = np.repeat(np.repeat(to_bytes(images), zoom, axis=2), zoom, axis=3)
-    pixels = np.pad(pixels, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=255)
-    sheet = pixels.transpose(0, 2, 1, 3, 4).reshape(rows * (height * zoom + gap), columns * (width * zoom + gap), channels)
-    picture = PIL.Image.fromarray(sheet[..., 0] if channels == 1 else sheet).convert("RGB")
+    picture = _sheet(images, side).convert("RGB")
+    pitch = picture.height // len(images)
     margin = 8 + max((7 * len(label) for label in labels), default=-8)
     page = PIL.Image.new("RGB", (picture.width + margin, picture.height), "white")
     page.paste(picture, (margin, 0))
     draw = PIL.ImageDraw.Draw(page)
     for row, label in enumerate(labels):
-        draw.text((4, row * (height * zoom + gap) + height * zoom // 2 - 5), label, fill="black")
+        draw.text((4, row * pitch + (pitch - GAP) // 2 - 5), label, fill="black")
     _write(path, page.save)
 
 
-def quality_plot(
-    curves: Mapping[str, Mapping[int, float]], path: pathlib.Path, *, measure: str, floor: float | None = None
-) -> None:
-    """Writes a plot of a distance against the number of steps, one line a name, and the real-against-real floor."""
-    from matplotlib.ticker import LogLocator
+def picture(image: Shaped[np.ndarray, "height width channels"], path: pathlib.Path) -> None:
+    """Writes a PNG of one image in [-1, 1], pixel for pixel."""
+    _write(path, _image(to_bytes(image)).save)
 
+
+def animation(
+    images: Shaped[np.ndarray, "frames rows columns height width channels"],
+    path: pathlib.Path,
+    *,
+    side: int = 64,
+    milliseconds: int = 80,
+) -> None:
+    """Writes a GIF that repeats for ever, each of its frames a grid of images in [-1, 1] shown for `milliseconds`."""
+    frames = [_sheet(frame, side) for frame in images]
+    options = {"save_all": True, "append_images": frames[1:], "duration": milliseconds, "loop": 0}
+    _write(path, lambda draft, format: frames[0].save(draft, format=format, **options))
+
+
+def _sheet(images: Shaped[np.ndarray, "rows columns height width channels"], side: int) -> Any:
+    rows, columns, height, width, channels = images.shape
+    zoom = max(1, side // height)
+    pixels = np.repeat(np.repeat(to_bytes(images), zoom, axis=2), zoom, axis=3)
+    pixels = np.pad(pixels, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    return _image(
+        pixels.transpose(0, 2, 1, 3, 4).reshape(rows * (height * zoom + GAP), columns * (width * zoom + GAP), channels)
+    )
+
+
+def _image(pixels: UInt8[np.ndarray, "height width channels"]) -> Any:
+    import PIL.Image
+
+    return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def quality_plot(
+    curves: Mapping[str, Mapping[int, float | Sequence[float]]],
+    path: pathlib.Path,
+    *,
+    measure: str,
+    floor: float | Sequence[float] | None = None,
+) -> None:
+    """Writes a plot of a distance against the number of steps, one line a name, and the real-against-real floor.
+
+    Several values at a number of steps, of several seeds, are drawn as their mean with a band from the smallest to the largest.
+    The suffix of `path` says what is written: png, svg or pdf.
+    """
     figure, axes = _figure()
-    for name, curve in curves.items():
-        axes.plot(list(curve), list(curve.values()), marker="o", label=name)
+    for (name, curve), color, marker in zip(curves.items(), itertools.cycle(COLOURS), itertools.cycle(MARKERS)):
+        steps, values = sorted(curve), [np.atleast_1d(curve[n]) for n in sorted(curve)]
+        axes.plot(steps, [v.mean() for v in values], color=color, marker=marker, markersize=5, label=name)
+        if any(len(v) > 1 for v in values):
+            low, high = [v.min() for v in values], [v.max() for v in values]
+            axes.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0)
+    for i, level in enumerate([] if floor is None else np.atleast_1d(floor)):
+        axes.axhline(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "real against real")
     steps = sorted({n for curve in curves.values() for n in curve})
-    axes.set(xscale="log", yscale="log", xticks=steps, xticklabels=[str(n) for n in steps])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xscale="log", xticks=steps, xticklabels=[str(n) for n in steps], xlabel="sampling steps", ylabel=measure)
+    low, high = axes.dataLim.intervaly
+    if low > 0 and high > 2 * low:
+        axes.set_yscale("log")
+        ticks = _ticks(*axes.get_ylim())
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    if floor is not None:
-        axes.axhline(floor, color="gray", linestyle="--", label="real against real")
-    axes.set(xlabel="sampling steps", ylabel=measure)
-    axes.legend()
-    _write(path, figure.savefig)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 4:
+        figure.set_figwidth(8)
+        figure.legend(loc="outside right upper", frameon=False)
+    else:
+        axes.legend(frameon=False)
+    _write_figure(path, figure)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    # A distance spans a fraction of a decade or several: the finest of these with few enough marks.
+    for digits in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
+        if len(ticks := [tick for tick in ticks if low <= tick <= high]) <= 10:
+            break
+    return ticks
 
 
 def loss_plot(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
@@ -71,10 +137,65 @@ def loss_plot(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
         points = np.array([(record["step"], record[name]) for record in records if name in record], np.float64)
         (line,) = axes.plot(points[:, 0], smoothed(points[:, 1]), label=name)
         axes.plot(points[:, 0], points[:, 1], color=line.get_color(), alpha=0.2, linewidth=0.5)
+    for name in ("validation/loss", "validation_online/loss"):
+        points = [(record["step"], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=0.8, label=name)
+            names.append(name)
     axes.set(xlabel="training step", ylabel="loss", yscale="log")
     if names:
         axes.legend()
     _write(path, figure.savefig)
+
+
+def metric_plot(records: Sequence[Mapping[str, Any]], prefix: str, path: pathlib.Path, *, measure: str) -> None:
+    """Writes a plot of every metric PREFIX/NAME in the records of a run, one line a NAME in the order they first come."""
+    figure, axes = _figure()
+    names = list(dict.fromkeys(name for record in records for name in record if name.startswith(f"{prefix}/")))
+    for name in names:
+        points = np.array([(record["step"], record[name]) for record in records if name in record], np.float64)
+        axes.plot(points[:, 0], _positive(points[:, 1]), marker="o", markersize=4, label=name.removeprefix(f"{prefix}/"))
+    axes.set(xlabel="training step", ylabel=measure, yscale="log")
+    if names:
+        axes.legend()
+    _write(path, figure.savefig)
+
+
+class Line(NamedTuple):
+    """A named line of a plot."""
+
+    name: str
+    x: Float[np.ndarray, " points"]
+    y: Float[np.ndarray, " points"]
+
+
+def error_by_time_plot(panels: Mapping[str, Sequence[Line]], path: pathlib.Path, *, title: str = "") -> None:
+    """Writes plots of squared error against time `t` beside each other, one scale for all; lines of a name have one colour.
+
+    Colours run from dark to light in the order in which names first come.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(line.name for lines in panels.values() for line in lines))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
+    figure = Figure(figsize=(1.2 + 4 * len(panels), 4), layout="constrained", dpi=120)
+    columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (panel, lines) in zip(columns, panels.items(), strict=True):
+        for name, x, y in lines:
+            axes.plot(x, _positive(y), marker="o", markersize=3, linewidth=1.2, color=colours[names.index(name)], label=name)
+        axes.set(xlabel="t", yscale="log", title=panel, xlim=(-0.03, 1))
+        axes.grid(alpha=0.25)
+    columns[0].set_ylabel("mean squared error")
+    handles = {label: handle for axes in columns for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend([handles[name] for name in names], names, loc="outside right center", title="step size d")
+    figure.suptitle(title)
+    _write(path, figure.savefig)
+
+
+def _positive(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    # What a logarithmic axis cannot show is left out.
+    return np.where(np.asarray(values) > 0, values, np.nan)
 
 
 def smoothed(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -95,8 +216,18 @@ def _figure() -> Any:
     return figure, figure.add_subplot()
 
 
+def _write_figure(path: pathlib.Path, figure: Any) -> None:
+    import matplotlib
+
+    # Text of a PDF as letters that can be searched; the same figure is the same file.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "eqx_shortcut"}):
+        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        metadata = dated.get(path.suffix[1:].lower(), {})
+        _write(path, lambda draft, format: figure.savefig(draft, format=format, metadata=metadata))
+
+
 def _write(path: pathlib.Path, save: Any) -> None:
     # Renamed into place, so that a run stopped meanwhile leaves no half picture.
     draft = path.with_name(f".{path.name}")
-    save(draft, format="png")
+    save(draft, format=path.suffix[1:].lower() or "png")
     draft.rename(path)

@@ -9,9 +9,11 @@ Values = dict[str, float]
 
 @runtime_checkable
 class Logger(Protocol):
-    """Takes the metrics of one step; `close` finishes writing."""
+    """Takes the metrics of one step, and pictures by the PNG files that hold them; `close` finishes writing."""
 
     def write(self, step: int, values: Values) -> None: ...
+
+    def write_image(self, step: int, name: str, path: pathlib.Path) -> None: ...
 
     def close(self) -> None: ...
 
@@ -32,6 +34,9 @@ class JsonLines:
     def write(self, step: int, values: Values) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
 
+    def write_image(self, step: int, name: str, path: pathlib.Path) -> None:
+        pass  # the picture's own file is its record
+
     def close(self) -> None:
         self._file.close()
 
@@ -50,7 +55,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class TensorBoard:
-    """Scalars for TensorBoard, in the folder `tensorboard` of the run. Needs the extra `tensorboard`."""
+    """Scalars and pictures for TensorBoard, in the folder `tensorboard` of the run. Needs the extra `tensorboard`."""
 
     def __init__(self, folder: pathlib.Path, *, start: int):
         try:
@@ -63,12 +68,19 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def write_image(self, step: int, name: str, path: pathlib.Path) -> None:
+        import numpy as np
+        import PIL.Image
+
+        with path.open("rb") as file, PIL.Image.open(file) as picture:
+            self._writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
     def close(self) -> None:
         self._writer.close()
 
 
 class WandB:
-    """Metrics for Weights & Biases; the run's id is kept in `wandb.json`, so that a continued run goes on in one chart.
+    """Metrics and pictures for Weights & Biases; the run's id is kept in `wandb.json`, so that a continued run goes on there.
 
     Offline if `offline`, or by the environment variable WANDB_MODE. Needs the extra `wandb`.
     """
@@ -81,6 +93,7 @@ class WandB:
         record = folder / "wandb.json"
         identity = json.loads(record.read_text())["id"] if record.exists() else wandb.util.generate_id()
         record.write_text(json.dumps({"id": identity}))
+        self._image = wandb.Image
         self._run = wandb.init(
             project=project,
             name=name,
@@ -93,6 +106,12 @@ class WandB:
 
     def write(self, step: int, values: Values) -> None:
         self._run.log(values, step=step)
+
+    def write_image(self, step: int, name: str, path: pathlib.Path) -> None:
+        import PIL.Image
+
+        with path.open("rb") as file, PIL.Image.open(file) as picture:
+            self._run.log({name: self._image(picture)}, step=step)
 
     def close(self) -> None:
         self._run.finish()

@@ -1,17 +1,20 @@
 """What is trained: a loss bound to the trainer's networks, and the view of a network that samplers call."""
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import losses, samplers, times
+from .guidance import guided
 from .models.field import NetworkField
 from .rows import check_share
-from .types import Batch, Cond, Field, Metrics
+from .types import Batch, Cond, Draws, Field, Metrics, Regression
 
 Loss = tuple[Float[Array, ""], Metrics]
 
@@ -25,6 +28,20 @@ class Networks(eqx.Module):
     online: Any
     ema: Any
     teacher: Any = None
+
+
+class Term(NamedTuple):
+    """One of the regressions that a loss is the mean of, to be asked at chosen times.
+
+    For each number `n` of `sections` its rows have `t` on `{0, 1/n, ..., (n - 1)/n}`. `target` builds the regression of draws
+    with such `t` and `d = 1/n`, and says itself which `d` the network is told.
+    """
+
+    name: str
+    share: float
+    """Share of the rows of a batch."""
+    sections: Int[Array, " levels"]
+    target: Callable[[Draws], Regression]
 
 
 @runtime_checkable
@@ -61,6 +78,10 @@ class Objective(Protocol):
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         """Loss and metrics of one batch; `progress` is the share of training done, in [0, 1)."""
         ...
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """What the loss is made of at this share of training, for measuring errors by time; none if that is not known."""
+        return ()
 
     def snapshot(self, networks: Networks) -> Any:
         """The network that becomes the teacher of the next stage."""
@@ -176,6 +197,10 @@ class FlowMatching(_OnField):
             dropout=self.label_dropout,
         )
 
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Flow matching."""
+        return (Term("flow", 1.0, jnp.array([self.steps]), losses.flow_target),)
+
     def sampling(self, network: Any) -> Field:
         """The network at the one step size it knows, `1/steps`, whatever the number of steps."""
         return AtStep(NetworkField(network), 1 / self.steps, fixed=True)
@@ -220,6 +245,20 @@ class Shortcut(_OnField):
             clip=self.clip,
         )
 
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Flow matching, and two half steps at each larger step size, of which the smallest alone is guided."""
+        target = NetworkField(networks.ema if self.bootstrap_ema else networks.online)
+        share, sections = 1 / self.bootstrap_every, 2 ** jnp.arange(times.log2_steps(self.steps))
+
+        def bootstrap(sections, guidance):
+            build = partial(losses.bootstrap_target, target, guidance=guidance, null=networks.online.null, clip=self.clip)
+            return Term("bootstrap", share, sections, build)
+
+        flow = Term("flow", 1 - share, jnp.array([self.steps]), losses.flow_target)
+        if self.guidance == 1 or len(sections) == 1:
+            return flow, bootstrap(sections, self.guidance)
+        return flow, bootstrap(sections[-1:], self.guidance), bootstrap(sections[:-1], 1.0)
+
     def check(self, batch: int) -> None:
         """Every step size needs a bootstrap row, and the finest one a guided row if there is guidance."""
         losses.check_strata(batch, self.steps, self.bootstrap_every)
@@ -263,17 +302,33 @@ class ProgressiveDistillation(_OnField):
         return 1 / self.steps
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        stage = times.stage(progress, self.stages)
         return losses.progressive_distillation(
             field,
             batch,
             key,
             teacher=NetworkField(networks.teacher),
-            level=self.stages - 1 - stage,
-            guidance=1.0 if self.guidance == 1 else jnp.where(stage == 0, self.guidance, 1.0),
+            level=self._level(progress),
+            guidance=self._guidance(progress),
             null=networks.online.null,
             clip=self.clip,
         )
+
+    def _level(self, progress):
+        return self.stages - 1 - times.stage(progress, self.stages)
+
+    def _guidance(self, progress):
+        return 1.0 if self.guidance == 1 else jnp.where(times.stage(progress, self.stages) == 0, self.guidance, 1.0)
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Two half steps of the teacher at the step size of the stage."""
+        target = partial(
+            losses.progressive_target,
+            NetworkField(networks.teacher),
+            guidance=self._guidance(progress),
+            null=networks.online.null,
+            clip=self.clip,
+        )
+        return (Term("distillation", 1.0, 2 ** self._level(progress)[None], target),)
 
     def snapshot(self, networks: Networks) -> Any:
         """The average of the weights, or the weights."""
@@ -290,6 +345,10 @@ class ProgressiveDistillation(_OnField):
     def guides(self, steps: int) -> bool:
         """Never: no label is hidden in training, so the unlabelled velocity is not known."""
         return False
+
+
+def _to_data(draws: Draws) -> Draws:
+    return Draws(draws.x, draws.noise, draws.t, 1 - draws.t, draws.cond)
 
 
 class _Consistency(_OnField):
@@ -361,6 +420,16 @@ class ConsistencyDistillation(_Consistency):
             clip=self.clip,
         )
 
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Agreement over one step of the teacher."""
+        teacher = guided(NetworkField(networks.teacher), self.guidance, networks.online.null)
+
+        def target(draws):
+            field, gap = NetworkField(networks.ema), 1 / self.steps
+            return losses.consistency_distillation_target(field, teacher, _to_data(draws), gap=gap, clip=self.clip)
+
+        return (Term("consistency", 1.0, jnp.array([self.steps]), target),)
+
 
 @dataclasses.dataclass(frozen=True)
 class ConsistencyTraining(_Consistency):
@@ -377,8 +446,20 @@ class ConsistencyTraining(_Consistency):
             batch,
             key,
             target=NetworkField(networks.ema),
-            level=times.stage(progress, times.log2_steps(self.steps)),
+            level=self._level(progress),
         )
+
+    def _level(self, progress):
+        return times.stage(progress, times.log2_steps(self.steps))
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Agreement over the gap of this share of training."""
+        sections = 2 ** self._level(progress)
+
+        def target(draws):
+            return losses.consistency_training_target(NetworkField(networks.ema), _to_data(draws), gap=1 / sections)
+
+        return (Term("consistency", 1.0, sections[None], target),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -416,6 +497,23 @@ class LiveReflow(_OnField):
             null=networks.online.null,
             dropout=self.label_dropout,
         )
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Flow matching, and at `d = 1` the lines to where the network leads."""
+        share, sections = 1 / self.bootstrap_every, jnp.array([self.steps])
+
+        def target(draws):
+            whole = Draws(draws.x, draws.noise, draws.t, jnp.ones_like(draws.d), draws.cond)
+            return losses.live_reflow_target(
+                NetworkField(networks.online),
+                whole,
+                steps=self.steps,
+                rollout=self.rollout,
+                guidance=self.guidance,
+                null=networks.online.null,
+            )
+
+        return Term("flow", 1 - share, sections, losses.flow_target), Term("reflow", share, sections, target)
 
     def check(self, batch: int) -> None:
         """One row in `bootstrap_every` must be left for reflow, and others for flow matching."""
@@ -456,6 +554,10 @@ class Diffusion(_OnField):
             null=networks.online.null,
             dropout=self.label_dropout,
         )
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """The noise, and no velocity."""
+        return (Term("noise", 1.0, jnp.array([self.steps]), losses.diffusion_target),)
 
     def sampling(self, network: Any) -> Field:
         """The average velocity of a DDIM step, whatever its size, so that Euler's sampler is DDIM."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -11,8 +12,20 @@ from .rows import rows
 from .steps import clipped, predict, step
 from .types import Cond, Field
 
-Steps = int | Int[Array, ""]
-"""A number of steps; traced, one compilation serves every number."""
+
+class Part(eqx.Module):
+    """Of `of` equal steps those from number `first` to before number `last`: what is called noise is then the point there.
+
+    The parts of a path one after another give what the whole gives.
+    """
+
+    of: int | Int[Array, ""]
+    first: int | Int[Array, ""]
+    last: int | Int[Array, ""]
+
+
+Steps = int | Int[Array, ""] | Part
+"""A number of steps, or a part of them; traced, one compilation serves every number."""
 
 Renoise = Callable[[Int[Array, ""]], Float[Array, "batch *shape"]]
 """From the number of a step, from 0, to the new noise at its end."""
@@ -78,12 +91,17 @@ def _time(i, steps, x):
     def fill(value):
         return jnp.broadcast_to(jnp.asarray(value, x.dtype), (x.shape[0],))
 
-    n = jnp.asarray(steps, x.dtype)
+    n = jnp.asarray(_part(steps).of, x.dtype)
     return fill(i.astype(x.dtype) / n), fill(1 / n)
 
 
-def _loop(steps, body, noise):
-    # A number known when tracing keeps its loop differentiable in reverse.
-    if isinstance(steps, int):
-        return jax.lax.fori_loop(0, steps, lambda i, x: body(jnp.asarray(i), x), noise)
-    return jax.lax.fori_loop(jnp.int32(0), steps.astype(jnp.int32), body, noise)
+def _loop(steps, body, x):
+    first, last = _part(steps).first, _part(steps).last
+    # Numbers known when tracing keep their loop differentiable in reverse.
+    if isinstance(first, int) and isinstance(last, int):
+        return jax.lax.fori_loop(first, last, lambda i, x: body(jnp.asarray(i), x), x)
+    return jax.lax.fori_loop(jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32), body, x)
+
+
+def _part(steps):
+    return steps if isinstance(steps, Part) else Part(steps, 0, steps)

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -23,7 +24,13 @@ def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
 
 def replicate(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     """Every array of the tree whole on every device of the mesh; usable inside jit, where it is a constraint."""
-    return eqx.filter_shard(tree, NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: _place(leaf, everywhere) if eqx.is_array(leaf) else leaf, tree)
+
+
+def _place(array: Any, where: NamedSharding) -> Any:
+    # A constraint cannot move what is committed to other devices.
+    return jax.lax.with_sharding_constraint(array, where) if isinstance(array, Tracer) else jax.device_put(array, where)
 
 
 def check_batch(batch: int, mesh: jax.sharding.Mesh) -> None:

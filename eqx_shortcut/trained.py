@@ -1,18 +1,23 @@
 """A trained run opened for use: its networks, and samples from them."""
 
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import settings
 from .checkpoint import Checkpoints, Weights
 from .guidance import guided
 from .objectives import Objective
+from .samplers import Part
+from .steps import step
 from .types import Field
 
 
@@ -69,37 +74,26 @@ def sample(
 
     Sample `i` depends on the key and `i` alone, not on `count` or `batch`.
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: a sample takes at least 1 step")
     if count < 1:
         raise ValueError(f"count={count}: ask for at least 1 sample")
     if batch < 1:
         raise ValueError(f"batch={batch}: compute at least 1 sample at once")
-    labels = _labels(model, labels, first, count)
-    scale = guidance if guide_always or model.objective.guides(steps) else 1.0
+    labels = _labels(model, labels, first + jnp.arange(count))
     parts = []
     for start in range(0, count, batch):
         places = jnp.arange(start, start + min(batch, count))
-        chosen = labels[jnp.minimum(places, count - 1)]
-        images = _sample_batch(model, key, first + places, chosen, jnp.int32(steps), jnp.float32(scale), guide=scale != 1)
+        images = sample_from(
+            model,
+            key,
+            noise(model, key, first + places),
+            steps=steps,
+            places=first + places,
+            labels=labels[jnp.minimum(places, count - 1)],
+            guidance=guidance,
+            guide_always=guide_always,
+        )
         parts.append(images[: count - start])
     return jnp.concatenate(parts)
-
-
-def _labels(
-    model: Trained, labels: Int[Array | np.ndarray, " labels"] | int | None, first: int, count: int
-) -> Int[Array, " count"]:
-    if labels is None:
-        return (first + jnp.arange(count)) % model.classes if model.labelled else jnp.full((count,), model.classes)
-    given = jnp.asarray(labels)
-    if given.shape not in ((), (count,)):
-        raise ValueError(f"{len(given)} labels for {count} samples: give one for each, one for all, or none")
-    chosen = jnp.broadcast_to(given, (count,))
-    lowest, highest = int(chosen.min()), int(chosen.max())
-    if lowest < 0 or highest > model.classes:
-        wrong = lowest if lowest < 0 else highest
-        raise ValueError(f"label {wrong} is not in 0 to {model.classes - 1} (or {model.classes} for none): choose one of those")
-    return chosen
 
 
 def noise(model: Trained, key: PRNGKeyArray, places: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
@@ -107,16 +101,116 @@ def noise(model: Trained, key: PRNGKeyArray, places: Int[Array, " batch"]) -> Fl
     return _normal(key, places, model.shape)
 
 
-@eqx.filter_jit
-def _sample_batch(model, key, places, labels, steps, scale, *, guide):
-    field = guided(model.field, scale, model.network.null) if guide else model.field
+def sample_from(
+    model: Trained,
+    key: PRNGKeyArray,
+    noise: Float[Array, "batch *shape"],
+    *,
+    steps: int = 1,
+    places: Int[Array, " batch"] | None = None,
+    labels: Int[Array | np.ndarray, " labels"] | int | None = None,
+    guidance: float = 1.0,
+    guide_always: bool = False,
+) -> Float[Array, "batch *shape"]:
+    """What `sample` makes of this noise as its samples number `places` (0, 1, ... if None), all at once.
 
+    Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
+    `jax.jit` labels are taken as they are, in range or not.
+    """
+    places = jnp.arange(noise.shape[0]) if places is None else places
+    labels, scale = _settled(model, places, labels, steps, guidance, guide_always)
+    return _advanced(model, key, noise, places, labels, _part(steps, 0, steps), scale)
+
+
+class Trajectory(NamedTuple):
+    """Points `x` of samples on their way at times `t` in [0, 1], and the `data` where one step from each to time 1 ends."""
+
+    t: Float[Array, " points"]
+    x: Float[Array, "points batch *shape"]
+    data: Float[Array, "points batch *shape"]
+
+
+def trajectory(
+    model: Trained,
+    key: PRNGKeyArray,
+    noise: Float[Array, "batch *shape"],
+    *,
+    steps: int,
+    points: Sequence[int],
+    places: Int[Array, " batch"] | None = None,
+    labels: Int[Array | np.ndarray, " labels"] | int | None = None,
+    guidance: float = 1.0,
+    guide_always: bool = False,
+) -> Trajectory:
+    """The way of the samples of `sample_from`: where they are after so many of their `steps`, `points` in rising order.
+
+    Point 0 is the noise, point `steps` the sample, to the bit. Raises ValueError for other points.
+    """
+    if sorted(points) != list(points) or not points or points[0] < 0 or points[-1] > steps:
+        raise ValueError(f"points={points}: name one or more of 0 to {steps} in rising order")
+    places = jnp.arange(noise.shape[0]) if places is None else places
+    labels, scale = _settled(model, places, labels, steps, guidance, guide_always)
+    x, done, found, data = noise, 0, [], []
+    for point in points:
+        x, done = _advanced(model, key, x, places, labels, _part(steps, done, point), scale), point
+        found.append(x)
+        data.append(x if point == steps else _ahead(model, x, jnp.full(x.shape[0], point / steps), labels, scale))
+    return Trajectory(jnp.asarray(points, jnp.float32) / steps, jnp.stack(found), jnp.stack(data))
+
+
+def _settled(model, places, labels, steps, guidance, guide_always):
+    if steps < 1:
+        raise ValueError(f"steps={steps}: a sample takes at least 1 step")
+    applies = guidance != 1 and (guide_always or model.objective.guides(steps))
+    return _labels(model, labels, places), jnp.float32(guidance) if applies else None
+
+
+def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
+    """Raises ValueError unless every label is one of the run's classes, or their number, which stands for none."""
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label <= model.classes:
+            raise ValueError(
+                f"label {label} is not in 0 to {model.classes - 1} (or {model.classes} for none): choose one of those"
+            )
+
+
+def _labels(
+    model: Trained, labels: Int[Array | np.ndarray, " labels"] | int | None, places: Int[Array, " count"]
+) -> Int[Array, " count"]:
+    if labels is None:
+        return places % model.classes if model.labelled else jnp.full_like(places, model.classes)
+    given = jnp.asarray(labels)
+    if given.shape not in ((), places.shape):
+        raise ValueError(f"{len(given)} labels for {len(places)} samples: give one for each, one for all, or none")
+    chosen = jnp.broadcast_to(given, places.shape)
+    if isinstance(chosen, Tracer):
+        return chosen
+    check_labels(model, np.asarray(chosen))
+    return chosen
+
+
+def _part(*numbers):
+    return Part(*map(jnp.int32, numbers))
+
+
+def _view(model, scale):
+    return model.field if scale is None else guided(model.field, scale, model.network.null)
+
+
+@eqx.filter_jit
+def _advanced(model, key, x, places, labels, part, scale):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
         return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), places, model.shape)
 
-    return model.objective.sample(field, _normal(key, places, model.shape), labels, steps=steps, renoise=renoise)
+    return model.objective.sample(_view(model, scale), x, labels, steps=part, renoise=renoise)
 
 
+@eqx.filter_jit
+def _ahead(model, x, t, labels, scale):
+    return step(_view(model, scale), x, t, 1 - t, labels)
+
+
+@partial(jax.jit, static_argnums=2)
 def _normal(key, places, shape):
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(places)

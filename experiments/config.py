@@ -65,6 +65,34 @@ class Quality:
 
 
 @dataclasses.dataclass(frozen=True)
+class Figures:
+    """What is measured and drawn during a run, without changing it."""
+
+    every: int | None = None
+    """Steps between validation losses, squared errors, pictures of denoising and distances; by default --sample-every."""
+    batches: int = 4
+    """Held-out batches for all of these but distances; 0: none of these."""
+    times: int = 8
+    """Times at which the squared error of each step size is measured, at most."""
+    guidance: float = 1.0
+    """Guidance scale of a second picture of samples, and of one more distance; 1: neither."""
+    count: int = 0
+    """Samples for each distance to the training images; 0: none is measured."""
+    steps: tuple[int, ...] = (1, 4, 32, 128)
+    """Numbers of sampling steps of these distances."""
+
+    def __post_init__(self):
+        for field, lowest in (("every", 1), ("batches", 0), ("times", 1)):
+            value = getattr(self, field)
+            if value is not None and value < lowest:
+                raise ValueError(f"--figures.{field} {value}: use {lowest} or more")
+        if self.count < 0 or self.count == 1:
+            raise ValueError(f"--figures.count {self.count}: a distance needs 2 samples or more; 0 measures none")
+        if self.count and min(self.steps, default=0) < 1:
+            raise ValueError(f"--figures.steps {' '.join(map(str, self.steps))}: name numbers of 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class WandB:
     """Weights & Biases."""
 
@@ -120,6 +148,8 @@ class Config:
     """Steps between checkpoints."""
     keep: int = 3
     """Checkpoints kept, the newest."""
+    figures: Figures = Figures()
+    """What is measured and drawn during the run."""
     quality: Quality = Quality()
     """How samples are judged at the end."""
     tensorboard: bool = False
@@ -165,6 +195,8 @@ class LatentConfig(Config):
             raise ValueError(
                 f"--quality.steps {' '.join(map(str, self.quality.steps))}: samples of latents are not judged yet: leave it out"
             )
+        if self.figures.count:
+            raise ValueError(f"--figures.count {self.figures.count}: samples of latents are not judged yet: leave it out")
 
 
 Judge = Callable[[Images, np.ndarray, np.ndarray], dict[str, float]]

@@ -19,18 +19,17 @@ from encoding import identity
 from eqx_shortcut import figures, log, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
-from eqx_shortcut.data.pipeline import host_batches
-from eqx_shortcut.evaluate import frechet_distance, moments, pixels
 from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
-from eqx_shortcut.trained import Trained, sample
+from eqx_shortcut.trained import Trained
 from eqx_shortcut.types import Metrics
 from examples import Data, open_data
+from judging import Measures, judge_samples, table
+from monitoring import Monitor
 from start import check_start, start
 
-GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
-GRID_COLUMNS = 16
 MAY_CHANGE = (
-    "version steps log_every sample_every checkpoint_every keep quality tensorboard wandb workers vae cache encode_batch"
+    "version steps log_every sample_every checkpoint_every keep figures quality tensorboard wandb workers vae cache "
+    "encode_batch"
 ).split()
 
 
@@ -54,12 +53,26 @@ def run(experiment: str, config: Config, judge: Judge | None) -> None:
     check_record(folder, record)
     state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
     open_folder(folder, record)
-    model = train_network(folder, config, data, state, record, mesh)
+    measures = Measures(data.train, judge) if isinstance(data.train, Images) else None
+    monitor = Monitor(folder, config, data, measures, mesh)
+    model = train_network(folder, config, data, state, record, mesh, monitor)
     report_replaced(folder, data.replaced)
-    figures.loss_plot(log.read_lines(folder / "metrics.jsonl"), folder / "loss.png")
-    if config.quality.steps:
-        report_quality(folder, judge_samples(config, model, data, judge))
-    print(f"pictures and numbers: {folder}/samples{', quality.json, quality.png' * bool(config.quality.steps)}, loss.png")
+    drawn = draw_records(folder)
+    if config.quality.steps and measures is not None:
+        report_quality(folder, judge_samples(config, model, data, measures))
+        drawn += ["quality.json", "quality.png"]
+    print(f"pictures and numbers: {folder}/{', '.join(drawn)}")
+
+
+def draw_records(folder: pathlib.Path) -> list[str]:
+    """Writes loss.png and, if distances were taken, distances.png; returns the names of all pictures that there are."""
+    records = log.read_lines(folder / "metrics.jsonl")
+    figures.loss_plot(records, folder / "loss.png")
+    drawn = [name for name in ("samples", "errors", "denoising") if (folder / name).exists()] + ["loss.png"]
+    if any(name.startswith("distance/") for record in records for name in record):
+        figures.metric_plot(records, "distance", folder / "distances.png", measure="pixel Frechet distance")
+        drawn.append("distances.png")
+    return drawn
 
 
 def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
@@ -168,7 +181,13 @@ def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: 
 
 
 def train_network(
-    folder: pathlib.Path, config: Config, data: Data, state: TrainState, record: dict[str, Any], mesh: jax.sharding.Mesh
+    folder: pathlib.Path,
+    config: Config,
+    data: Data,
+    state: TrainState,
+    record: dict[str, Any],
+    mesh: jax.sharding.Mesh,
+    monitor: Monitor,
 ) -> Trained:
     """The run's training, from its newest whole checkpoint to its last step."""
     rows = data.rows
@@ -210,11 +229,15 @@ def train_network(
                 )
 
         def draw(number: int, state: TrainState, metrics: Metrics) -> None:
-            draw_samples(folder, config, trained(config, data.train, state), data, number)
+            recorder.add({}, monitor.samples(trained(config, data.train, state)))
+
+        def watch(number: int, state: TrainState, metrics: Metrics) -> None:
+            recorder.add(*monitor(trained(config, data.train, state), state.networks))
 
         events = (
             recorder,
             every(config.sample_every, config.steps, draw),
+            every(config.figures.every or config.sample_every, config.steps, watch),
             every(config.checkpoint_every, config.steps, save),
             stop_if_asked,
         )
@@ -235,7 +258,7 @@ def parameter_count(state: TrainState) -> int:
 
 
 class Recorder:
-    """Progress bar and metrics of a run. Metrics are read one step late, so that the device never waits for them."""
+    """Progress bar, metrics and pictures of a run. Metrics are read one step late, so that the device never waits for them."""
 
     def __init__(self, folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int):
         self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
@@ -248,13 +271,26 @@ class Recorder:
             w = config.wandb
             self._loggers.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=record))
         self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=start >= config.steps)
+        self._last: tuple[int, Metrics] | None = None
         self._pending: tuple[int, Metrics] | None = None
+        self._added: log.Values = {}
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         self.flush()
+        self._last = step, metrics
         if step % self._every == 0 or step == self._until:
             self._pending = step, metrics
         self._bar.update()
+
+    def add(self, values: log.Values, pictures: dict[str, pathlib.Path]) -> None:
+        """Puts numbers into the record of the last step, which is made if there is none yet, and pictures beside it."""
+        assert self._last is not None
+        if values:
+            self._pending = self._last
+            self._added |= values
+        for logger in self._loggers:
+            for name, path in pictures.items():
+                logger.write_image(self._last[0], name, path)
 
     def flush(self) -> None:
         """Writes what is waiting to be written."""
@@ -262,6 +298,7 @@ class Recorder:
             return
         step, metrics = self._pending
         values = {name: float(value) for name, value in metrics.items()} | {"lr": float(np.asarray(self._rate(step - 1)))}
+        values, self._added = values | self._added, {}
         for logger in self._loggers:
             logger.write(step, values)
         speed = (self._bar.format_dict["rate"] or 0) * self._batch
@@ -295,70 +332,3 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-
-
-def draw_samples(folder: pathlib.Path, config: Config, model: Trained, data: Data, step: int) -> None:
-    """Writes samples/step_N.png: one row a number of sampling steps, the same noise and label down each column.
-
-    Labels come in turn; of a run on few examples, theirs.
-    """
-    key = jax.random.key(0)
-    columns = GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
-    labels = np.resize(data.train.labels, columns) if config.overfit is not None and model.labelled else None
-    rows = [data.pictures(sample(model, key, columns, steps=n, labels=labels)) for n in GRID_STEPS]
-    path = folder / "samples" / f"step_{step:07d}.png"
-    figures.grid(np.stack(rows), path, labels=[f"{n} step{'s'[: n > 1]}" for n in GRID_STEPS])
-
-
-def judge_samples(config: Config, model: Trained, data: Data, judge: Judge | None) -> dict[str, Any]:
-    """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
-    settings, train, held_out = config.quality, data.train, data.held_out
-    assert isinstance(train, Images) and isinstance(held_out, Images)
-    labels = np.resize(train.labels, settings.count)
-    real, unseen = train.scaled(), held_out.scaled()
-    reference = moments(map(pixels, host_batches(real, 4096)))
-
-    def measures(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        distance = frechet_distance(moments(map(pixels, host_batches(images, 4096))), reference)
-        return {"frechet": distance} | ({} if judge is None else judge(train, images, labels))
-
-    results = []
-    for steps in tqdm(settings.steps, desc="judging samples", unit="sampler"):
-        key = jax.random.key(settings.seed)
-        samples = np.asarray(
-            sample(
-                model,
-                key,
-                settings.count,
-                steps=steps,
-                labels=jax.numpy.asarray(labels) if model.labelled else None,
-                guidance=settings.guidance,
-                batch=settings.batch,
-            )
-        )
-        results.append({"steps": steps, **measures(samples, labels)})
-    return {
-        "protocol": {
-            "frechet": "Frechet distance of pixels in [-1, 1] to the training images",
-            "samples": settings.count,
-            "labels": "those of the training images in order" if model.labelled else "none",
-            "training images": len(real),
-            "held-out images": len(unseen),
-            "guidance": settings.guidance,
-            "weights": "ema",
-            "training step": model.step,
-            "seed of noise": settings.seed,
-        },
-        "held_out": measures(unseen, held_out.labels),
-        "results": results,
-    }
-
-
-def table(quality: dict[str, Any]) -> str:
-    """The results as a text table under their protocol; the last row is the same measures of real, held-out images."""
-    results = [*quality["results"], {"steps": "held-out", **quality["held_out"]}]
-    lines = ["  ".join(f"{name:>10}" for name in results[0])]
-    for row in results:
-        lines.append("  ".join(f"{value:>10.4g}" if isinstance(value, float) else f"{value:>10}" for value in row.values()))
-    protocol = [f"  {name}: {value}" for name, value in quality["protocol"].items()]
-    return "\n".join([*protocol, "", *lines])

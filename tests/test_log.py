@@ -1,9 +1,12 @@
 """Records of metrics: a continued run's file is that of an undisturbed one."""
 
 import importlib.util
+import io
 import json
 import math
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from eqx_shortcut.log import JsonLines, Logger, TensorBoard, WandB, read_lines
@@ -15,6 +18,22 @@ def write(path, first: int, last: int, *, start: int) -> None:
     for step in range(first, last + 1):
         log.write(step, {"loss": 1 / step, "lr": 0.1})
     log.close()
+
+
+@pytest.fixture
+def picture(tmp_path_factory):
+    """A PNG of random gray levels and what is in it."""
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    levels = np.random.default_rng(0).integers(0, 256, (5, 7), np.uint8)
+    PIL.Image.fromarray(levels).save(path)
+    return path, levels
+
+
+def test_a_picture_is_no_line_of_the_records(tmp_path, picture):
+    log = JsonLines(tmp_path / "metrics.jsonl", start=0)
+    log.write_image(1, "errors", picture[0])
+    log.close()
+    assert read_lines(tmp_path / "metrics.jsonl") == []
 
 
 def test_records_are_read_as_written(tmp_path):
@@ -67,13 +86,17 @@ def test_values_that_are_not_finite_survive(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="needs the extra `tensorboard`")
-def test_tensorboard_gets_every_scalar(tmp_path):
+def test_tensorboard_gets_every_scalar_and_picture(tmp_path, picture):
     log = TensorBoard(tmp_path, start=0)
     assert isinstance(log, Logger)
     log.write(1, {"loss": 0.5})
+    log.write_image(1, "errors", picture[0])
     log.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"loss" in events.read_bytes()
+    written = events.read_bytes()
+    assert b"loss" in written and b"errors" in written
+    with PIL.Image.open(io.BytesIO(written[written.index(b"\x89PNG") :])) as found:
+        np.testing.assert_array_equal(np.asarray(found), np.repeat(picture[1][..., None], 3, axis=2))
 
 
 def missing(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
@@ -102,6 +125,9 @@ class FakeWandb:
     def __init__(self):
         self.calls, self.logged = [], []
 
+    def Image(self, picture):
+        return np.asarray(picture)
+
     def init(self, **arguments):
         self.calls.append(arguments)
         return self
@@ -124,6 +150,17 @@ def test_wandb_continues_under_the_id_it_began_with(tmp_path, monkeypatch):
     assert first["id"] == second["id"] == json.loads((tmp_path / "wandb.json").read_text())["id"] == "made-up"
     assert (first["mode"], second["mode"]) == ("offline", None) and first["resume"] == "allow"
     assert fake.logged == [(1, {"loss": 0.5}), "finished"] * 2
+
+
+def test_wandb_gets_pictures(tmp_path, monkeypatch, picture):
+    fake = FakeWandb()
+    monkeypatch.setitem(__import__("sys").modules, "wandb", fake)
+    log = WandB(tmp_path, project="p", name="n", offline=True, config={})
+    assert isinstance(log, Logger)
+    log.write_image(7, "errors", picture[0])
+    ((step, logged),) = fake.logged
+    assert step == 7 and list(logged) == ["errors"]
+    np.testing.assert_array_equal(logged["errors"], picture[1])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra `wandb`")

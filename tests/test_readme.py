@@ -44,12 +44,13 @@ def options(kind: type, prefix: str = "") -> set[str]:
 
 def test_flag_table_names_options_that_exist_and_every_flag_of_the_original():
     import config
+    import evaluate
     import sample
 
     table = re.search(r"\| flag there \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
     assert table is not None
     rows = [row.split("|") for row in table[0].splitlines() if row.startswith("|")]
-    known = options(config.Config) | options(sample.Config) | {"data.*"}
+    known = options(config.Config) | options(sample.Config) | options(evaluate.Config) | {"data.*"}
     assert {name for row in rows for name in re.findall(r"--([a-z]+[a-z0-9.*-]*)", row[2])} <= known
     there = " ".join(row[1] for row in rows)
     missing = [flag for flag in ORIGINAL.split() if not re.search(rf"\b{flag}\b", there)]

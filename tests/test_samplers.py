@@ -136,3 +136,30 @@ def test_ddim_is_euler_on_its_field_and_serves_every_number_of_steps(key):
         expected = samplers.euler(samplers.ddim_field(field, clip=2.0), noise, cond, steps=steps)
         np.testing.assert_allclose(sample(steps), expected, rtol=1e-4, atol=1e-4)
         assert float(jnp.abs(expected).max()) <= 2.01
+
+
+# Parts
+
+
+@pytest.mark.parametrize("sampler", ["euler", "consistency", "ddim"])
+def test_parts_one_after_another_are_the_whole_to_the_bit(key, sampler):
+    """Of a field that depends on time, in three parts of which one is empty; with numbers known when tracing, and not."""
+    field, noise = lambda x, t, d, cond: 0.3 * x + rows(t - 2 * d, x), jax.random.normal(key, (4, 3))
+    more = {"renoise": lambda i: jax.random.normal(jax.random.fold_in(key, i), (4, 3))} if sampler == "consistency" else {}
+
+    def advance(x, steps):
+        return getattr(samplers, sampler)(field, x, steps=steps, **more)
+
+    traced = jax.jit(lambda x, *numbers: advance(x, samplers.Part(*numbers)))
+    for run in (lambda x, *numbers: advance(x, samplers.Part(*numbers)), traced):
+        whole, x = run(noise, 7, 0, 7), noise
+        for first, last in ((0, 3), (3, 3), (3, 7)):
+            x = run(x, 7, first, last)
+        np.testing.assert_array_equal(x, whole)
+        np.testing.assert_allclose(whole, advance(noise, 7), rtol=1e-5, atol=1e-5)
+
+
+def test_a_known_part_can_be_differentiated(key):
+    noise = jax.random.normal(key, (2, 3))
+    slope = jax.grad(lambda x: samplers.euler(lambda x, t, d, cond: x, x, steps=samplers.Part(4, 1, 3)).sum())(noise)
+    np.testing.assert_allclose(slope, 1.25**2, rtol=1e-6)

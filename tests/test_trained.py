@@ -15,8 +15,10 @@ from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import ConsistencyTraining, Diffusion, FlowMatching, LiveReflow, Networks, Shortcut
+from eqx_shortcut.rows import rows
+from eqx_shortcut.samplers import Part
 from eqx_shortcut.train import TrainState
-from eqx_shortcut.trained import Trained, load, noise, sample
+from eqx_shortcut.trained import Trained, load, noise, sample, sample_from, trajectory
 
 NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2), (4, 4, 1), 3
 
@@ -100,7 +102,7 @@ def test_samples_number_first_and_on_are_those_of_a_longer_row_in_any_batch(mode
 def test_the_noise_of_a_sample_is_known(model, key):
     places = jnp.array([4, 0])
     t = jnp.zeros(2)
-    expected = noise(model, key, places) + model.field(noise(model, key, places), t, t + 1, places % CLASSES)
+    expected = noise(model, key, places) + eqx.filter_jit(model.field)(noise(model, key, places), t, t + 1, places % CLASSES)
     np.testing.assert_allclose(sample(model, key, 5)[places], expected, atol=1e-5)
     assert noise(model, key, jnp.arange(500)).shape == (500, *SHAPE)
     assert abs(float(noise(model, key, jnp.arange(500)).std()) - 1) < 5 / np.sqrt(2 * 500 * 16)
@@ -108,16 +110,62 @@ def test_the_noise_of_a_sample_is_known(model, key):
 
 def test_new_noise_between_steps_is_not_that_of_another_sample_or_step(model, key):
     """Asked of an objective that returns the noise it is given."""
-    seen = []
 
     class Asked(FlowMatching):
         def sample(self, field, noise, cond, *, steps, renoise):
-            seen.append(renoise)
-            return jnp.concatenate([noise, renoise(jnp.int32(0)), renoise(jnp.int32(1))], axis=-1)
+            assert isinstance(steps, Part)
+            return jnp.where(steps.of == 1, noise, renoise(jnp.asarray(steps.of - 2)))
 
-    given = np.asarray(sample(Trained(model.network, Asked(4), SHAPE, CLASSES, 5), key, 4)).reshape(4, -1, 3)
-    flat = given.transpose(0, 2, 1).reshape(12, -1)
-    assert len({bytes(row) for row in np.ascontiguousarray(flat)}) == 12 and len(seen) == 1
+    asked = Trained(model.network, Asked(4), SHAPE, CLASSES, 5)
+    given = [np.asarray(sample(asked, key, 4, steps=steps)) for steps in (1, 2, 3)]
+    np.testing.assert_array_equal(given[0], noise(model, key, jnp.arange(4)))
+    assert len({bytes(row) for rows in given for row in rows}) == 12
+
+
+@pytest.mark.parametrize(
+    ("objective", "guidance"),
+    [(FlowMatching(steps=4), 2.0), *((other, 1.0) for other in OTHERS)],
+    ids=["guided", "anew", "euler", "diffusion", "reflow"],
+)
+def test_a_trajectory_goes_from_the_noise_to_the_sample_to_the_bit(model, key, objective, guidance):
+    """Whichever points are asked for."""
+    other = Trained(model.network, objective, SHAPE, CLASSES, 5)
+    start = noise(other, key, jnp.arange(2))
+    way = trajectory(other, key, start, steps=5, points=range(6), guidance=guidance)
+    np.testing.assert_allclose(way.t, np.arange(6) / 5, rtol=1e-6)
+    np.testing.assert_array_equal(way.x[0], start)
+    np.testing.assert_array_equal(way.x[-1], sample(other, key, 2, steps=5, guidance=guidance))
+    np.testing.assert_array_equal(way.data[-1], way.x[-1])
+    some = trajectory(other, key, start, steps=5, points=(2, 5), guidance=guidance)
+    np.testing.assert_array_equal(some.x, way.x[jnp.array([2, 5])])
+    assert len({bytes(np.asarray(x)) for x in way.x}) == 6
+
+
+def test_the_data_of_a_trajectory_is_where_one_step_from_each_point_ends(model, key):
+    field, way = (
+        eqx.filter_jit(model.field),
+        trajectory(model, key, noise(model, key, jnp.arange(3)), steps=4, points=(0, 1, 4)),
+    )
+    for t, x, data in zip(way.t, way.x, way.data, strict=True):
+        t = jnp.full(3, t)
+        expected = x + rows(1 - t, x) * field(x, t, 1 - t, jnp.arange(3) % CLASSES)
+        np.testing.assert_allclose(data, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("points", [(), (1, 0), (-1, 2), (0, 5)])
+def test_points_that_are_not_on_the_way_are_refused(model, key, points):
+    with pytest.raises(ValueError, match="name one or more of 0 to 4 in rising order"):
+        trajectory(model, key, noise(model, key, jnp.arange(2)), steps=4, points=points)
+
+
+def test_noise_added_between_the_steps_is_that_of_the_sample_s_number(model, key):
+    """One start and several numbers: what differs is what the sampler adds."""
+    other = Trained(model.network, ConsistencyTraining(steps=4), SHAPE, CLASSES, 5)
+    start = jnp.repeat(noise(other, key, jnp.array([3])), 2, axis=0)
+    same, each = (sample_from(other, key, start, steps=2, places=jnp.array(p), labels=0) for p in ((3, 3), (3, 4)))
+    for x in (same[0], same[1], each[0]):
+        np.testing.assert_allclose(x, sample(other, key, 2, first=3, steps=2, labels=0)[0], atol=1e-5)
+    assert not np.allclose(each[1], same[1], atol=1e-2)
 
 
 def test_a_run_without_labels_samples_without(run, tmp_path, key):
@@ -134,7 +182,7 @@ def test_a_run_without_labels_samples_without(run, tmp_path, key):
 def test_a_sample_is_noise_carried_by_the_field(model, key):
     noise = jnp.stack([jax.random.normal(jax.random.fold_in(key, i), SHAPE) for i in range(3)])
     t = jnp.zeros(3)
-    expected = noise + model.field(noise, t, t + 1, jnp.arange(3))
+    expected = noise + eqx.filter_jit(model.field)(noise, t, t + 1, jnp.arange(3))
     np.testing.assert_allclose(sample(model, key, 3), expected, atol=1e-5)
 
 

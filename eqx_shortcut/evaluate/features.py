@@ -1,8 +1,9 @@
 """What distances between images are measured in: from images to one vector each."""
 
+import dataclasses
 import math
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -38,3 +39,76 @@ class Features(Protocol):
 def pixels(images: Shaped[np.ndarray, "batch *shape"]) -> Float[np.ndarray, "batch features"]:
     """The images themselves, flattened: features that need no network."""
     return np.asarray(images, np.float64).reshape(len(images), math.prod(images.shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The images themselves, clipped to [-1, 1] and flattened, as features; any number of channels."""
+
+    @property
+    def name(self) -> str:
+        """It is no FID."""
+        return "pixel Frechet distance"
+
+    @property
+    def protocol(self) -> Mapping[str, str]:
+        """No network, no weights."""
+        return {"network": "none, pixels clipped to [-1, 1]"}
+
+    def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
+        """Raises ValueError for what are no images in [-1, 1] (see check_images)."""
+        check_images(images)
+        return Extracted(pixels(np.clip(images, -1, 1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Custom:
+    """Features by any function from images, clipped to [-1, 1], to one vector each; `name` says what a distance in them is."""
+
+    function: Callable[[Any], Any]
+    name: str
+
+    @property
+    def protocol(self) -> Mapping[str, str]:
+        """The name alone: nothing more is known of the function, so let it tell one version from another."""
+        return {"network": self.name}
+
+    def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
+        """Raises ValueError for what are no images in [-1, 1] (see check_images), and if the function gives no vectors."""
+        check_images(images)
+        vectors = np.asarray(self.function(np.clip(images, -1, 1)))
+        if vectors.ndim != 2 or len(vectors) != len(images) or vectors.dtype.kind != "f":
+            raise ValueError(
+                f"{self.name} made an array of shape {vectors.shape} and type {vectors.dtype} of {len(images)} images: "
+                "return floats of shape (images, features)"
+            )
+        return Extracted(vectors)
+
+
+MANY = 8
+"""Images that cannot all be brighter than grey in every pixel, unless 0 stands for black."""
+
+
+def check_images(images: Shaped[np.ndarray, "..."], *, channels: tuple[int, ...] = ()) -> None:
+    """Raises ValueError unless these are floats (count, height, width, channels) in [-1, 1], with one of the `channels` if any.
+
+    Values beyond [-1, 1] pass, as samples have them; whoever takes the images clips them. Many images without one negative
+    value are refused, being in [0, 1].
+    """
+    remedy = "give floats of shape (count, height, width, channels) in [-1, 1], such as bytes / 127.5 - 1"
+    if images.ndim != 4 or images.dtype.kind != "f" or not images.size:
+        raise ValueError(f"images have shape {images.shape} and type {images.dtype}: {remedy}")
+    if channels and images.shape[-1] not in channels:
+        wanted = " or ".join(map(str, channels))
+        raise ValueError(f"images of shape {images.shape} have {images.shape[-1]} channels, not {wanted}: {remedy}")
+    finite = np.isfinite(images).all(axis=(1, 2, 3))
+    if not finite.all():
+        raise ValueError(
+            f"{np.count_nonzero(~finite)} of {len(images)} images hold NaN or infinity: "
+            "a distance of them means nothing; look at the samples"
+        )
+    if len(images) >= MANY and images.min() >= 0:
+        raise ValueError(
+            f"{len(images)} images have values from {images.min():.3g} to {images.max():.3g}, not one below 0: "
+            "if 0 is their black, give 2 x - 1 of values up to 1, and bytes / 127.5 - 1"
+        )

@@ -1,10 +1,18 @@
-"""Count, mean and scatter of sets of vectors, gathered batch by batch in float64 and merged exactly."""
+"""What a Gaussian knows of a set of vectors; count, mean and scatter, gathered batch by batch in float64 and merged exactly."""
 
 import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float, Shaped
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """Mean and covariance of a set of vectors whose count is not known, as most files of statistics hold them."""
+
+    mean: Float[np.ndarray, " features"]
+    covariance: Float[np.ndarray, "features features"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +29,7 @@ class Moments:
         vectors = np.asarray(vectors, np.float64)
         if not len(vectors):
             raise ValueError("no vectors to take moments of: the batch was empty")
-        if not np.isfinite(vectors).all():
-            raise ValueError(
-                f"{np.count_nonzero(~np.isfinite(vectors).all(axis=1))} of {len(vectors)} vectors hold NaN or infinity: "
-                "a distance of them means nothing; look at the samples"
-            )
+        check_finite(vectors)
         mean = vectors.mean(axis=0)
         centred = vectors - mean
         return cls(len(vectors), mean, centred.T @ centred)
@@ -44,6 +48,11 @@ class Moments:
             raise ValueError(f"a covariance needs at least 2 vectors, found {self.count}")
         return self.scatter / (self.count - 1)
 
+    @property
+    def gaussian(self) -> Gaussian:
+        """Mean and unbiased covariance alone. Needs two vectors at least."""
+        return Gaussian(self.mean, self.covariance)
+
 
 def moments(batches: Iterable[Shaped[np.ndarray, "_ features"]]) -> Moments:
     """Moments of the vectors of all batches, one batch in memory at a time. Raises ValueError if there are none."""
@@ -58,9 +67,21 @@ def moments(batches: Iterable[Shaped[np.ndarray, "_ features"]]) -> Moments:
     return total
 
 
-def check_comparable(a: Moments, b: Moments) -> None:
-    """Raises ValueError unless both are of as many features."""
-    if a.mean.shape != b.mean.shape:
+def check_finite(vectors: Shaped[np.ndarray, "count features"]) -> None:
+    """Raises ValueError, with the number of vectors at fault, if a value is not finite."""
+    bad = np.count_nonzero(~np.isfinite(vectors).all(axis=1))
+    if bad:
         raise ValueError(
-            f"moments of {a.mean.size} and of {b.mean.size} features cannot be compared: use the same features for both"
+            f"{bad} of {len(vectors)} vectors hold NaN or infinity: a distance of them means nothing; look at the samples"
         )
+
+
+def check_comparable(a: Moments | Gaussian, b: Moments | Gaussian) -> None:
+    """Raises ValueError unless both are of as many features."""
+    check_features(a.mean.size, b.mean.size)
+
+
+def check_features(a: int, b: int) -> None:
+    """Raises ValueError unless the numbers of features are equal."""
+    if a != b:
+        raise ValueError(f"vectors of {a} and of {b} features cannot be compared: use the same features for both")

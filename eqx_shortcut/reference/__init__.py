@@ -1,4 +1,4 @@
-"""Checkpoints, parameters and FID statistics of kvfrans/shortcut-models (Flax), read without running any of its code.
+"""Checkpoints and parameters of kvfrans/shortcut-models (Flax), read without running any of its code.
 
 checkpoint = reference.read("checkpoint.pkl")
 config, channels, classes = reference.architecture(checkpoint.parameters)
@@ -8,7 +8,6 @@ network = reference.from_parameters(checkpoint.average, config, (32, 32, channel
 from ._checkpoint import Checkpoint, read, train_state
 from ._errors import ReferenceCheckpointError
 from ._parameters import Parameters, architecture, from_parameters, nested, to_parameters
-from ._statistics import read_statistics
 
 __all__ = [
     "Checkpoint",
@@ -18,7 +17,6 @@ __all__ = [
     "from_parameters",
     "nested",
     "read",
-    "read_statistics",
     "to_parameters",
     "train_state",
 ]

@@ -14,9 +14,10 @@ from jaxtyping import PRNGKeyArray
 from ..models.dit import DiTConfig
 from ..objectives import Networks
 from ..train import TrainState
+from ..unpickle import Leaf, UnpickleError
 from ._errors import ReferenceCheckpointError
 from ._parameters import from_parameters
-from ._pickle import Leaf, Node, load
+from ._pickle import Node, load
 
 DEEPEST = 8
 """Levels of names; the reference has four."""
@@ -50,7 +51,7 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     try:
         with path.open("rb") as file:
             return _checkpoint(load(file))
-    except ReferenceCheckpointError as error:
+    except (ReferenceCheckpointError, UnpickleError) as error:
         raise ReferenceCheckpointError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # whatever else bytes at random bring about
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
-from commands import EXPERIMENTS, in_process, snapshot
 
+from commands import EXPERIMENTS, in_process, snapshot
 from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.log import read_lines
@@ -25,7 +25,8 @@ from eqx_shortcut.train import TrainState, init_state
 STEPS, EVERY = 60, 10
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --objective.bootstrap-every 2 "
-    f"--steps {STEPS} --checkpoint-every {EVERY} --sample-every 1000 --log-every 1 --quality.count 64 --quality.steps 1 2"
+    f"--steps {STEPS} --checkpoint-every {EVERY} --sample-every 1000 --log-every 1 --quality.count 64 --quality.steps 1 2 "
+    "--figures.batches 0"
 ).split()
 
 

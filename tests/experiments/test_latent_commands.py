@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
-from autoencoders import KL, write_autoencoder
-from commands import in_process, snapshot
 
 import planning
+from autoencoders import KL, write_autoencoder
+from commands import in_process, snapshot
 from config import LatentConfig
 from encoding import encode
 from eqx_shortcut import settings, sharding
@@ -31,7 +31,8 @@ from eqx_shortcut.optimizer import AdamW
 COUNT, SIDE, SHARD = 24, 8, 8
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --encode-batch 8 --steps 4 "
-    "--checkpoint-every 2 --sample-every 4 --log-every 1 --objective.steps 4 --optimizer.warmup 0"
+    "--checkpoint-every 2 --sample-every 4 --log-every 1 --objective.steps 4 --optimizer.warmup 0 "
+    "--figures.batches 0"
 ).split()
 
 
@@ -177,7 +178,7 @@ def trained(base: pathlib.Path) -> pathlib.Path:
     for name in ("cache", "vae"):
         shutil.copytree(base / name, base / f"moved-{name}")
     moved = ("--cache", str(base / "moved-cache"), "--vae", str(base / "moved-vae"))
-    code, out, err = train(base, base / "runs", *moved)
+    code, out, err = train(base, base / "runs", *moved, "--figures.batches", "1")
     assert code == 0 and "continuing after step 2" in out, err
     return base / "runs" / "images" / "shortcut"
 
@@ -187,6 +188,9 @@ def test_a_run_on_a_cache_stops_continues_and_draws_pictures(trained):
     assert not (trained / "quality.json").exists()
     with PIL.Image.open(trained / "samples" / "step_0000004.png") as picture:
         assert picture.size[1] == 7 * (64 + 4)
+    with PIL.Image.open(trained / "denoising" / "step_0000004.png") as picture:
+        assert picture.size[1] == 8 * (64 + 4)
+    assert "validation/loss" in read_lines(trained / "metrics.jsonl")[-1]
 
 
 def test_samples_of_latents_are_decoded(trained, base, tmp_path):
@@ -235,6 +239,7 @@ REFUSED = {
     ),
     "a size that does not fit": (["--data.size", "9"], True, "an image of 9 x 9 is not divisible by 2"),
     "judged": (["--quality.steps", "1"], True, "--quality.steps 1: samples of latents are not judged yet"),
+    "judged during the run": (["--figures.count", "8"], True, "--figures.count 8: samples of latents are not judged yet"),
     "overfit nothing": (["--overfit", "0"], True, "--overfit 0: use 1 or more"),
 }
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import in_process, snapshot
 
 import eqx_shortcut
+from commands import in_process, snapshot
 from eqx_shortcut import settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import read_pairs
@@ -22,7 +22,8 @@ from eqx_shortcut.train import TrainState, init_state
 STEPS, EVERY = 6, 3
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --quality.count 16 "
-    f"--quality.steps 1 2 --steps {STEPS} --checkpoint-every {EVERY} --sample-every 1000 --log-every 1"
+    f"--quality.steps 1 2 --steps {STEPS} --checkpoint-every {EVERY} --sample-every 1000 --log-every 1 "
+    "--figures.batches 0"
 ).split()
 FOUR = ["--objective.steps", "4"]
 

@@ -4,40 +4,21 @@ import json
 import pathlib
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 import tyro
 
+import opening
 import sample
 from eqx_shortcut import settings
-from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits, FashionMNIST
 from eqx_shortcut.data.names import imagenet
-from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.objectives import FlowMatching, Networks
-from eqx_shortcut.train import TrainState
-
-NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2), (4, 4, 1), 10
+from runs import write_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A run on Fashion-MNIST whose network answers each label differently, which an untrained one does not."""
-    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
-    parts = {"network": NETWORK, "objective": FlowMatching(steps=4), "data": FashionMNIST()}
-    record = {"shape": SHAPE, "classes": CLASSES, **settings.dump(parts)}
-    (folder / "config.json").write_text(json.dumps(record))
-    network = eqx.filter_jit(lambda: NETWORK.build(SHAPE, CLASSES, key=jax.random.key(0)))()
-    shaken = jax.tree.map(
-        lambda a: a + 0.3 * rng.standard_normal(a.shape).astype(a.dtype) if eqx.is_inexact_array(a) else a, network
-    )
-    checkpoints, zero = Checkpoints(folder / "checkpoints", config=record), jnp.zeros((), jnp.int32)
-    checkpoints.save(TrainState(zero + 1, jax.random.key(0), Networks(shaken, shaken), {"count": zero}, zero, zero), {})
-    checkpoints.close()
-    return folder
+    """A run on Fashion-MNIST."""
+    return write_run(tmp_path_factory.mktemp("run"))
 
 
 def draw(run: pathlib.Path, out: pathlib.Path, *args: str) -> bytes:
@@ -89,11 +70,11 @@ DIGITS = settings.dump(Digits())
 )
 def test_names_are_those_of_the_data_if_as_many_else_of_imagenet(record: dict[str, Any], names, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(record))
-    assert sample.class_names(tmp_path) == names
+    assert opening.class_names(tmp_path) == names
 
 
 @pytest.mark.parametrize("record", [{"classes": 3, "data": DIGITS}, {"classes": 3}])
 def test_classes_without_names_are_chosen_by_number(record: dict[str, Any], tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"the 3 classes of .* have no names: choose them by number with --labels"):
-        sample.class_names(tmp_path)
+        opening.class_names(tmp_path)

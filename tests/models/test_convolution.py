@@ -1,30 +1,46 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut.models.convolution import Conv, GroupNorm, upsample
+from eqx_shortcut.models.convolution import Conv, Depthwise, GroupNorm, upsample
 
 
 def by_hand(conv: Conv, x: jax.Array) -> np.ndarray:
     kernel = np.asarray(conv.kernel, np.float64)
-    padded = np.pad(np.asarray(x, np.float64), [conv.padding, conv.padding, (0, 0)])
-    size, step = kernel.shape[0], conv.stride
-    rows, columns = ((side - size) // step + 1 for side in padded.shape[:2])
+    padded = np.pad(np.asarray(x, np.float64), [*conv.padding, (0, 0)])
+    (height, width), step = kernel.shape[:2], conv.stride
+    rows, columns = ((side - size) // step + 1 for side, size in zip(padded.shape, (height, width), strict=False))
     out = np.zeros((rows, columns, kernel.shape[3]))
     for i in range(rows):
         for j in range(columns):
-            window = padded[i * step : i * step + size, j * step : j * step + size]
+            window = padded[i * step : i * step + height, j * step : j * step + width]
             out[i, j] = np.tensordot(window, kernel, 3)
     return out if conv.bias is None else out + np.asarray(conv.bias)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, None), (1, 1, None), (3, 2, None), (3, 2, (0, 1))])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(3, 1, None), (1, 1, None), (3, 2, None), (3, 2, (0, 1)), ((1, 5), 1, None)]
+)
 def test_convolution_by_hand(key, size, stride, padding, bias):
     conv = jax.tree.map(lambda a: a + 0.1, Conv(3, 4, size, key=key, stride=stride, padding=padding, bias=bias))
     x = jax.random.normal(key, (6, 8, 3))
     np.testing.assert_allclose(conv(x), by_hand(conv, x), atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, (1, 1)), (5, 2, (1, 2))])
+def test_a_depthwise_convolution_is_one_of_each_channel(key, size, stride, padding):
+    depthwise = jax.tree.map(lambda a: a + 0.1, Depthwise(2, size, key=key, stride=stride, padding=padding))
+    x = jax.random.normal(key, (6, 8, 2))
+    alone = Conv(1, 1, size, key=key, stride=stride, padding=padding)
+    parameters = [(depthwise.kernel[..., i, None, None], depthwise.bias[i : i + 1]) for i in range(2)]
+    channels = [
+        by_hand(eqx.tree_at(lambda conv: (conv.kernel, conv.bias), alone, pair), x[..., i : i + 1])
+        for i, pair in enumerate(parameters)
+    ]
+    np.testing.assert_allclose(eqx.filter_jit(depthwise)(x), np.concatenate(channels, axis=-1), atol=1e-5)
 
 
 def test_convolution_starts_within_the_inverse_root_of_its_inputs(key):

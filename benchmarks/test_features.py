@@ -1,0 +1,28 @@
+"""How many images a second do the networks of features read, by size of image? Weights are random, bytes are 8-bit."""
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+
+from eqx_shortcut.evaluate.networks import NetworkFeatures
+from eqx_shortcut.evaluate.preprocess import EFFICIENTNET, TF
+from eqx_shortcut.models.efficientnet import EfficientNetLite0
+from eqx_shortcut.models.inception import Inception
+
+BATCH = 16
+NETWORKS = {"inception": (Inception, TF), "efficientnet": (EfficientNetLite0, EFFICIENTNET)}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def features(request: pytest.FixtureRequest) -> NetworkFeatures:
+    network, preprocessing = NETWORKS[request.param]
+    return NetworkFeatures(request.param, {}, eqx.filter_jit(network)(key=jax.random.key(0)), preprocessing, BATCH)
+
+
+@pytest.mark.parametrize("side", [32, 256])
+def test_images_a_second(benchmark, features: NetworkFeatures, side: int) -> None:
+    images = np.random.default_rng(0).uniform(-1, 1, (BATCH, side, side, 3)).astype(np.float32)
+    benchmark.pedantic(features, (images,), rounds=3, warmup_rounds=1)
+    if benchmark.stats is not None:
+        benchmark.extra_info["images a second"] = BATCH / benchmark.stats.stats.median

@@ -1,0 +1,92 @@
+"""What a set of images leaves behind, gathered batch by batch, from which every metric is computed."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from .features import Features
+from .moments import Moments
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """Moments of the features of all images, and the features and logits themselves of the first ones; `a + b` is both sets.
+
+    The sum of the parts of a set, in order, is the same bits however the parts were shared out.
+    """
+
+    moments: Moments
+    spatial: Moments | None
+    kept: Float32[np.ndarray, "kept features"]
+    logits: Float32[np.ndarray, "kept classes"] | None
+
+    def __add__(self, other: "Collected") -> "Collected":
+        return Collected(
+            self.moments + other.moments,
+            None if self.spatial is None or other.spatial is None else self.spatial + other.spatial,
+            np.concatenate([self.kept, other.kept]),
+            None if self.logits is None or other.logits is None else np.concatenate([self.logits, other.logits]),
+        )
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes an .npz, renamed into place, so that a file that is there is whole."""
+        arrays = _unpacked(self.moments, "moments") | {"kept": self.kept}
+        if self.spatial is not None:
+            arrays |= _unpacked(self.spatial, "spatial")
+        if self.logits is not None:
+            arrays["logits"] = self.logits
+        draft = path.with_name(f".{path.name}")
+        with draft.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+        draft.rename(path)
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "Collected":
+        """What `save` wrote."""
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        spatial = _packed(arrays, "spatial") if "spatial/mean" in arrays else None
+        return cls(_packed(arrays, "moments"), spatial, arrays["kept"], arrays.get("logits"))
+
+
+def collect(batches: Iterable[Float[np.ndarray, "_ height width channels"]], features: Features, *, keep: int) -> Collected:
+    """Moments of the features of all images in [-1, 1], and the features and logits of the first `keep` of them.
+
+    One batch of images is in memory at a time. Raises ValueError if there are no images, or for what `features` refuses.
+    """
+    total, spatial, kept, logits, left = None, None, [], [], keep
+    for images in batches:
+        found = features(images)
+        total = _plus(total, found.vectors)
+        spatial = None if found.spatial is None else _plus(spatial, found.spatial)
+        kept.append(np.asarray(found.vectors[:left], np.float32))
+        if found.logits is not None:
+            logits.append(np.asarray(found.logits[:left], np.float32))
+        left -= len(kept[-1])
+    if total is None:
+        raise ValueError("no images to collect features of: there were no batches")
+    return Collected(total, spatial, np.concatenate(kept), np.concatenate(logits) if logits else None)
+
+
+def merged(parts: Sequence[Collected]) -> Collected:
+    """All parts of a set as one, added in their order."""
+    total, *rest = parts
+    for part in rest:
+        total = total + part
+    return total
+
+
+def _plus(total: Moments | None, vectors: Float[np.ndarray, "batch features"]) -> Moments:
+    part = Moments.of(vectors)
+    return part if total is None else total + part
+
+
+def _unpacked(moments: Moments, name: str) -> dict[str, np.ndarray]:
+    return {f"{name}/count": np.asarray(moments.count), f"{name}/mean": moments.mean, f"{name}/scatter": moments.scatter}
+
+
+def _packed(arrays: dict[str, np.ndarray], name: str) -> Moments:
+    return Moments(int(arrays[f"{name}/count"]), arrays[f"{name}/mean"], arrays[f"{name}/scatter"])

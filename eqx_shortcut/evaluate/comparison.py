@@ -1,0 +1,50 @@
+"""Every metric of one set of images against another."""
+
+import numpy as np
+from jaxtyping import Float
+
+from .collected import Collected
+from .features import Features
+from .frechet import frechet_distance
+from .inception_score import inception_score
+from .kernel import kernel_distance, maximum_mean_discrepancy
+from .neighbours import prdc
+from .statistics import Statistics
+
+SUBSET, SPLITS = 1000, 10
+
+
+def compare(samples: Collected, real: Statistics, features: Features, *, neighbours: int = 10_000) -> dict[str, float]:
+    """The Frechet distance under its name in these features, and what else can be had of what was collected, by name.
+
+    sFID needs features that keep their place, IS logits; KID (100 subsets of 1,000), precision, recall, density, coverage
+    and MMD need features of real images themselves, of which the last five take the first `neighbours` (0: left out). What
+    is not of Inception's features bears theirs in its name. Raises ValueError if the features differ in number.
+    """
+    tag = _tag(features.name)
+    found = {features.name: frechet_distance(samples.moments, real.vectors)}
+    if samples.spatial is not None and real.spatial is not None:
+        found[f"sFID{tag}"] = frechet_distance(samples.spatial, real.spatial)
+    if samples.logits is not None:
+        score, spread = inception_score(samples.logits, splits=min(SPLITS, len(samples.logits)))
+        found |= {f"IS{tag}": score, f"IS{tag} std": spread}
+    if real.kept is not None:
+        found |= _of_vectors(samples.kept, real.kept, tag, neighbours)
+    return found
+
+
+def _of_vectors(
+    samples: Float[np.ndarray, "samples features"], real: Float[np.ndarray, "real _"], tag: str, neighbours: int
+) -> dict[str, float]:
+    size = min(SUBSET, len(samples), len(real))
+    distance, spread = kernel_distance(samples, real, np.random.RandomState(2020), size=size)
+    found = {f"KID{tag}": distance, f"KID{tag} std": spread}
+    if neighbours:
+        samples, real = samples[:neighbours], real[:neighbours]
+        found |= {f"{name}{tag}": value for name, value in prdc(samples, real)._asdict().items()}
+        found[f"MMD{tag}"] = maximum_mean_discrepancy(samples, real)
+    return found
+
+
+def _tag(name: str) -> str:
+    return "" if name == "FID" else f"-{name.removeprefix('FD-').removesuffix(' Frechet distance')}"

@@ -1,0 +1,43 @@
+"""The loss on images that are not trained on."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..objectives import Networks, Objective
+from ..types import Batch, Cond, Metrics
+
+
+class WithoutDropout(eqx.Module):
+    """A network that is never given the key of its dropout."""
+
+    network: Any
+
+    @property
+    def null(self) -> Cond:
+        """The network's own."""
+        return self.network.null
+
+    def __call__(
+        self,
+        x: Float[Array, "*shape"],
+        t: Float[Array, ""],
+        d: Float[Array, ""],
+        cond: Cond,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*shape"]:
+        return self.network(x, t, d, cond)
+
+
+def validation_loss(
+    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
+) -> Metrics:
+    """The objective's own loss of `networks.online`, and its parts, without dropout inside the network.
+
+    The same key means the same times, noise and dropped labels, so that the values of a run compare.
+    """
+    quiet = Networks(WithoutDropout(networks.online), networks.ema, networks.teacher)
+    _, metrics = objective(quiet, batch, key, progress)
+    return {name: value for name, value in metrics.items() if name.startswith("loss")}

@@ -1,0 +1,293 @@
+"""Quality of a trained run at each number of steps: FID and the other metrics, under a protocol that is stored with them.
+
+    python experiments/evaluate.py runs/imagenet/shortcut --steps 1 4 128 --guidance 1.0 1.5 --stats imagenet256.npz
+    python experiments/evaluate.py runs/cifar10/shortcut --features efficientnet --count 10000
+    python experiments/evaluate.py runs/digits/shortcut --features pixels --count 1400 --labels data
+
+Samples are compared with the statistics of a file (make_stats.py writes them), or else with the training images of the run.
+Writes evaluation.json and evaluation.md in the run folder. Sample number i depends on the seed and i alone, whatever the batch,
+devices and processes. The same command again goes on where it stopped.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from measuring import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
+from opening import command, decoder
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from eqx_shortcut.data import ImageRecords, Images
+    from eqx_shortcut.evaluate import Features, Statistics
+    from eqx_shortcut.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Measuring):
+    """Measures the samples of a trained run."""
+
+    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Run folder."""
+    steps: tuple[int, ...] = (1, 4, 128)
+    """Numbers of sampling steps."""
+    guidance: tuple[float, ...] = (1.0,)
+    """Guidance scales; 1 is none."""
+    guide_always: bool = False
+    """Apply them also at step sizes where the network contains the guidance it was trained with."""
+    count: int = 50_000
+    """Samples for each."""
+    labels: Literal["balanced", "random", "data"] = "balanced"
+    """Labels of the samples: all in turn, drawn at random, or those of the training images in order."""
+    stats: pathlib.Path | None = None
+    """File of the statistics of real images; by default they are made of the training images of the run."""
+    weights: Literal["ema", "online"] = "ema"
+    """The average of the weights, or the last ones."""
+    step: int | None = None
+    """Training step of the checkpoint; by default the newest."""
+    seed: int = 0
+    """Seed of noise and random labels."""
+    vae: pathlib.Path | None = None
+    """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
+    keep_features: bool = False
+    """Keep the features of the samples, in RUN/evaluation."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
+        if not self.guidance:
+            raise ValueError("--guidance without a number: name a scale, 1 for none")
+        if self.count < 2:
+            raise ValueError(f"--count {self.count}: a distance needs 2 samples or more")
+
+
+class RunImages(NamedTuple):
+    """The images that a run was trained on and those held out, and the settings of their source."""
+
+    source: dict[str, Any]
+    train: "Images | ImageRecords"
+    held_out: "Images | ImageRecords"
+
+
+def main(config: Config) -> None:
+    """Measures what evaluation.json lacks, and prints the table."""
+    import jax
+
+    import eqx_shortcut
+    from eqx_shortcut import settings
+
+    notes_as_lines()
+    model = eqx_shortcut.load(config.run, weights=config.weights, step=config.step)
+    record = settings.read(config.run / "config.json")
+    features, data = config.build(), run_images(config, record)
+    real = reference(config, features, data)
+    labels, found = chosen_labels(config, model, data), read_results(config.run)
+    # Before hours of sampling: one sample says how many features there are.
+    (probe,) = sampler(config, model, labels, config.steps[0], 1.0)(range(1))
+    real.check(features.protocol, features(probe).vectors.shape[1], config.count)
+    if data is not None and config.stats is None and found["floor of"] != real.hash:
+        found |= {"floor": floor(config, features, data, real), "floor of": real.hash}
+    for steps in config.steps:
+        for guidance in config.guidance:
+            cell = described(config, model, features, real, steps, guidance)
+            if not any(is_of(row, cell) for row in found["results"]):
+                measures = measured(config, model, features, real, labels, cell)
+                found["results"].append({**cell, "measures": measures})
+                write_results(config.run, found)
+    if jax.process_index() == 0:
+        print(markdown(found))
+        print(f"{config.run}: evaluation.json, evaluation.md")
+
+
+def run_images(config: Config, record: dict[str, Any]) -> RunImages | None:
+    """The images that the run was trained on; None where a file of statistics stands for them."""
+    from eqx_shortcut import settings
+
+    if config.stats is not None and config.labels != "data":
+        return None
+    if not record.get("data"):
+        raise ValueError(
+            f"{config.run} does not say what images it was trained on: name their statistics with --stats, and labels "
+            "other than those of the data"
+        )
+    return RunImages(record["data"], *settings.parse(record["data"]).build())
+
+
+def reference(config: Config, features: "Features", data: RunImages | None) -> "Statistics":
+    """What the samples are compared with: the statistics of a file, or of the run's training images, kept with the run."""
+    from eqx_shortcut.evaluate import read_statistics
+
+    if config.stats is not None:
+        return read_statistics(config.stats)
+    assert data is not None
+    return real_statistics(config, config.run / "evaluation", {"images": data.source, "part": "train"}, data.train, features)
+
+
+def floor(config: Config, features: "Features", data: RunImages, real: "Statistics") -> dict[str, float]:
+    """The same measures of held-out images, at most as many as samples: what perfect samples would reach."""
+    from eqx_shortcut.evaluate import compare
+
+    count, batches = real_batches(data.held_out, config.batch)
+    count, record = min(count, config.count), {"images": data.source, "part": "held out"}
+    unseen = collect_parts(
+        config.run / "evaluation" / "held-out",
+        record,
+        count,
+        batches,
+        features,
+        part=config.part,
+        keep=count,
+        title="held-out images",
+    )
+    shutil.rmtree(config.run / "evaluation" / "held-out", ignore_errors=True)
+    return {} if unseen is None else compare(unseen, real, features, neighbours=config.neighbours)
+
+
+def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "np.ndarray":
+    """The label of each sample."""
+    import numpy as np
+
+    if not model.labelled:
+        return np.full(config.count, model.classes)
+    if config.labels == "data":
+        assert data is not None
+        return np.resize(data.train.labels, config.count)
+    if config.labels == "random":
+        # The first numbers are the same however many are drawn.
+        return np.random.default_rng(config.seed).integers(model.classes, size=config.count)
+    return np.arange(config.count) % model.classes
+
+
+def described(
+    config: Config, model: "Trained", features: "Features", real: "Statistics", steps: int, guidance: float
+) -> dict[str, Any]:
+    """What defines a row of the table."""
+    applied = guidance == 1 or config.guide_always or model.objective.guides(steps)
+    return {
+        "steps": steps,
+        "guidance": guidance,
+        "weights": config.weights,
+        "training step": model.step,
+        "count": config.count,
+        "protocol": {
+            "features": features.name,
+            **features.protocol,
+            "labels": config.labels if model.labelled else "none",
+            "seed": str(config.seed),
+            "guidance": "applied" if applied else "not applied: not what the network was trained for at this step size",
+            "real images": f"{real.count or 'number not recorded'}, statistics {real.hash[:16]}",
+            "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
+            "neighbours among": str(config.neighbours),
+        },
+    }
+
+
+def measured(
+    config: Config, model: "Trained", features: "Features", real: "Statistics", labels: "np.ndarray", cell: dict[str, Any]
+) -> dict[str, float]:
+    """The measures of one row, in the first process; the features of its samples are kept part by part until it has them."""
+    from eqx_shortcut.evaluate import compare
+
+    steps, guidance = cell["steps"], cell["guidance"]
+    name = f"{config.weights}-step{model.step}-n{steps}-g{guidance:g}"
+    folder, title = config.run / "evaluation" / name, f"{steps} step{'s'[: steps > 1]}, guidance {guidance:g}"
+    draw = sampler(config, model, labels, steps, guidance)
+    samples = collect_parts(folder, cell, config.count, draw, features, part=config.part, keep=config.count, title=title)
+    if samples is None:
+        return {}
+    measures = compare(samples, real, features, neighbours=config.neighbours)
+    if not config.keep_features:
+        shutil.rmtree(folder)
+    return measures
+
+
+def sampler(config: Config, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:
+    """From places to the pictures there: a sample depends on the seed, its place and its label alone."""
+    import jax
+    import numpy as np
+
+    from eqx_shortcut import sharding
+    from eqx_shortcut.trained import noise, sample_from
+
+    decode, key = decoder(config.run, config.vae) or np.asarray, jax.random.key(config.seed)
+    devices = jax.local_devices()
+    mesh = sharding.data_mesh(devices if config.batch % len(devices) == 0 else devices[:1])
+    everywhere = sharding.replicate(model, mesh)
+
+    def draw(places: range) -> Iterator[np.ndarray]:
+        for start in range(places.start, places.stop, config.batch):
+            # Always a whole batch, so that one program serves all.
+            wanted = np.arange(start, start + config.batch)
+            given = labels[np.minimum(wanted, len(labels) - 1)]
+            at, chosen = jax.device_put((wanted, given), sharding.batch_sharding(mesh))
+            images = sample_from(
+                everywhere,
+                key,
+                noise(everywhere, key, at),
+                steps=steps,
+                places=at,
+                labels=chosen,
+                guidance=guidance,
+                guide_always=config.guide_always,
+            )
+            yield np.asarray(decode(images))[: places.stop - start]
+
+    return draw
+
+
+def is_of(row: dict[str, Any], cell: dict[str, Any]) -> bool:
+    """Whether a stored row is what a cell describes."""
+    return all(row.get(key) == value for key, value in cell.items())
+
+
+def read_results(run: pathlib.Path) -> dict[str, Any]:
+    """What was measured so far."""
+    from eqx_shortcut import settings
+
+    path = run / "evaluation.json"
+    return {"results": [], "floor": {}, "floor of": None} | (settings.read(path) if path.exists() else {})
+
+
+def write_results(run: pathlib.Path, found: dict[str, Any]) -> None:
+    """Writes evaluation.json and evaluation.md, in the first process."""
+    import jax
+
+    if jax.process_index() == 0:
+        for name, text in (("evaluation.json", json.dumps(found, indent=1)), ("evaluation.md", markdown(found))):
+            draft = run / f".{name}"
+            draft.write_text(text)
+            draft.rename(run / name)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A table for each protocol, the real images held out in its last row."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in found["results"]:
+        common = {name: said for name, said in row["protocol"].items() if name != "guidance"}
+        chosen = {name: row[name] for name in ("weights", "training step", "count")}
+        title = "; ".join(f"{name} {said}" for name, said in {**chosen, **common}.items())
+        groups.setdefault(title, []).append(row)
+    return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floor'])}" for title, rows in groups.items()) + "\n"
+
+
+def rows_as_table(rows: list[dict[str, Any]], floor: dict[str, float]) -> str:
+    """Markdown: a row a number of steps and guidance scale, a column a measure."""
+    names = list(rows[0]["measures"])
+    lines = [["steps", "guidance", *names], ["---"] * (len(names) + 2)]
+    for row in sorted(rows, key=lambda row: (row["guidance"], row["steps"])):
+        note = "" if row["protocol"]["guidance"] == "applied" else " (not applied)"
+        lines.append([str(row["steps"]), f"{row['guidance']:g}{note}", *(f"{row['measures'][name]:.4g}" for name in names)])
+    if set(names) <= floor.keys():
+        lines.append(["held-out images", "", *(f"{floor[name]:.4g}" for name in names)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    command(main, Config, __doc__)

@@ -1,0 +1,169 @@
+"""What the commands on a trained run have in common: their options, its weights, its autoencoder, the names of its classes."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn
+
+import tyro
+
+if TYPE_CHECKING:
+    from eqx_shortcut.models.autoencoder import Autoencoder
+    from eqx_shortcut.trained import Trained
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """A trained run, and how it is sampled."""
+
+    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    """Run folder."""
+    guidance: float = 1.0
+    """Guidance scale; 1 is none."""
+    guide_always: bool = False
+    """Apply it also at step sizes where the network contains the guidance it was trained with."""
+    weights: Literal["ema", "online"] = "ema"
+    """The average of the weights, or the last ones."""
+    step: int | None = None
+    """Training step of the checkpoint; by default the newest."""
+    vae: pathlib.Path | None = None
+    """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing(Opening):
+    """Classes and noise of what is drawn."""
+
+    labels: tuple[int, ...] = ()
+    """Labels, repeated as often as needed; by default all in turn."""
+    classes: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = ()
+    """Classes by name instead of LABELS: "golden retriever" of ImageNet, "ankle boot" of Fashion-MNIST."""
+
+
+class Opened(NamedTuple):
+    """A run's network, and the way from its samples to pictures in [-1, 1] on the host."""
+
+    model: "Trained"
+    pictures: Callable[[Any], Any]
+
+
+def open_run(config: Opening) -> Opened:
+    """The run that a command line names. Raises ValueError if its samples cannot become pictures."""
+    import numpy as np
+
+    import eqx_shortcut
+
+    model = eqx_shortcut.load(config.run, weights=config.weights, step=config.step)
+    decode = decoder(config.run, config.vae)
+    if decode is None and model.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"samples of {config.run} have {model.shape[-1]} channels and are no pictures: name their autoencoder with "
+            "--vae, or use eqx_shortcut.sample from Python"
+        )
+    return Opened(model, decode or np.asarray)
+
+
+def decoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> Callable[[Any], Any] | None:
+    """From samples to pictures, for a run on latents. Raises ValueError if its autoencoder is missing or another one."""
+    from eqx_shortcut.models.autoencoder import decode_batch, from_training
+
+    found = autoencoder(run, vae)
+    return None if found is None else lambda latents: decode_batch(found, from_training(found, latents))
+
+
+def autoencoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> "Autoencoder | None":
+    """That of a run on latents, None for other runs. Raises ValueError if it is missing or another one."""
+    from encoding import identity
+    from eqx_shortcut import settings
+    from eqx_shortcut.models.pretrained import load_autoencoder
+
+    record = settings.read(run / "config.json")
+    if vae is None and "vae" not in record:
+        return None
+    path = vae or pathlib.Path(record["vae"])
+    if not path.exists():
+        raise ValueError(f"{run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
+    found = load_autoencoder(path)
+    if different := settings.differences(record.get("autoencoder", identity(found)), identity(found)):
+        raise ValueError(f"{path} is not the autoencoder of {run} ({settings.named(different)}): name that one with --vae")
+    return found
+
+
+def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[str]]:
+    """The labels to draw, by default all in turn, and what to call them; says which classes names stand for."""
+    import numpy as np
+
+    from eqx_shortcut.data.names import find
+    from eqx_shortcut.trained import check_labels
+
+    if config.labels and config.classes:
+        raise ValueError(
+            f"--labels {' '.join(map(str, config.labels))} and --class {' '.join(map(repr, config.classes))} both say what to "
+            "sample: give one of the two"
+        )
+    if not config.classes:
+        labels = config.labels or (range(model.classes) if model.labelled else [model.classes])
+        check_labels(model, np.array(labels))
+        return list(labels), [f"label {label}" if label < model.classes else "no label" for label in labels]
+    names = class_names(config.run)
+    labels = [find(names, name) for name in config.classes]
+    print(f"labels {', '.join(f'{label} ({names[label]})' for label in labels)}")
+    return labels, [names[label] for label in labels]
+
+
+def guided_note(config: Opening, model: "Trained", steps: int) -> str:
+    """The guidance of samples in so many steps, in words."""
+    refused = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
+    note = " (not applied: not what the network was trained for at this step size)" if refused else ""
+    return f"guidance {config.guidance}{note}"
+
+
+def class_names(run: pathlib.Path) -> tuple[str, ...]:
+    """Names of the run's classes: those of its data, or ImageNet's for 1,000. Raises ValueError if neither is as many."""
+    from eqx_shortcut import settings
+    from eqx_shortcut.data.names import imagenet
+
+    record = settings.read(run / "config.json")
+    source = settings.find_class(record["data"]["kind"]) if record.get("data") else None
+    for names in (getattr(source, "names", ()), imagenet()):
+        if len(names) == record["classes"]:
+            return names
+    raise ValueError(f"the {record['classes']} classes of {run} have no names: choose them by number with --labels")
+
+
+def evenly(count: int, chosen: int) -> list[int]:
+    """The places of `chosen` of `count` points, or of all if there are fewer: the first, the last, and between them evenly."""
+    chosen = min(count, chosen)
+    return [round(i * (count - 1) / max(1, chosen - 1)) for i in range(chosen)]
+
+
+def check_out(path: pathlib.Path, *suffixes: str) -> None:
+    """Raises ValueError unless a file of one of these suffixes can be written to a folder that exists."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} does not say what to write: let its name end in {' or '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"no folder {path.absolute().parent}: make it, or name another place")
+
+
+def command(main: Callable[[Any], None], config: type, doc: str | None) -> None:
+    """Runs a command: reads its options, turns what goes wrong into one sentence. Heavy parts are imported after `--help`."""
+    try:
+        given = tyro.cli(config, description=doc, config=(tyro.conf.CascadeSubcommandArgs,))
+    except ValueError as error:
+        fail(error)
+    from eqx_shortcut.checkpoint import CheckpointError
+
+    try:
+        main(given)
+    except (ValueError, OSError, CheckpointError) as error:
+        fail(error)
+    except KeyboardInterrupt:
+        print("\nstopped by SIGINT", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(error: Exception) -> NoReturn:
+    """Says what went wrong and ends the command."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)

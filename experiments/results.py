@@ -1,0 +1,124 @@
+"""Results of finished runs, their quality.json and evaluation.json, put side by side by number of sampling steps."""
+
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+TITLES = {"frechet": "pixel Frechet distance"}
+"""Names of measures that are not their own."""
+
+
+class Row(NamedTuple):
+    """What was measured of a run at a number of sampling steps, and how."""
+
+    steps: int
+    measures: dict[str, float]
+    protocol: dict[str, Any]
+    floor: dict[str, float]
+
+
+class Comparison(NamedTuple):
+    """One measure of several runs: values by curve and number of steps, one a seed, and those of real images."""
+
+    measure: str
+    curves: dict[str, dict[int, list[float]]]
+    floors: list[float]
+    notes: list[str]
+
+
+def compare(runs: Sequence[pathlib.Path], measure: str | None = None, names: Sequence[str] = ()) -> Comparison:
+    """The runs as curves: those of one name are one curve, by default those named NAME-SEED.
+
+    Rows of a run that were measured differently (a guidance scale, say) are curves of their own; `notes` say what differs
+    between runs. `measure` is by default the first that all have. Raises ValueError if one lacks it.
+    """
+    found = {run: read_run(run) for run in runs}
+    measure = measure or _first_common(found)
+    curves: dict[str, dict[int, list[float]]] = {}
+    for i, (run, rows) in enumerate(found.items()):
+        rows = [row for row in rows if measure in row.measures]
+        if not rows:
+            raise ValueError(f"{run} has no measure {measure}: it has {', '.join(_measures(found[run]))}")
+        own = _differing(row.protocol for row in rows)
+        for row in rows:
+            name = ", ".join([names[i] if names else stem(run), *(f"{key} {row.protocol.get(key)}" for key in own)])
+            curves.setdefault(name, {}).setdefault(row.steps, []).append(row.measures[measure])
+        found[run] = rows
+    first = {run: rows[0].protocol for run, rows in found.items()}
+    notes = [
+        f"{key}: {', '.join(f'{protocol.get(key)} ({run.name})' for run, protocol in first.items())}"
+        for key in _differing(first.values())
+    ]
+    floors = {float(f"{row.floor[measure]:.3g}") for rows in found.values() for row in rows if measure in row.floor}
+    return Comparison(measure, curves, sorted(floors), notes)
+
+
+def read_run(run: pathlib.Path) -> list[Row]:
+    """All that was measured of a run. Raises ValueError if nothing was."""
+    from eqx_shortcut import settings
+
+    rows = []
+    try:
+        if (run / "evaluation.json").exists():
+            found = settings.read(run / "evaluation.json")
+            for result in found["results"]:
+                chosen = {key: value for key, value in result.items() if key not in ("steps", "measures", "protocol")}
+                # The scale of the guidance before the word on whether it was applied.
+                protocol = {**result["protocol"], **chosen}
+                rows.append(Row(result["steps"], result["measures"], protocol, found.get("floor") or {}))
+        if (run / "quality.json").exists():
+            found = settings.read(run / "quality.json")
+            for result in found["results"]:
+                measures = {key: value for key, value in result.items() if key != "steps"}
+                rows.append(Row(result["steps"], measures, found["protocol"], found["held_out"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the results of {run} cannot be read ({error!r}): judge the run again") from error
+    if not rows:
+        raise ValueError(f"{run} holds no results, quality.json or evaluation.json: train or evaluate it first")
+    return rows
+
+
+def stem(run: pathlib.Path) -> str:
+    """The name of a run without its seed: NAME of a folder NAME-SEED."""
+    name = run.absolute().name
+    return re.sub(r"-\d+$", "", name)
+
+
+def table(comparison: Comparison) -> str:
+    """Markdown: one row a curve and one column a number of steps, mean (smallest to largest) over the seeds."""
+    steps = sorted({n for curve in comparison.curves.values() for n in curve})
+    title = TITLES.get(comparison.measure, comparison.measure)
+    lines = [
+        f"| {title} | " + " | ".join(f"{n} step{'s'[: n > 1]}" for n in steps) + " |",
+        "|---" * (len(steps) + 1) + "|",
+    ]
+    for name, curve in comparison.curves.items():
+        seeds = max(map(len, curve.values()))
+        cells = [_cell(curve.get(n, [])) for n in steps]
+        lines.append(f"| {name}, {seeds} seed{'s'[: seeds > 1]} | " + " | ".join(cells) + " |")
+    lines += [f"| real against real | {floor:.3g}" + " |" * len(steps) for floor in comparison.floors]
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+    return f"{sum(values) / len(values):.3g}{spread}" if values else ""
+
+
+def _first_common(found: dict[pathlib.Path, list[Row]]) -> str:
+    common = [name for name in _measures(next(iter(found.values()))) if all(name in _measures(rows) for rows in found.values())]
+    if not common:
+        listed = "; ".join(f"{run} has {', '.join(_measures(rows))}" for run, rows in found.items())
+        raise ValueError(f"the runs have no measure in common: {listed}")
+    return common[0]
+
+
+def _measures(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.measures))
+
+
+def _differing(protocols: Iterable[dict[str, Any]]) -> list[str]:
+    protocols = list(protocols)
+    keys = dict.fromkeys(key for protocol in protocols for key in protocol)
+    return [key for key in keys if any(protocol.get(key) != protocols[0].get(key) for protocol in protocols)]
