@@ -1,7 +1,12 @@
-"""Where arrays live: meshes of devices, and the layout of batches and states on them."""
+"""Where arrays live: meshes of devices, and the layout of batches and states on them.
+
+A mesh has three axes. Batches are split over `data` and `fsdp`; weights, averages and moments over `fsdp` (each device keeps a
+share and they are gathered where they are used, block by block) and `tensor` (heads of attention and width of the MLPs).
+"""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,16 +15,33 @@ from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+AXES = ("data", "fsdp", "tensor")
 
-def data_mesh(devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """One axis, `data`, over all devices (or those given)."""
+Rule = Callable[[tuple[int, ...], jax.sharding.Mesh], PartitionSpec]
+"""From the shape of an array to its layout."""
+
+
+def make_mesh(
+    *, data: int | None = None, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+    """The axes `data`, `fsdp`, `tensor` over all devices (or those given); `data` takes what the others leave.
+
+    Devices of one host are neighbours along `tensor`, then `fsdp`: with as many of both as a host has, only `data` crosses
+    hosts. Raises ValueError unless the product is the number of devices.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    data = len(devices) // (fsdp * tensor) if data is None else data
+    if data * fsdp * tensor != len(devices):
+        raise ValueError(
+            f"a mesh of data {data} x fsdp {fsdp} x tensor {tensor} is not one of {len(devices)} devices: choose numbers whose "
+            "product is"
+        )
+    return jax.make_mesh((data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
-    """Leading axis split over the axis `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Leading axis split over `data` and `fsdp`."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def replicate(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
@@ -33,9 +55,59 @@ def _place(array: Any, where: NamedSharding) -> Any:
     return jax.lax.with_sharding_constraint(array, where) if isinstance(array, Tracer) else jax.device_put(array, where)
 
 
+def split(*, fsdp: int | None = None, tensor: int | None = None) -> Rule:
+    """The axis of an array that each of the mesh's axes divides; one that its size does not divide leaves it whole."""
+
+    def rule(shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
+        axes: list[str | None] = [None] * len(shape)
+        for name, axis in (("fsdp", fsdp), ("tensor", tensor)):
+            if axis is not None and mesh.shape[name] > 1 and shape[axis] % mesh.shape[name] == 0:
+                axes[axis] = name
+        return PartitionSpec(*axes)
+
+    return rule
+
+
+RULES: tuple[tuple[str, Rule], ...] = (
+    (r"blocks/qkv/kernel$", split(fsdp=1, tensor=3)),
+    (r"blocks/qkv/bias$", split(tensor=2)),
+    (r"blocks/up/kernel$", split(fsdp=1, tensor=2)),
+    (r"blocks/up/bias$", split(tensor=1)),
+    (r"blocks/(out|down)/kernel$", split(fsdp=2, tensor=1)),
+    (r"blocks/.*kernel$", split(fsdp=1)),
+    (r"kernel$", split(fsdp=0)),
+    (r"", split()),
+)
+"""Layout of the diffusion transformer and of every tree that repeats its paths: pattern and rule; the first match wins.
+
+Axis 0 of what lies in `blocks` is the depth, which is never split: each step of the scan over it would gather everything. Axes
+that a kernel contracts are split by `fsdp`, so that casting and reshaping leave the layout as it is.
+"""
+
+
+def layout(tree: PyTree, mesh: jax.sharding.Mesh, rules: Sequence[tuple[str, Rule]] = RULES) -> PyTree:
+    """The sharding of each array (or its shape) of a tree, None elsewhere. Raises ValueError if no rule matches its path."""
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        found = next((rule for pattern, rule in rules if re.search(pattern, name)), None)
+        if found is None:
+            raise ValueError(f"no rule for the layout of {name}, of shape {leaf.shape}: end the rules with one for r''")
+        return NamedSharding(mesh, found(leaf.shape, mesh))
+
+    arrays = eqx.filter(tree, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
+    return jax.tree_util.tree_map_with_path(place, arrays)
+
+
+def lay_out(tree: PyTree, mesh: jax.sharding.Mesh, rules: Sequence[tuple[str, Rule]] = RULES) -> PyTree:
+    """The tree with each array where `layout` says; usable inside jit, where it is a constraint."""
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.tree.map(_place, arrays, layout(arrays, mesh, rules)), static)
+
+
 def check_batch(batch: int, mesh: jax.sharding.Mesh) -> None:
     """Raise ValueError, with the nearest batches that do, unless the devices divide the batch."""
-    n = mesh.shape["data"]
+    n = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch % n:
         below = batch // n * n
         choices = f"{below} or {below + n}" if below else f"{n}"

@@ -37,9 +37,17 @@ Step = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def init_state(
-    build: Callable[[PRNGKeyArray], Any], tx: optax.GradientTransformation, key: PRNGKeyArray, *, teacher: bool = False
+    build: Callable[[PRNGKeyArray], Any],
+    tx: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    *,
+    teacher: bool = False,
+    shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
-    """The state before the first step; `build(key)` makes the network, of which average and teacher start as copies."""
+    """The state before the first step; `build(key)` makes the network, of which average and teacher start as copies.
+
+    `shardings` constrains it to its layout before anything of it exists: what is split is never whole on a device.
+    """
 
     @eqx.filter_jit
     def make(key):
@@ -49,7 +57,7 @@ def init_state(
         zero = jnp.zeros((), jnp.int32)
         # Returned several times from one jit, so that the sets of weights are distinct buffers and all can be donated.
         networks = Networks(network, network, network if teacher else None)
-        return TrainState(zero, k_train, networks, opt_state, zero, zero)
+        return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero))
 
     return make(key)
 

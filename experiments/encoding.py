@@ -31,7 +31,7 @@ def encode(source: Photos, autoencoder: Autoencoder, out: pathlib.Path, *, batch
     images = dict(zip(PARTS, source.build(), strict=True))
     settled = described(source, autoencoder, images["train"], shard)
     settings.settle(out / DRAFT, settled, "another cache", "Repeat its settings, or name another folder")
-    mesh = sharding.data_mesh(jax.local_devices())
+    mesh = sharding.make_mesh(devices=jax.local_devices())
     sharding.check_batch(batch, mesh)
     for part, data in images.items():
         (out / part).mkdir(exist_ok=True)

@@ -218,7 +218,7 @@ def sampler(config: Config, model: "Trained", labels: "np.ndarray", steps: int, 
 
     decode, key = decoder(config.run, config.vae) or np.asarray, jax.random.key(config.seed)
     devices = jax.local_devices()
-    mesh = sharding.data_mesh(devices if config.batch % len(devices) == 0 else devices[:1])
+    mesh = sharding.make_mesh(devices=devices if config.batch % len(devices) == 0 else devices[:1])
     everywhere = sharding.replicate(model, mesh)
 
     def draw(places: range) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ from running import check
 
 def plan(config: Config, expected: Expected) -> None:
     """Prints settings, parameters, tokens, batch a device, work of a step and memory a device of the run."""
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh()
     check(config, mesh)
     rows, seen = example(config, expected)
     state = abstract_state(config, rows)
@@ -131,7 +131,8 @@ def _flops(equation: Any) -> int:
         (contracted, _), _ = params["dimension_numbers"]
         return 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
     if name == "rows_matmul":  # see eqx_shortcut.models.matmul
-        return 2 * equation.outvars[0].aval.size * equation.invars[0].aval.shape[-1]
+        _, *inputs = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(inputs)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]

@@ -44,7 +44,7 @@ class Interrupted(Exception):
 def run(experiment: str, config: Config, judge: Judge | None) -> None:
     """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps, if asked for."""
     use_compilation_cache()
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh()
     check(config, mesh)
     data = open_data(config, mesh)
     check_data(config, data)

@@ -249,7 +249,7 @@ def test_a_state_moves_between_meshes(tmp_path):
     """8 devices -> 1 -> 4, whole on each."""
     state = state_at(1)
     for step, devices in ((1, 8), (2, 1), (3, 4)):
-        mesh = sharding.data_mesh(jax.devices()[:devices])
+        mesh = sharding.make_mesh(devices=jax.devices()[:devices])
         if step > 1:
             found = restored(tmp_path, sharding.replicate(state_at(0, seed=3), mesh))
             assert found is not None

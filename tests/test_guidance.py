@@ -89,7 +89,7 @@ def test_missing_null_is_named(key, first):
 
 
 def test_guiding_a_sharded_batch_moves_nothing_between_devices():
-    layout = sharding.batch_sharding(sharding.data_mesh())
+    layout = sharding.batch_sharding(sharding.make_mesh())
     arguments = jax.device_put(inputs(jax.random.key(0), 16), layout)
     function = jax.jit(lambda *a: guided(field, 3.0, NULL)(*a), in_shardings=layout, out_shardings=layout)
     text = function.lower(*arguments).compile().as_text() or ""

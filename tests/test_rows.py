@@ -76,7 +76,7 @@ def test_where_rows_selects_whole_rows(shape):
 
 
 def compiled_for_eight_devices(function) -> str:
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh()
     assert mesh.size == 8
     x = jax.device_put(jnp.zeros((64, 4)), sharding.batch_sharding(mesh))
     layout = sharding.batch_sharding(mesh)

@@ -10,8 +10,8 @@ from eqx_shortcut import sharding
 
 @pytest.mark.parametrize("n", [1, 2, 8])
 def test_a_batch_is_split_evenly_and_a_state_is_whole_on_every_device(n):
-    mesh = sharding.data_mesh(jax.devices()[:n])
-    assert dict(mesh.shape) == {"data": n}
+    mesh = sharding.make_mesh(devices=jax.devices()[:n])
+    assert dict(mesh.shape) == {"data": n, "fsdp": 1, "tensor": 1}
     batch = jax.device_put(jnp.arange(16.0), sharding.batch_sharding(mesh))
     assert [shard.data.shape for shard in batch.addressable_shards] == [(16 // n,)] * n
     tree = sharding.replicate({"a": jnp.arange(3.0), "b": "static", "key": jax.random.key(0)}, mesh)
@@ -21,11 +21,11 @@ def test_a_batch_is_split_evenly_and_a_state_is_whole_on_every_device(n):
 
 
 def test_the_mesh_is_over_all_devices_by_default():
-    assert sharding.data_mesh().devices.size == jax.device_count() == 8
+    assert sharding.make_mesh().devices.size == jax.device_count() == 8
 
 
 def test_replicate_constrains_inside_jit():
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh()
     split = jax.device_put(jnp.arange(8.0), sharding.batch_sharding(mesh))
     assert not split.sharding.is_fully_replicated
     assert jax.jit(lambda x: sharding.replicate(x + 1, mesh))(split).sharding.is_fully_replicated
@@ -34,12 +34,12 @@ def test_replicate_constrains_inside_jit():
 @pytest.mark.parametrize(("batch", "advice"), [(12, "use 8 or 16"), (7, "use 8"), (17, "use 16 or 24")])
 def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_that_do(batch, advice):
     with pytest.raises(ValueError, match=f"batch {batch} does not divide over 8 devices: {advice}$"):
-        sharding.check_batch(batch, sharding.data_mesh())
+        sharding.check_batch(batch, sharding.make_mesh())
 
 
 def test_a_batch_that_the_devices_divide_is_accepted():
-    sharding.check_batch(24, sharding.data_mesh())
-    sharding.check_batch(7, sharding.data_mesh(jax.devices()[:1]))
+    sharding.check_batch(24, sharding.make_mesh())
+    sharding.check_batch(7, sharding.make_mesh(devices=jax.devices()[:1]))
 
 
 LARGE = 4 * 2**20 + 4
@@ -69,7 +69,7 @@ def test_an_array_is_whole_up_to_so_many_bytes():
 
 
 def test_a_split_array_lies_in_equal_parts():
-    mesh, spec = sharding.data_mesh(), sharding.fsdp_spec((3, 16), 8, whole=0)
+    mesh, spec = sharding.make_mesh(), sharding.fsdp_spec((3, 16), 8, whole=0)
     array = jax.device_put(jnp.arange(48.0).reshape(3, 16), jax.sharding.NamedSharding(mesh, spec))
     assert [shard.data.shape for shard in array.addressable_shards] == [(3, 2)] * 8
 

@@ -15,7 +15,7 @@ from ..hashes import sha256
 from ..models.classifier import Activations
 from ..models.efficientnet import load_efficientnet, published_weights
 from ..models.inception import load_inception
-from ..sharding import batch_sharding, data_mesh, replicate
+from ..sharding import batch_sharding, make_mesh, replicate
 from .features import Extracted, check_images
 from .preprocess import EFFICIENTNET, TF, Preprocessing
 
@@ -53,7 +53,7 @@ class NetworkFeatures:
     def _placed(self) -> tuple[jax.sharding.Mesh, PyTree]:
         """The devices, and the network on each of them."""
         devices = jax.local_devices()
-        mesh = data_mesh(devices if self.batch % len(devices) == 0 else devices[:1])
+        mesh = make_mesh(devices=devices if self.batch % len(devices) == 0 else devices[:1])
         return mesh, replicate(self.network, mesh)
 
     def _extract(self, images: Shaped[np.ndarray, "count height width channels"]) -> Activations:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .gather import is_split, keeps
 from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, normal, position_table, xavier, zeros
 
 StepEmbedding = Literal["log2", "linear", "none"]
@@ -91,10 +92,10 @@ class Block(eqx.Module):
         size, heads, wide = config.hidden, config.heads, int(config.hidden * config.mlp_ratio)
         # The reference initialises the modulation like any other layer: "adaLN-Zero" is zero in the final layer only.
         self.modulation = Dense(size, (6, size), key=k_modulation)
-        self.qkv = Dense(size, (3, heads, size // heads), key=k_qkv, init=xavier(size))
-        self.out = Dense(size, size, key=k_out)
-        self.up = Dense(size, wide, key=k_up)
-        self.down = Dense(wide, size, key=k_down)
+        self.qkv = Dense(size, (3, heads, size // heads), key=k_qkv, init=xavier(size), split=2)
+        self.out = Dense(size, size, key=k_out, split=0)
+        self.up = Dense(size, wide, key=k_up, split=1)
+        self.down = Dense(wide, size, key=k_down, split=0)
 
     def __call__(
         self,
@@ -242,6 +243,9 @@ class DiT(eqx.Module):
 
         if self.config.remat == "block":
             body = jax.checkpoint(body)
+        elif is_split():
+            # Kept for the backward pass, the gathered weights of all blocks would be the whole model on each device.
+            body = jax.checkpoint(body, policy=keeps)
         return jax.lax.scan(body, x, (arrays, keys), unroll=min(self.config.unroll, self.config.depth))
 
 

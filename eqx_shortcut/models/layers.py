@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .gather import gathered
 from .matmul import matmul
 
 Init = Callable[[PRNGKeyArray, tuple[int, ...]], Float[Array, "..."]]
@@ -36,21 +37,33 @@ def xavier(fan_out: int) -> Init:
 
 
 class Dense(eqx.Module):
-    """`x @ kernel + bias`, computed in the dtype asked for; the output axes may be several."""
+    """`x @ kernel + bias`, computed in the dtype asked for; the output axes may be several.
+
+    `split` is the axis of the kernel that tensor parallelism divides, if any (see `gathered`).
+    """
 
     kernel: Float[Array, "inputs *outputs"]
     bias: Float[Array, "*outputs"]
+    split: int | None = eqx.field(static=True)
 
-    def __init__(self, inputs: int, outputs: int | Sequence[int], *, key: PRNGKeyArray, init: Init | None = None):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int | Sequence[int],
+        *,
+        key: PRNGKeyArray,
+        init: Init | None = None,
+        split: int | None = None,
+    ):
         shape = (outputs,) if isinstance(outputs, int) else tuple(outputs)
         self.kernel = (init or xavier(math.prod(shape)))(key, (inputs, *shape))
         self.bias = jnp.zeros(shape)
+        self.split = split
 
     def __call__(self, x: Float[Array, "*rows inputs"], dtype: DTypeLike) -> Float[Array, "..."]:
         inputs, *outputs = self.kernel.shape
-        flat = matmul(x.astype(dtype).reshape(-1, inputs), self.kernel.reshape(inputs, -1).astype(dtype))
-        bias = self.bias.reshape(-1).astype(dtype)
-        return (flat + jnp.broadcast_to(bias, flat.shape)).reshape(*x.shape[:-1], *outputs)
+        y = matmul(x.astype(dtype).reshape(-1, inputs), gathered(self.kernel.astype(dtype), self.split))
+        return (y + jnp.broadcast_to(self.bias.astype(dtype), y.shape)).reshape(*x.shape[:-1], *outputs)
 
 
 class ScalarEmbedding(eqx.Module):

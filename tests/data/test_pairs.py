@@ -117,7 +117,7 @@ def test_pairs_of_another_shape_are_refused(folder):
 
 def test_a_batch_keeps_noise_sample_and_label_together(folder, key):
     found = read_pairs(folder, SHAPE)
-    loader = batches(found, 8, seed=0, sharding=sharding.batch_sharding(sharding.data_mesh()))
+    loader = batches(found, 8, seed=0, sharding=sharding.batch_sharding(sharding.make_mesh()))
     raw = next(loader)
     loader.close()
     batch = prepare(found, mirror=True)(raw, key)

@@ -65,7 +65,7 @@ def test_a_batch_that_processes_do_not_divide_is_refused():
 
 
 def loader(seed: int = 0):
-    return batches(IMAGES, SIZE, seed=seed, sharding=sharding.batch_sharding(sharding.data_mesh()))
+    return batches(IMAGES, SIZE, seed=seed, sharding=sharding.batch_sharding(sharding.make_mesh()))
 
 
 def labels(iterator, count: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def data(folder: pathlib.Path, on_bad_image: OnBadImage) -> ImageRecords:
 
 
 def loader(data: ImageRecords, workers: int) -> Batches:
-    return batches(data, 8, seed=0, sharding=sharding.batch_sharding(sharding.data_mesh()), workers=workers)
+    return batches(data, 8, seed=0, sharding=sharding.batch_sharding(sharding.make_mesh()), workers=workers)
 
 
 def test_the_state_saved_under_two_workers_continues_under_none_and_four(tmp_path):

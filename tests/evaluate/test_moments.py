@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut.evaluate import Moments, frechet_distance, moments, pixels
-from eqx_shortcut.sharding import batch_sharding, data_mesh
+from eqx_shortcut.sharding import batch_sharding, make_mesh
 
 RNG = np.random.default_rng(0)
 
@@ -64,7 +64,7 @@ def test_images_are_flattened_in_double_precision():
 
 def test_a_distance_of_vectors_on_eight_devices_is_that_of_one_array():
     vectors, others = RNG.standard_normal((2, 64, 6)).astype(np.float32)
-    sharded = jax.device_put(vectors, batch_sharding(data_mesh()))
+    sharded = jax.device_put(vectors, batch_sharding(make_mesh()))
     shards = [np.asarray(shard.data) for shard in sharded.addressable_shards]
     assert len(shards) == 8 and {len(shard) for shard in shards} == {8}
     other = Moments.of(others)

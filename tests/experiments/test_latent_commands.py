@@ -111,7 +111,7 @@ def test_encoding_in_the_step_draws_from_the_same_posterior(base, key):
     autoencoder, (images, _) = load_autoencoder(base / "vae"), source(base).build()
     data = Encoded(images, autoencoder, 8)
     rows = data.note(data.rows(np.zeros(512, np.int64)))
-    split = sharding.batch_sharding(sharding.data_mesh())
+    split = sharding.batch_sharding(sharding.make_mesh())
     to_batch = eqx.filter_jit(prepare(data, mirror=False))
     x = to_batch({name: jax.device_put(a, split) for name, a in rows.items()}, key).x
     posterior = encode_batch(autoencoder, images.rows(np.arange(1))["pixels"].astype(np.float32) / 127.5 - 1)
@@ -286,7 +286,7 @@ PLANNED = LatentConfig(
 def test_a_plan_counts_every_block_forward_and_backward():
     """Products of each block at width h: 12 h^2 a token and 2 n^2 h of attention; backward is twice forward."""
     rows, _ = planning.example(PLANNED, ((32, 32, 4), 10))
-    mesh = sharding.data_mesh()
+    mesh = sharding.make_mesh()
     traced = planning.trace(PLANNED, rows, planning.abstract_state(PLANNED, rows), mesh)
     n, h = 256, 64
     blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)

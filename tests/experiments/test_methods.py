@@ -31,9 +31,9 @@ FOUR = ["--objective.steps", "4"]
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     """Programs for one device compile several times faster than for eight."""
-    mesh = sharding.data_mesh
+    mesh = sharding.make_mesh
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "data_mesh", lambda devices=None: mesh(jax.devices()[:1]))
+        patch.setattr(sharding, "make_mesh", lambda **_: mesh(devices=jax.devices()[:1]))
         yield
 
 

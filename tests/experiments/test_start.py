@@ -86,11 +86,11 @@ def test_a_state_starts_as_its_teacher_in_buffers_of_its_own_on_every_device(mon
     runs["first"] = dataclasses.replace(runs["first"], network=jax.tree.map(lambda a: a + 1, runs["first"].network))
     monkeypatch.setattr("start.trained", lambda run: runs[run.name])
     state = init_state(lambda key: NETWORK.build(SHAPE, CLASSES, key=key), AdamW().build(1), jax.random.key(0), teacher=True)
-    state = sharding.replicate(state, sharding.data_mesh())
+    state = sharding.replicate(state, sharding.make_mesh())
     objective, teacher = ConsistencyDistillation(steps=4), pathlib.Path("taught")
     for first in (None, pathlib.Path("first")):
         found = start(config_of(objective, teacher=teacher, init_from=first), state).networks
-        found = sharding.replicate(found, sharding.data_mesh())
+        found = sharding.replicate(found, sharding.make_mesh())
         kernels = [network.final.out.kernel for network in (found.online, found.ema, found.teacher)]
         expected = runs["taught" if first is None else "first"].network.final.out.kernel
         for kernel, wanted in zip(kernels, (expected, expected, runs["taught"].network.final.out.kernel), strict=True):

@@ -33,9 +33,9 @@ WATCHED = f"--figures.every {EVERY} --figures.batches 2 --figures.guidance 2 --f
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
     """Programs for one device compile several times faster than for eight."""
-    mesh = sharding.data_mesh
+    mesh = sharding.make_mesh
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "data_mesh", lambda devices=None: mesh(jax.devices()[:1]))
+        patch.setattr(sharding, "make_mesh", lambda **_: mesh(devices=jax.devices()[:1]))
         yield
 
 

@@ -259,6 +259,6 @@ def test_loss_is_equal_on_one_and_eight_devices():
         options = {"steps": 8, "bootstrap_every": 4, "guidance": 2.0, "null": network.null, "dropout": 0.1}
         return losses.shortcut(field, batch, jax.random.key(0), target=field, **options)[0]
 
-    sharded = jax.device_put(batch, sharding.batch_sharding(sharding.data_mesh()))
+    sharded = jax.device_put(batch, sharding.batch_sharding(sharding.make_mesh()))
     assert len(sharded.x.devices()) == 8
     np.testing.assert_allclose(loss(sharded), loss(batch), rtol=1e-6)

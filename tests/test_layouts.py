@@ -1,0 +1,190 @@
+"""The same training on every mesh, and what each mesh sends: collectives counted in the compiled step."""
+
+import collections
+import functools
+import re
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from eqx_shortcut import Batch, samplers, sharding
+from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
+from eqx_shortcut.train import init_state, make_step, make_update
+
+CONFIG = DiTConfig(hidden=16, depth=2, heads=2, patch=2)
+SHAPE, CLASSES, STEPS = (4, 4, 1), 5, 5
+IMAGES = jax.random.normal(jax.random.key(3), (STEPS, 16, *SHAPE))
+LABELS = jnp.arange(16) % CLASSES
+# Plain gradient descent: what a parameter moved is the sum of its gradients, which Adam would divide by their size.
+TX = optax.sgd(0.02)
+MESHES = {"fsdp": (1, 8, 1), "tensor x data": (2, 1, 2), "data": (8, 1, 1), "hybrid": (2, 4, 1), "all three": (2, 2, 2)}
+names = pytest.mark.parametrize(
+    "name", [*list(MESHES)[:2], *(pytest.param(n, marks=pytest.mark.slow) for n in list(MESHES)[2:])]
+)
+
+
+def mesh_of(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:
+    devices = jax.devices()[: data * fsdp * tensor]
+    return sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor, devices=devices)
+
+
+def build(key):
+    network = CONFIG.build(SHAPE, CLASSES, key=key)
+    # A network that answers 0, as at first, has no gradient but in its last layer.
+    last = network.final.out.kernel
+    return eqx.tree_at(lambda n: n.final.out.kernel, network, 0.1 * jax.random.normal(key, last.shape))
+
+
+def prepare(raw: Any, key: Any) -> Batch:
+    return Batch(*raw)
+
+
+def state_on(mesh: jax.sharding.Mesh) -> Any:
+    return init_state(build, TX, jax.random.key(0), shardings=lambda state: sharding.lay_out(state, mesh))
+
+
+@functools.cache
+def trained(*sizes: int) -> tuple[Any, list[Any], Any]:
+    """State, losses with gradient norms, and samples after five steps on a mesh."""
+    mesh = mesh_of(*sizes)
+    with jax.set_mesh(mesh):
+        state, seen = state_on(mesh), []
+        objective = Shortcut(steps=4, bootstrap_every=2)
+        shardings = lambda state: sharding.lay_out(state, mesh)  # noqa: E731
+        step = make_step(objective, TX, prepare=prepare, ema_decay=0.9, steps=STEPS, shardings=shardings)
+        for x in IMAGES:
+            state, metrics = step(state, jax.device_put((x, LABELS), sharding.batch_sharding(mesh)))
+            seen.append((metrics["loss"], metrics["grad_norm"]))
+        noise = jax.device_put(IMAGES[0], sharding.batch_sharding(mesh))
+        sampler = eqx.filter_jit(lambda network: samplers.euler(objective.sampling(network), noise, LABELS, steps=2))
+        return state, jax.device_get(seen), np.asarray(sampler(state.networks.ema))
+
+
+@names
+def test_losses_gradients_and_samples_are_those_of_one_device(name):
+    one, many = trained(1, 1, 1), trained(*MESHES[name])
+    np.testing.assert_allclose(many[1], one[1], rtol=1e-5)
+    np.testing.assert_allclose(many[2], one[2], atol=1e-5)
+    networks = [jax.tree.leaves(eqx.filter(state.networks, eqx.is_array)) for state in (one[0], many[0])]
+    for a, b in zip(*networks, strict=True):
+        np.testing.assert_allclose(b, a, atol=1e-5)
+    assert np.abs(np.diff(np.asarray(one[1])[:, 0])).min() > 1e-3, "nothing was learnt, nothing is compared"
+
+
+@names
+def test_the_state_keeps_the_layout_it_was_made_in(name):
+    """Networks, averages and the rest; so that a step compiles once and a share is a share throughout."""
+    mesh = mesh_of(*MESHES[name])
+    state = trained(*MESHES[name])[0]
+    wanted = jax.tree.leaves(sharding.layout(state, mesh))
+    arrays = jax.tree.leaves(eqx.filter(state, eqx.is_array))
+    assert all(array.sharding.is_equivalent_to(w, array.ndim) for array, w in zip(arrays, wanted, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 1, 2), (1, 4, 2)])
+def test_each_device_holds_its_share_of_every_kernel(sizes):
+    mesh = mesh_of(*sizes)
+    config = DiTConfig(hidden=32, depth=3, heads=4, patch=4)
+    like = eqx.filter_eval_shape(lambda key: config.build((16, 16, 4), CLASSES, key=key), jax.random.key(0))
+    places = sharding.layout(like, mesh)
+    share = lambda leaf, place: np.prod(place.shard_shape(leaf.shape)) / leaf.size  # noqa: E731
+    _, fsdp, tensor = sizes
+    for name in ("qkv", "out", "up", "down"):
+        kernel = getattr(like.blocks, name).kernel
+        assert share(kernel, getattr(places.blocks, name).kernel) == 1 / (fsdp * tensor)
+        assert getattr(places.blocks, name).kernel.spec[0] is None, "the depth is never split"
+    for kernel, place in (
+        (like.blocks.modulation.kernel, places.blocks.modulation.kernel),
+        (like.final.out.kernel, places.final.out.kernel),
+    ):
+        assert share(kernel, place) == 1 / fsdp
+
+
+def collectives(mesh: jax.sharding.Mesh, objective: Objective, config: DiTConfig) -> dict[str, collections.Counter]:
+    """How many of each kind the compiled step has: outside of loops, and in each loop over the depth, in order."""
+    state = eqx.filter_eval_shape(
+        init_state, lambda key: config.build(SHAPE, CLASSES, key=key), optax.adamw(1e-3), jax.random.key(0)
+    )
+    arrays, static = eqx.partition(state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+    place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731
+    arrays = jax.tree.map(place, arrays, sharding.layout(arrays, mesh))
+    split = sharding.batch_sharding(mesh)
+    raw = (
+        jax.ShapeDtypeStruct((64, *SHAPE), jnp.float32, sharding=split),
+        jax.ShapeDtypeStruct((64,), jnp.int32, sharding=split),
+    )
+    shardings = lambda state: sharding.lay_out(state, mesh)  # noqa: E731
+    update = make_update(objective, optax.adamw(1e-3), ema_decay=0.99, steps=10, shardings=shardings)
+
+    def step(arrays, raw):
+        state, metrics = update((raw, prepare), eqx.combine(arrays, static))
+        return eqx.filter(state, eqx.is_array), metrics
+
+    with jax.set_mesh(mesh):
+        text = jax.jit(step).lower(arrays, raw).compile().as_text()
+    found: dict[str, collections.Counter] = {}
+    place = ""
+    for line in text.splitlines():
+        if start := re.match(r"(ENTRY )?%(\S+) \(.*\{$", line):
+            place = "main" if start[1] else start[2]
+        if kind := re.search(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(-start)?\(", line):
+            found.setdefault(place, collections.Counter())[kind[1]] += 1
+    return found
+
+
+def test_data_parallel_sends_gradients_and_nothing_else():
+    """Also the shortcut step, of whose batch a part becomes bootstrap rows."""
+    found = collectives(mesh_of(8, 1, 1), Shortcut(steps=4, bootstrap_every=2), CONFIG)
+    assert {kind for counts in found.values() for kind in counts} == {"all-reduce"}
+
+
+@pytest.mark.parametrize(
+    ("objective", "forward_passes", "remat"),
+    [
+        (FlowMatching(), 1, "none"),
+        pytest.param(Shortcut(steps=4, bootstrap_every=2), 3, "none", marks=pytest.mark.slow),
+        pytest.param(Shortcut(steps=4, bootstrap_every=2), 3, "block", marks=pytest.mark.slow),
+    ],
+)
+def test_fsdp_gathers_each_blocks_weights_once_a_pass(objective, forward_passes, remat):
+    """Five kernels a block, in the loop over the depth of each pass; never those of all blocks at once, and nothing else."""
+    config = DiTConfig(hidden=16, depth=3, heads=2, patch=2, remat=remat)
+    found = collectives(mesh_of(1, 8, 1), objective, config)
+    main = found.pop("main")
+    assert set(main) == {"all-gather", "all-reduce"}
+    backward = [counts for counts in found.values() if counts["all-reduce"]]
+    forward = [counts for counts in found.values() if not counts["all-reduce"]]
+    assert backward == [{"all-gather": 5, "all-reduce": 1}]
+    assert len(forward) == forward_passes and all(counts == {"all-gather": 5} for counts in forward)
+
+
+def test_tensor_parallel_sums_activations_twice_a_block_and_pass():
+    found = collectives(mesh_of(4, 1, 2), FlowMatching(), CONFIG)
+    assert {kind for counts in found.values() for kind in counts} == {"all-reduce"}
+    loops = sorted(counts["all-reduce"] for place, counts in found.items() if place != "main")
+    assert loops == [2, 3], "two forward; two backward, and the gradient over the axis data"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"), [((3, 2, 1), "data 3 x fsdp 2 x tensor 1 is not one of 8"), ((None, 3, 1), "data 2 x fsdp 3")]
+)
+def test_a_mesh_of_another_number_of_devices_is_refused(sizes, sentence):
+    data, fsdp, tensor = sizes
+    with pytest.raises(ValueError, match=sentence):
+        sharding.make_mesh(data=data, fsdp=fsdp, tensor=tensor)
+
+
+def test_rules_that_match_nothing_are_refused():
+    with pytest.raises(ValueError, match="no rule for the layout of a/b, of shape"):
+        sharding.layout({"a": {"b": jnp.zeros(3)}}, mesh_of(8, 1, 1), rules=[("kernel$", sharding.split(fsdp=0))])
+
+
+def test_a_size_that_the_devices_do_not_divide_stays_whole():
+    mesh = mesh_of(1, 4, 2)
+    assert sharding.split(fsdp=0, tensor=1)((6, 6), mesh) == jax.sharding.PartitionSpec(None, "tensor")
