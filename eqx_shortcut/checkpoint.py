@@ -1,8 +1,7 @@
 """Checkpoints of a run with Orbax: asynchronous, the newest few kept, each with hashes of its files."""
 
-import hashlib
 import json
-import pathlib
+import os
 import time
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
+from . import storage
 from .train import TrainState
 
 Weights = Literal["ema", "online"]
@@ -28,11 +28,11 @@ class Checkpoints:
 
     `online`, `ema` and `teacher` are networks; `optimizer` and `loop` the rest of the state; `data` the position in the
     data; `config` the settings. So sampling reads `ema` alone. A checkpoint takes its place by a rename once it is
-    whole, hashes of its files included.
+    whole, hashes of its files included; in an object store, which renames nothing, by a mark that is written last.
     """
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 3, config: dict[str, Any] | None = None):
-        self.folder = pathlib.Path(folder).absolute()
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3, config: dict[str, Any] | None = None):
+        self.folder = storage.absolute(storage.as_path(folder))
         self.config = config or {}
         self._last: int | None = None
         self._manager = ocp.CheckpointManager(
@@ -44,13 +44,13 @@ class Checkpoints:
         )
 
     @staticmethod
-    def any(folder: pathlib.Path) -> bool:
+    def any(folder: str | os.PathLike[str]) -> bool:
         """Whether there is a whole checkpoint in a folder."""
-        return any(path.name.isdigit() for path in folder.glob("*"))
+        return bool(_steps(storage.as_path(folder)))
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, oldest first."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+        return _steps(self.folder)
 
     def save(self, state: TrainState, position: dict[str, Any], *, wait: bool = False) -> None:
         """Start to save; returns when the state has been copied, so that it may be donated.
@@ -139,10 +139,11 @@ class Checkpoints:
 
     def _seal(self) -> None:
         # Orbax calls this when every item is written, just before the folder gets its name: so a checkpoint that bears
-        # its name has its hashes.
-        for folder in self.folder.glob(f"*{TMP_DIR_SUFFIX}"):
-            items = [path.name for path in folder.iterdir() if path.is_dir()]
-            (folder / MANIFEST).write_text(json.dumps(_hashes(folder, items), indent=1))
+        # its name has its hashes. In an object store the folder has its name already, and gets its mark next.
+        for folder in self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}"):
+            if not _whole(folder):
+                items = [path.name for path in folder.iterdir() if path.is_dir()]
+                storage.write(folder / MANIFEST, json.dumps(_hashes(folder, items), indent=1))
 
     def _verify(self, step: int, items: Iterable[str]) -> None:
         folder = self.folder / str(step)
@@ -152,6 +153,14 @@ class Checkpoints:
                 raise CheckpointError(f"file {name} is missing")
             if found[name] != written[name]:
                 raise CheckpointError(f"file {name} has changed since it was written")
+
+
+def _steps(folder: storage.Path) -> list[int]:
+    return sorted(int(path.name) for path in folder.glob("*") if _whole(path))
+
+
+def _whole(folder: storage.Path) -> bool:
+    return folder.name.isdigit() and (not storage.is_remote(folder) or ocp.utils.is_checkpoint_finalized(folder))
 
 
 def _items(state: TrainState) -> dict[str, PyTree]:
@@ -180,9 +189,9 @@ def _abstract(tree: PyTree) -> PyTree:
     return jax.tree.map(describe, tree)
 
 
-def _hashes(folder: pathlib.Path, items: Iterable[str]) -> dict[str, str]:
-    files = sorted(path for item in items for path in (folder / item).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def _hashes(folder: storage.Path, items: Iterable[str]) -> dict[str, str]:
+    files = sorted(path for item in items for path in storage.files(folder / item))
+    return {str(path.relative_to(folder)): storage.checksum([path]) for path in files}
 
 
 def _first_line(error: Exception) -> str:

@@ -1,12 +1,14 @@
 """Pictures: grids of images, and plots of quality and of the loss."""
 
+import io
 import itertools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
+
+from . import storage
 
 GAP = 4
 """Pixels between the images of a grid."""
@@ -23,7 +25,7 @@ def to_bytes(images: Shaped[np.ndarray, "*batch height width channels"]) -> UInt
 
 def grid(
     images: Shaped[np.ndarray, "rows columns height width channels"],
-    path: pathlib.Path,
+    path: storage.Path,
     *,
     labels: Sequence[str] = (),
     side: int = 64,
@@ -46,14 +48,14 @@ def grid(
     _write(path, page.save)
 
 
-def picture(image: Shaped[np.ndarray, "height width channels"], path: pathlib.Path) -> None:
+def picture(image: Shaped[np.ndarray, "height width channels"], path: storage.Path) -> None:
     """Writes a PNG of one image in [-1, 1], pixel for pixel."""
     _write(path, _image(to_bytes(image)).save)
 
 
 def animation(
     images: Shaped[np.ndarray, "frames rows columns height width channels"],
-    path: pathlib.Path,
+    path: storage.Path,
     *,
     side: int = 64,
     milliseconds: int = 80,
@@ -82,7 +84,7 @@ def _image(pixels: UInt8[np.ndarray, "height width channels"]) -> Any:
 
 def quality_plot(
     curves: Mapping[str, Mapping[int, float | Sequence[float]]],
-    path: pathlib.Path,
+    path: storage.Path,
     *,
     measure: str,
     floor: float | Sequence[float] | None = None,
@@ -129,7 +131,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return ticks
 
 
-def loss_plot(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
+def loss_plot(records: Sequence[Mapping[str, Any]], path: storage.Path) -> None:
     """Writes a plot of every loss in the records of a run, smoothed, over the raw values."""
     figure, axes = _figure()
     names = sorted({name for record in records for name in record if name.startswith("loss")})
@@ -148,7 +150,7 @@ def loss_plot(records: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
     _write(path, figure.savefig)
 
 
-def metric_plot(records: Sequence[Mapping[str, Any]], prefix: str, path: pathlib.Path, *, measure: str) -> None:
+def metric_plot(records: Sequence[Mapping[str, Any]], prefix: str, path: storage.Path, *, measure: str) -> None:
     """Writes a plot of every metric PREFIX/NAME in the records of a run, one line a NAME in the order they first come."""
     figure, axes = _figure()
     names = list(dict.fromkeys(name for record in records for name in record if name.startswith(f"{prefix}/")))
@@ -169,7 +171,7 @@ class Line(NamedTuple):
     y: Float[np.ndarray, " points"]
 
 
-def error_by_time_plot(panels: Mapping[str, Sequence[Line]], path: pathlib.Path, *, title: str = "") -> None:
+def error_by_time_plot(panels: Mapping[str, Sequence[Line]], path: storage.Path, *, title: str = "") -> None:
     """Writes plots of squared error against time `t` beside each other, one scale for all; lines of a name have one colour.
 
     Colours run from dark to light in the order in which names first come.
@@ -216,7 +218,7 @@ def _figure() -> Any:
     return figure, figure.add_subplot()
 
 
-def _write_figure(path: pathlib.Path, figure: Any) -> None:
+def _write_figure(path: storage.Path, figure: Any) -> None:
     import matplotlib
 
     # Text of a PDF as letters that can be searched; the same figure is the same file.
@@ -226,8 +228,7 @@ def _write_figure(path: pathlib.Path, figure: Any) -> None:
         _write(path, lambda draft, format: figure.savefig(draft, format=format, metadata=metadata))
 
 
-def _write(path: pathlib.Path, save: Any) -> None:
-    # Renamed into place, so that a run stopped meanwhile leaves no half picture.
-    draft = path.with_name(f".{path.name}")
-    save(draft, format=path.suffix[1:].lower() or "png")
-    draft.rename(path)
+def _write(path: storage.Path, save: Any) -> None:
+    picture = io.BytesIO()
+    save(picture, format=path.suffix[1:].lower() or "png")
+    storage.write(path, picture.getvalue())

@@ -1,19 +1,26 @@
 """Where metrics go: lines of JSON always, TensorBoard and Weights & Biases when asked."""
 
+import io
 import json
-import pathlib
 from typing import Any, Protocol, runtime_checkable
+
+from . import storage
 
 Values = dict[str, float]
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """Takes the metrics of one step, and pictures by the PNG files that hold them; `close` finishes writing."""
+    """Takes the metrics of one step, and pictures by the PNG files that hold them.
+
+    After `flush` what came before is kept whatever happens; `close` finishes.
+    """
 
     def write(self, step: int, values: Values) -> None: ...
 
-    def write_image(self, step: int, name: str, path: pathlib.Path) -> None: ...
+    def write_image(self, step: int, name: str, path: storage.Path) -> None: ...
+
+    def flush(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -22,26 +29,32 @@ class JsonLines:
     """One line `{"step": ..., "loss": ...}` a record. Opened for a run at step `start`, drops the lines after it.
 
     The lines hold nothing that depends on the clock, so that a continued run writes the same file as an undisturbed one.
+    An object store appends nothing: there the file is written anew at each `flush`.
     """
 
-    def __init__(self, path: pathlib.Path, *, start: int):
-        kept = [line for line in read_lines(path) if line["step"] <= start]
-        draft = path.with_suffix(".part")
-        draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        draft.rename(path)
-        self._file = path.open("a", buffering=1)
+    def __init__(self, path: storage.Path, *, start: int):
+        kept = "".join(json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= start)
+        storage.write(path, kept)
+        self._path = path
+        self._file = io.StringIO(kept) if storage.is_remote(path) else path.open("a", buffering=1)
+        self._file.seek(0, io.SEEK_END)
 
     def write(self, step: int, values: Values) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
 
-    def write_image(self, step: int, name: str, path: pathlib.Path) -> None:
+    def write_image(self, step: int, name: str, path: storage.Path) -> None:
         pass  # the picture's own file is its record
 
+    def flush(self) -> None:
+        if isinstance(self._file, io.StringIO):
+            storage.write(self._path, self._file.getvalue())
+
     def close(self) -> None:
+        self.flush()
         self._file.close()
 
 
-def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_lines(path: storage.Path) -> list[dict[str, Any]]:
     """The records of a file of JSON lines; a last line cut short by a crash is left out. Empty if there is no file."""
     if not path.exists():
         return []
@@ -57,7 +70,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
 class TensorBoard:
     """Scalars and pictures for TensorBoard, in the folder `tensorboard` of the run. Needs the extra `tensorboard`."""
 
-    def __init__(self, folder: pathlib.Path, *, start: int):
+    def __init__(self, folder: storage.Path, *, start: int):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
@@ -68,12 +81,15 @@ class TensorBoard:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def write_image(self, step: int, name: str, path: pathlib.Path) -> None:
+    def write_image(self, step: int, name: str, path: storage.Path) -> None:
         import numpy as np
         import PIL.Image
 
         with path.open("rb") as file, PIL.Image.open(file) as picture:
             self._writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def flush(self) -> None:
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -85,21 +101,21 @@ class WandB:
     Offline if `offline`, or by the environment variable WANDB_MODE. Needs the extra `wandb`.
     """
 
-    def __init__(self, folder: pathlib.Path, *, project: str, name: str, offline: bool, config: dict[str, Any]):
+    def __init__(self, folder: storage.Path, *, project: str, name: str, offline: bool, config: dict[str, Any]):
         try:
             import wandb  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError as error:
             raise ValueError("--wandb needs the extra: pip install 'eqx_shortcut[wandb]'") from error
         record = folder / "wandb.json"
         identity = json.loads(record.read_text())["id"] if record.exists() else wandb.util.generate_id()
-        record.write_text(json.dumps({"id": identity}))
+        storage.write(record, json.dumps({"id": identity}))
         self._image = wandb.Image
         self._run = wandb.init(
             project=project,
             name=name,
             id=identity,
             resume="allow",
-            dir=str(folder),
+            dir=None if storage.is_remote(folder) else str(folder),  # None: the working folder
             config=config,
             mode="offline" if offline else None,
         )
@@ -107,11 +123,14 @@ class WandB:
     def write(self, step: int, values: Values) -> None:
         self._run.log(values, step=step)
 
-    def write_image(self, step: int, name: str, path: pathlib.Path) -> None:
+    def write_image(self, step: int, name: str, path: storage.Path) -> None:
         import PIL.Image
 
         with path.open("rb") as file, PIL.Image.open(file) as picture:
             self._run.log({name: self._image(picture)}, step=step)
+
+    def flush(self) -> None:
+        pass  # its own process has them already
 
     def close(self) -> None:
         self._run.finish()

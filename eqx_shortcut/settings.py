@@ -7,6 +7,8 @@ import pathlib
 import typing
 from typing import Any
 
+from . import storage
+
 
 def dump(value: Any) -> Any:
     """A dataclass as `{"kind": "module:Class", field: ...}`, nested; paths as strings, tuples as lists."""
@@ -17,7 +19,7 @@ def dump(value: Any) -> Any:
         return {key: dump(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [dump(item) for item in value]
-    return str(value) if isinstance(value, pathlib.Path) else value
+    return str(value) if isinstance(value, pathlib.PurePath) else value
 
 
 def parse(value: Any) -> Any:
@@ -38,7 +40,7 @@ def parse(value: Any) -> Any:
 
 def _parse_field(value: Any, hint: Any) -> Any:
     if isinstance(value, str) and pathlib.Path in (hint, *typing.get_args(hint)):
-        return pathlib.Path(value)
+        return storage.as_path(value)
     found = parse(value)
     return tuple(found) if isinstance(found, list) else found
 
@@ -55,7 +57,7 @@ def find_class(kind: str) -> type:
     return found
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def read(path: storage.Path) -> dict[str, Any]:
     """Dumped settings from their file. Raises ValueError, naming the file, if it does not hold any."""
     try:
         found = json.loads(path.read_text())
@@ -66,17 +68,15 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def settle(path: pathlib.Path, value: dict[str, Any], other: str, remedy: str) -> None:
+def settle(path: storage.Path, value: dict[str, Any], other: str, remedy: str) -> None:
     """Writes settings to a file, or makes sure that the one found holds the same; raises ValueError naming what differs.
 
     The sentence is "FOLDER holds OTHER: what differs. REMEDY".
     """
-    if path.exists() and (different := differences(read(path), value)):
+    if storage.exists(path) and (different := differences(read(path), value)):
         raise ValueError(f"{path.parent} holds {other}: {named(different)}. {remedy}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(value, indent=1))
-    draft.rename(path)
+    storage.write(path, json.dumps(value, indent=1))
 
 
 def named(different: dict[str, tuple[Any, Any]]) -> str:

@@ -1,6 +1,6 @@
 """A trained run opened for use: its networks, and samples from them."""
 
-import pathlib
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from . import settings
+from . import settings, storage
 from .checkpoint import Checkpoints, Weights
 from .guidance import guided
 from .objectives import Objective
@@ -37,15 +37,15 @@ class Trained(eqx.Module):
         return self.objective.sampling(self.network)
 
 
-def load(run: str | pathlib.Path, *, weights: Weights = "ema", step: int | None = None) -> Trained:
+def load(run: str | os.PathLike[str], *, weights: Weights = "ema", step: int | None = None) -> Trained:
     """The trained network of a run folder, reading one set of weights and nothing else of the checkpoint.
 
     `weights` are the average ("ema") or the last ones ("online"); `step` chooses a checkpoint, the newest if None.
     Raises ValueError if the folder is no run, CheckpointError if the checkpoint is missing or damaged.
     """
-    run = pathlib.Path(run)
-    if not (run / "config.json").exists():
-        raise ValueError(f"{run.absolute()} is not a run folder: it holds no config.json")
+    run = storage.as_path(run)
+    if not storage.exists(run / "config.json"):
+        raise ValueError(f"{storage.absolute(run)} is not a run folder: it holds no config.json")
     config = settings.read(run / "config.json")
     network, objective = settings.parse(config["network"]), settings.parse(config["objective"])
     shape, classes = tuple(config["shape"]), config["classes"]

@@ -18,12 +18,14 @@ def main(experiment: str, presets: Presets, *, doc: str | None, expected: Expect
     """The command line of an experiment: reads the settings, runs it, turns what goes wrong into one sentence."""
     config = parse(presets, doc=doc)
     quieten()
+    from eqx_shortcut import distributed
     from eqx_shortcut.checkpoint import CheckpointError
     from eqx_shortcut.train import Diverged
     from planning import plan
     from running import Interrupted, run
 
     try:
+        distributed.initialize()
         plan(config, expected) if config.dry_run else run(experiment, config, judge)
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
@@ -32,9 +34,9 @@ def main(experiment: str, presets: Presets, *, doc: str | None, expected: Expect
         print("\nstopped by SIGINT outside training: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
         folder = config.runs / experiment
-        print(f"\nerror: {place}{error.strerror}: free space for {folder}, or make it writable, then repeat", file=sys.stderr)
+        print(f"\nerror: {what}: free space for {folder}, or make it writable, then repeat", file=sys.stderr)
         sys.exit(1)
     except (ValueError, CheckpointError, Diverged) as error:
         print(f"\nerror: {error}", file=sys.stderr)

@@ -20,6 +20,7 @@ from eqx_shortcut.objectives import (
     Shortcut,
 )
 from eqx_shortcut.optimizer import AdamW
+from places import Place
 
 AnyObjective = (
     Annotated[Shortcut, tyro.conf.subcommand("shortcut")]
@@ -124,11 +125,11 @@ class Config:
     """Decay a step of the average of the weights."""
     unconditional: bool = False
     """Hide all labels."""
-    teacher: pathlib.Path | None = None
+    teacher: Place | None = None
     """Run folder of the network to distil; the new network starts from its weights, unless --init-from names others."""
-    init_from: pathlib.Path | None = None
+    init_from: Place | None = None
     """Run folder whose weights the network starts from."""
-    pairs: pathlib.Path | None = None
+    pairs: Place | None = None
     """Folder of (noise, sample) pairs, made by make_pairs.py, to train on instead of the images: reflow."""
     overfit: int | None = None
     """Train on the first N examples only: a network that cannot learn them by heart has a defect."""
@@ -138,7 +139,7 @@ class Config:
     """Seed of initialisation, data order and every draw."""
     name: str | None = None
     """Name of the run; by default that of the objective."""
-    runs: pathlib.Path = pathlib.Path("runs")
+    runs: Place = pathlib.Path("runs")
     """Folder of all runs: this one lies in RUNS/EXPERIMENT/NAME."""
     log_every: int = 10
     """Steps between records of metrics."""
@@ -180,7 +181,7 @@ class LatentConfig(Config):
     """Where the images come from; none is needed with a finished cache."""
     vae: pathlib.Path = pathlib.Path("sd-vae-ft-mse")
     """Folder or file of the autoencoder."""
-    cache: pathlib.Path | None = None
+    cache: Place | None = None
     """Folder of latents to train from; those of the images are encoded and put there first. By default every step encodes."""
     encode_batch: int = 16
     """Images encoded at once, over all devices."""

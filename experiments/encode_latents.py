@@ -4,7 +4,10 @@ python experiments/encode_latents.py source:image-folder --source.path photos --
 python experiments/images.py --cache latents/photos --vae sd-vae-ft-mse
 
 Writes files of half-precision arrays with checksums. The same command again goes on where it stopped; two runs write the same
-bytes. Every process takes its share of the files and uses its own devices.
+bytes. Several processes share the work, each with its own devices, where srun or mpirun started them, or if they are told:
+
+export JAX_COORDINATOR_ADDRESS=localhost:9911 JAX_NUM_PROCESSES=2
+for i in 0 1; do JAX_PROCESS_ID=$i python experiments/encode_latents.py ... & done
 """
 
 import dataclasses
@@ -14,6 +17,7 @@ import sys
 import tyro
 
 from config import ImageSource
+from places import Place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Config:
     """Where the images come from."""
     vae: pathlib.Path
     """Folder or file of the autoencoder."""
-    out: pathlib.Path
+    out: Place
     """Folder to write."""
     batch: int = 16
     """Images encoded at once, over all devices of a process."""
@@ -40,9 +44,13 @@ class Config:
 def main(config: Config) -> None:
     """Encodes what is missing and says what it did."""
     from encoding import encode
+    from eqx_shortcut import distributed
     from eqx_shortcut.models.pretrained import load_autoencoder
 
+    distributed.initialize()
     counts = encode(config.source, load_autoencoder(config.vae), config.out, batch=config.batch, shard=config.shard)
+    if not distributed.first():
+        return
     sides = ", and their mirror images" if config.source.mirror else ""
     print(f"{config.out}: {counts['train']:,} training and {counts['held_out']:,} held-out images{sides}")
     if counts["replaced"]:

@@ -8,10 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from eqx_shortcut import settings, sharding
+from eqx_shortcut import distributed, settings, sharding, storage
 from eqx_shortcut.data import Images
 from eqx_shortcut.data.latents import MANIFEST, PARTS, Shard, read_manifest, shard_rows
 from eqx_shortcut.data.records import ImageRecords
@@ -28,25 +27,29 @@ def encode(source: Photos, autoencoder: Autoencoder, out: pathlib.Path, *, batch
 
     Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
     """
-    images = dict(zip(PARTS, source.build(), strict=True))
-    settled = described(source, autoencoder, images["train"], shard)
-    settings.settle(out / DRAFT, settled, "another cache", "Repeat its settings, or name another folder")
-    mesh = sharding.make_mesh(devices=jax.local_devices())
-    sharding.check_batch(batch, mesh)
-    for part, data in images.items():
-        (out / part).mkdir(exist_ok=True)
-        ranges = shard_rows(len(data.labels), shard)
-        mine = range(jax.process_index(), len(ranges), jax.process_count())
-        missing = [i for i in mine if not Shard(out / part, i).seal.exists()]
-        for index in missing:
-            title = f"{part} {index + 1}/{len(ranges)}"
-            moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, title, mirror=source.mirror)
-            note_replaced(Shard(out / part, index), data, ranges[index])
-            Shard(out / part, index).write(moments, labels)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("every shard is written")
+    with distributed.together():
+        images = dict(zip(PARTS, source.build(), strict=True))
+        settled = described(source, autoencoder, images["train"], shard)
+        mesh = sharding.make_mesh(devices=jax.local_devices())
+        sharding.check_batch(batch, mesh)
+        if distributed.first():
+            settings.settle(out / DRAFT, settled, "another cache", "Repeat its settings, or name another folder")
+    with distributed.together():
+        for part, data in images.items():
+            (out / part).mkdir(parents=True, exist_ok=True)
+            ranges = shard_rows(len(data.labels), shard)
+            mine = range(jax.process_index(), len(ranges), jax.process_count())
+            missing = [i for i in mine if not Shard(out / part, i).seal.exists()]
+            for index in missing:
+                title = f"{part} {index + 1}/{len(ranges)}"
+                moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, title, mirror=source.mirror)
+                note_replaced(Shard(out / part, index), data, ranges[index])
+                Shard(out / part, index).write(moments, labels)
     counts = {part: len(data.labels) for part, data in images.items()}
-    return {**counts, "replaced": finish(out, settled, counts, shard)}
+    with distributed.together():
+        if distributed.first():
+            finish(out, settled, counts, shard)
+    return {**counts, "replaced": sum(len(part["replaced"]) for part in read_manifest(out)["parts"].values())}
 
 
 def described(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
@@ -107,7 +110,8 @@ def encode_shard(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Moments of the images `rows` and, if `mirror`, of their mirror images, and their labels."""
     moments, labels = [], []
-    for start in tqdm(range(rows.start, rows.stop, batch), desc=f"encoding {title}", unit="batch", dynamic_ncols=True):
+    starts, quiet = range(rows.start, rows.stop, batch), not distributed.first()
+    for start in tqdm(starts, desc=f"encoding {title}", unit="batch", dynamic_ncols=True, disable=quiet):
         numbers = np.arange(start, min(start + batch, rows.stop))
         found = data.rows(numbers)
         found = data.note(found) if isinstance(data, ImageRecords) else found
@@ -122,7 +126,7 @@ def note_replaced(shard: Shard, data: Images | ImageRecords, rows: range) -> Non
     """Lists the bad images of a shard, in whose place the next good ones stand, beside it."""
     bad = data.bad if isinstance(data, ImageRecords) else {}
     found = {index: bad[index] for index in sorted(bad) if index in rows}
-    shard.replaced.write_text(json.dumps(found, indent=1))
+    storage.write(shard.replaced, json.dumps(found, indent=1))
 
 
 @eqx.filter_jit
@@ -137,15 +141,11 @@ def _moments(autoencoder, pixels, peak, *, mirror):
     return jnp.stack(sides, axis=1).astype(jnp.float16)
 
 
-def finish(out: pathlib.Path, settled: dict[str, Any], counts: dict[str, int], shard: int) -> int:
-    """Writes the manifest, with which a cache is whole, and says how many bad images were replaced."""
+def finish(out: pathlib.Path, settled: dict[str, Any], counts: dict[str, int], shard: int) -> None:
+    """Writes the manifest, with which a cache is whole."""
     parts = {}
     for part, count in counts.items():
         files = [Shard(out / part, i) for i in range(len(shard_rows(count, shard)))]
         replaced = {index: why for file in files for index, why in settings.read(file.replaced).items()}
         parts[part] = {"count": count, "shards": [file.seal.read_text() for file in files], "replaced": replaced}
-    if jax.process_index() == 0:
-        draft = out / f"{MANIFEST}.part"
-        draft.write_text(json.dumps({**settled, "parts": parts}, indent=1))
-        draft.rename(out / MANIFEST)
-    return sum(len(part["replaced"]) for part in parts.values())
+    storage.write(out / MANIFEST, json.dumps({**settled, "parts": parts}, indent=1))

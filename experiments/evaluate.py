@@ -20,6 +20,7 @@ import tyro
 
 from measuring import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
 from opening import command, decoder
+from places import Place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 class Config(Measuring):
     """Measures the samples of a trained run."""
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
     steps: tuple[int, ...] = (1, 4, 128)
     """Numbers of sampling steps."""
@@ -78,11 +79,10 @@ class RunImages(NamedTuple):
 
 def main(config: Config) -> None:
     """Measures what evaluation.json lacks, and prints the table."""
-    import jax
-
     import eqx_shortcut
-    from eqx_shortcut import settings
+    from eqx_shortcut import distributed, settings
 
+    distributed.initialize()
     notes_as_lines()
     model = eqx_shortcut.load(config.run, weights=config.weights, step=config.step)
     record = settings.read(config.run / "config.json")
@@ -101,7 +101,7 @@ def main(config: Config) -> None:
                 measures = measured(config, model, features, real, labels, cell)
                 found["results"].append({**cell, "measures": measures})
                 write_results(config.run, found)
-    if jax.process_index() == 0:
+    if distributed.first():
         print(markdown(found))
         print(f"{config.run}: evaluation.json, evaluation.md")
 
@@ -257,13 +257,11 @@ def read_results(run: pathlib.Path) -> dict[str, Any]:
 
 def write_results(run: pathlib.Path, found: dict[str, Any]) -> None:
     """Writes evaluation.json and evaluation.md, in the first process."""
-    import jax
+    from eqx_shortcut import distributed, storage
 
-    if jax.process_index() == 0:
-        for name, text in (("evaluation.json", json.dumps(found, indent=1)), ("evaluation.md", markdown(found))):
-            draft = run / f".{name}"
-            draft.write_text(text)
-            draft.rename(run / name)
+    if distributed.first():
+        storage.write(run / "evaluation.json", json.dumps(found, indent=1))
+        storage.write(run / "evaluation.md", markdown(found))
 
 
 def markdown(found: dict[str, Any]) -> str:

@@ -1,20 +1,23 @@
 """What a run trains on, and how its samples become pictures."""
 
 import dataclasses
+import functools
 import hashlib
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
+from tqdm import tqdm
 
 from config import Config, LatentConfig
 from encoding import check_cache, encode
-from eqx_shortcut import sharding
+from eqx_shortcut import sharding, storage
 from eqx_shortcut.data import DataError, Encoded, Pairs, Rows, read_latents, read_pairs
-from eqx_shortcut.data.latents import MANIFEST
+from eqx_shortcut.data.latents import MANIFEST, copied
 from eqx_shortcut.data.records import ImageRecords
 from eqx_shortcut.models.autoencoder import Autoencoder, decode_batch, from_training
 from eqx_shortcut.models.pretrained import load_autoencoder
+from places import cache_home
 
 SHARD = 8192
 
@@ -69,10 +72,14 @@ def open_latents(config: LatentConfig, mesh: jax.sharding.Mesh) -> Data:
     autoencoder = load_autoencoder(config.vae)
     if config.cache is None:
         return encoded(config, autoencoder, mesh)
-    if config.data is not None and not (config.cache / MANIFEST).exists():
+    if config.data is not None and not storage.exists(config.cache / MANIFEST):
         encode(config.data, autoencoder, config.cache, batch=config.encode_batch, shard=SHARD)
     check_cache(config.cache, config.data, autoencoder)
-    train, held_out = (read_latents(config.cache, part) for part in ("train", "held_out"))
+    cache = config.cache
+    if storage.is_remote(cache):
+        progress = functools.partial(tqdm, desc=f"copying {cache}", unit="file", dynamic_ncols=True)
+        cache = copied(cache, cache_home() / "latents", each=progress)
+    train, held_out = (read_latents(cache, part) for part in ("train", "held_out"))
     mirror = train.mirrored if config.data is None else config.data.mirror
     if mirror and not train.mirrored:
         raise ValueError(f"{config.cache} holds no mirror images: use --data.no-mirror, or encode into another folder")

@@ -17,6 +17,7 @@ import tyro
 from config import AnyObjective
 from eqx_shortcut.objectives import LiveReflow, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
+from places import Place
 
 if TYPE_CHECKING:
     from eqx_shortcut.models import DiTConfig
@@ -32,7 +33,7 @@ class Config:
 
     checkpoint: Annotated[pathlib.Path, tyro.conf.Positional]
     """The pickled file, or the folder that the reference's saver makes of it."""
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    run: Annotated[Place, tyro.conf.Positional]
     """Run folder to make."""
     objective: AnyObjective = dataclasses.field(default_factory=Shortcut)
     """What it was trained on."""
@@ -73,7 +74,9 @@ def main(config: Config) -> None:
 
 def check_free(run: pathlib.Path) -> None:
     """Raises ValueError if there is something in the place of the new run."""
-    if run.exists():
+    from eqx_shortcut import storage
+
+    if storage.exists(run):
         raise ValueError(f"{run} exists already: name another run folder, or remove that one")
 
 
@@ -90,11 +93,11 @@ def make_run(
     import json
 
     import eqx_shortcut
-    from eqx_shortcut import settings
+    from eqx_shortcut import settings, storage
     from eqx_shortcut.checkpoint import Checkpoints
 
     record: dict[str, Any] = {
-        "experiment": run.absolute().parent.name,
+        "experiment": storage.absolute(run).parent.name,
         "version": eqx_shortcut.__version__,
         "shape": list(shape),
         "classes": classes,
@@ -104,7 +107,7 @@ def make_run(
     checkpoints.save(state, {}, wait=True)
     checkpoints.close()
     # Last, so that a folder that cannot be used does not look like a run.
-    (run / "config.json").write_text(json.dumps(record, indent=1))
+    storage.write(run / "config.json", json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

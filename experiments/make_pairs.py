@@ -8,20 +8,21 @@ Writes compressed files of half-precision arrays. The same command again goes on
 """
 
 import dataclasses
-import pathlib
 import sys
 from typing import Annotated, Literal
 
 import tyro
+
+from places import Place
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Pairs of a trained run."""
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
-    out: pathlib.Path
+    out: Place
     """Folder to write."""
     count: int = 50_000
     """Number of pairs, labels in turn."""

@@ -45,18 +45,17 @@ class Config(Measuring):
 
 def main(config: Config) -> None:
     """Makes the file and says what it holds."""
-    import jax
-
-    from eqx_shortcut import settings
+    from eqx_shortcut import distributed, settings
     from eqx_shortcut.evaluate import read_statistics
 
+    distributed.initialize()
     notes_as_lines()
     if config.out.exists():
         raise ValueError(f"{config.out} exists: remove it, or name another file with --out")
     train, held_out = config.data.build()
     record = {"images": settings.dump(config.data), "part": "held out" if config.held_out else "train"}
     write_real(config, config.out, record, held_out if config.held_out else train, config.build())
-    if jax.process_index() == 0:
+    if distributed.first():
         found = read_statistics(config.out)
         print(f"{config.out}: {found.count:,} images, {found.vectors.mean.size} features, {found.provenance}")
 

@@ -86,30 +86,26 @@ def collect_parts(
     something else than `record` says.
     """
     import jax
-    from jax.experimental import multihost_utils
     from tqdm import tqdm
 
-    from eqx_shortcut import settings
+    from eqx_shortcut import distributed, settings
     from eqx_shortcut.evaluate.collected import Collected, collect, merged
 
     described = {**record, "count": count, "part": part, "keep": keep, "features": dict(features.protocol)}
-    settings.settle(
-        folder / "settings.json", described, "features of other images", "Remove the folder, or repeat its settings"
-    )
+    with distributed.together():
+        if distributed.first():
+            other, remedy = "features of other images", "Remove the folder, or repeat its settings"
+            settings.settle(folder / "settings.json", described, other, remedy)
     ranges = [range(start, min(start + part, count)) for start in range(0, count, part)]
     mine = ranges[jax.process_index() :: jax.process_count()]
-    with tqdm(total=sum(map(len, mine)), desc=title, unit="image", dynamic_ncols=True) as bar:
+    with distributed.together(), tqdm(total=sum(map(len, mine)), desc=title, unit="image", dynamic_ncols=True) as bar:
         for places in mine:
             if not part_path(folder, places).exists():
                 seen = counted(batches(places), bar)
                 collect(seen, features, keep=max(0, min(keep, places.stop) - places.start)).save(part_path(folder, places))
             else:
                 bar.update(len(places))
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"{title}: every part is written")
-    if jax.process_index() == 0:
-        return merged([Collected.load(part_path(folder, places)) for places in ranges])
-    return None
+    return merged([Collected.load(part_path(folder, places)) for places in ranges]) if distributed.first() else None
 
 
 def real_statistics(
@@ -141,20 +137,17 @@ def write_real(
     count: int | None = None,
 ) -> None:
     """Makes the statistics of `count` images of a data set, or of all; what was done of it lies beside the file meanwhile."""
-    import jax
-    from jax.experimental import multihost_utils
-
+    from eqx_shortcut import distributed
     from eqx_shortcut.evaluate import Statistics, write_statistics
 
     folder, (whole, batches) = path.with_suffix(".parts"), real_batches(images, config.batch)
     count = whole if count is None else min(count, whole)
     keep = max(config.neighbours, 10_000)
     found = collect_parts(folder, record, count, batches, features, part=config.part, keep=keep, title="real images")
-    if found is not None:
-        write_statistics(path, Statistics.of(found.moments, found.spatial, features.protocol, kept=found.kept))
-        shutil.rmtree(folder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"{path} is written")
+    with distributed.together():
+        if found is not None:
+            write_statistics(path, Statistics.of(found.moments, found.spatial, features.protocol, kept=found.kept))
+            shutil.rmtree(folder)
 
 
 def notes_as_lines() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn
 
 import tyro
 
+from places import Place
+
 if TYPE_CHECKING:
     from eqx_shortcut.models.autoencoder import Autoencoder
     from eqx_shortcut.trained import Trained
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 class Opening:
     """A trained run, and how it is sampled."""
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
     guidance: float = 1.0
     """Guidance scale; 1 is none."""

@@ -12,9 +12,9 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from config import Config, Expected, LatentConfig
-from eqx_shortcut import settings, sharding
-from eqx_shortcut.data import TFDS, Images, Latents, Rows, prepare, read_latents
-from eqx_shortcut.data.latents import MANIFEST
+from eqx_shortcut import settings, sharding, storage
+from eqx_shortcut.data import TFDS, Images, Latents, Rows, prepare
+from eqx_shortcut.data.latents import MANIFEST, blank
 from eqx_shortcut.models.pretrained import load_autoencoder
 from eqx_shortcut.train import TrainState, init_state, make_update
 from running import check
@@ -45,8 +45,8 @@ def example(config: Config, expected: Expected) -> tuple[Rows, str]:
     labels = np.zeros(1, np.int32)
     if not isinstance(config, LatentConfig):
         return Images(np.zeros((1, *shape), np.uint8), labels, classes), "as this experiment has them"
-    if config.cache is not None and (config.cache / MANIFEST).exists():
-        return read_latents(config.cache, "train"), f"latents in {config.cache}"
+    if config.cache is not None and storage.exists(config.cache / MANIFEST):
+        return blank(config.cache), f"latents in {config.cache}"
     said = []
     try:
         if config.data is not None:

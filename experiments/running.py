@@ -16,7 +16,7 @@ from tqdm import tqdm
 import eqx_shortcut
 from config import Config, Judge
 from encoding import identity
-from eqx_shortcut import figures, log, settings, sharding
+from eqx_shortcut import figures, log, settings, sharding, storage
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
@@ -25,6 +25,7 @@ from eqx_shortcut.types import Metrics
 from examples import Data, open_data
 from judging import Measures, judge_samples, table
 from monitoring import Monitor
+from places import cache_home
 from start import check_start, start
 
 MAY_CHANGE = (
@@ -93,13 +94,13 @@ def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
 def report_replaced(folder: pathlib.Path, replaced: dict[int, str]) -> None:
     """Says how many bad images were replaced, and lists them in replaced.json."""
     if replaced:
-        (folder / "replaced.json").write_text(json.dumps(dict(sorted(replaced.items())), indent=1))
+        storage.write(folder / "replaced.json", json.dumps(dict(sorted(replaced.items())), indent=1))
         print(f"bad images replaced by the next good ones: {len(replaced)}, listed in {folder}/replaced.json")
 
 
 def report_quality(folder: pathlib.Path, quality: dict[str, Any]) -> None:
     """Writes quality.json and quality.png, and prints the table."""
-    (folder / "quality.json").write_text(json.dumps(quality, indent=1))
+    storage.write(folder / "quality.json", json.dumps(quality, indent=1))
     curve = {row["steps"]: row["frechet"] for row in quality["results"]}
     figures.quality_plot(
         {folder.name: curve}, folder / "quality.png", measure="pixel Frechet distance", floor=quality["held_out"]["frechet"]
@@ -116,8 +117,7 @@ def default_name(config: Config) -> str:
 def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that a second run of the same settings starts in seconds."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(home / "eqx_shortcut" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
 
 
 def check(config: Config, mesh: jax.sharding.Mesh) -> None:
@@ -145,7 +145,7 @@ def check_data(config: Config, data: Data) -> None:
 def check_record(folder: pathlib.Path, record: dict[str, Any]) -> None:
     """Makes sure that a run folder, if there is one, holds this run; raises ValueError naming what differs."""
     path = folder / "config.json"
-    if path.exists():
+    if storage.exists(path):
         # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
         # altogether (an imported run does not know its data) is settled by the command that continues it.
         stored = {key: settings.dump(settings.parse(value)) for key, value in settings.read(path).items()}
@@ -163,9 +163,7 @@ def open_folder(folder: pathlib.Path, record: dict[str, Any]) -> None:
     """Makes the run folder and writes the settings."""
     path = folder / "config.json"
     (folder / "samples").mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(record, indent=1))
-    draft.rename(path)
+    storage.write(path, json.dumps(record, indent=1))
 
 
 def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: bool) -> TrainState:
@@ -215,12 +213,12 @@ def train_network(
     with contextlib.closing(loader), recording as recorder, signals() as received:
 
         def save(number: int, state: TrainState, metrics: Metrics) -> None:
-            recorder.flush()
+            recorder.keep()
             checkpoints.save(state, loader.get_state(), wait=number == config.steps)
 
         def stop_if_asked(number: int, state: TrainState, metrics: Metrics) -> None:
             if received:
-                recorder.flush()
+                recorder.keep()
                 checkpoints.save(state, loader.get_state())
                 checkpoints.close()
                 name = signal.Signals(received[0]).name
@@ -304,6 +302,12 @@ class Recorder:
         speed = (self._bar.format_dict["rate"] or 0) * self._batch
         self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
         self._pending = None
+
+    def keep(self) -> None:
+        """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
+        self.flush()
+        for logger in self._loggers:
+            logger.flush()
 
     def __enter__(self) -> "Recorder":
         return self

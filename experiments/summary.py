@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from opening import command
+from places import Place
 from results import compare, stem, table
 
 
@@ -21,7 +22,7 @@ from results import compare, stem, table
 class Config:
     """Runs to sum up."""
 
-    runs: Annotated[pathlib.Path, tyro.conf.Positional]
+    runs: Annotated[Place, tyro.conf.Positional]
     """Folder of the runs, such as runs/digits."""
     measure: str | None = None
     """The measure to print; by default the first that all runs have."""

@@ -14,13 +14,14 @@ from typing import Annotated, Literal
 import tyro
 
 from eqx_shortcut.optimizer import AdamW
+from places import Place
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """Write the weights of a run to a file."""
 
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
     file: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write."""
@@ -36,7 +37,7 @@ class Import:
 
     file: Annotated[pathlib.Path, tyro.conf.Positional]
     """File that `export` wrote."""
-    run: Annotated[pathlib.Path, tyro.conf.Positional]
+    run: Annotated[Place, tyro.conf.Positional]
     """Run folder to make."""
     optimizer: AdamW = dataclasses.field(default_factory=AdamW)
     """How training will go on."""

@@ -1,7 +1,9 @@
 """Eight fake devices, strict promotion of dtypes and ranks, quick compilation, and compiled programs kept between runs."""
 
+import importlib.util
 import os
 import pathlib
+from collections.abc import Iterator
 
 FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
@@ -12,6 +14,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from object_store import Objects, serve  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -24,6 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=ROOT / "tests" / "golden",
         help="folder of recorded values of the original code (see tests/test_golden.py)",
     )
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Objects]:
+    """The objects behind gs://, on this machine: one stand-in for all tests, since its clients keep its address."""
+    if importlib.util.find_spec("gcsfs") is None:  # not imported yet: it reads its environment when it is
+        pytest.skip("pip install 'eqx_shortcut[gcs]'")
+    with serve() as (objects, environment), pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield objects
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from eqx_shortcut import sharding
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
 from eqx_shortcut.train import TrainState, init_state
+from object_store import Objects
 
 
 class Net(eqx.Module):
@@ -53,7 +54,7 @@ def assert_same(a, b) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def saved(folder: pathlib.Path, *states: TrainState, keep: int = 3) -> pathlib.Path:
+def saved(folder: str | pathlib.Path, *states: TrainState, keep: int = 3) -> str | pathlib.Path:
     checkpoints = Checkpoints(folder, keep=keep, config={"a": 1})
     for state in states:
         checkpoints.save(state, {"next_index": int(state.step)})
@@ -61,7 +62,7 @@ def saved(folder: pathlib.Path, *states: TrainState, keep: int = 3) -> pathlib.P
     return folder
 
 
-def restored(folder: pathlib.Path, like: TrainState | None = None):
+def restored(folder: str | pathlib.Path, like: TrainState | None = None):
     checkpoints = Checkpoints(folder)
     try:
         return checkpoints.restore(state_at(0, seed=5) if like is None else like)
@@ -72,7 +73,7 @@ def restored(folder: pathlib.Path, like: TrainState | None = None):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Checkpoints of steps 10 and 20; copy before changing."""
-    return saved(tmp_path_factory.mktemp("two") / "checkpoints", state_at(10), state_at(20))
+    return pathlib.Path(saved(tmp_path_factory.mktemp("two") / "checkpoints", state_at(10), state_at(20)))
 
 
 @pytest.fixture
@@ -297,3 +298,48 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_the_one_before_
         found = restored(tmp_path / when)
         assert found is not None and found[2] == []
         assert_same(found[0], state_at(20))
+
+
+def uploaded(folder: pathlib.Path, store: Objects, name: str) -> str:
+    """The address of a copy of a folder in an object store."""
+    for path in files(folder):
+        store[f"bucket/{name}/{path.relative_to(folder)}"] = path.read_bytes(), 1
+    return f"gs://bucket/{name}"
+
+
+def test_a_state_comes_back_from_an_object_store(store):
+    saved("gs://bucket/kept", state_at(10), state_at(20), keep=1)
+    assert Checkpoints("gs://bucket/kept").steps() == [20] and Checkpoints.any("gs://bucket/kept")
+    found = restored("gs://bucket/kept")
+    assert found is not None and found[1:] == ({"next_index": 20}, [])
+    assert_same(found[0], state_at(20))
+
+
+def test_weights_are_read_from_an_object_store(two, store, key):
+    checkpoints = Checkpoints(uploaded(two, store, "two"))
+    network, step = checkpoints.restore_network(eqx.filter_eval_shape(Net, key), "online", 10)
+    assert step == 10
+    assert_same(network, state_at(10).networks.online)
+    assert not Checkpoints.any("gs://bucket/none")
+
+
+def test_a_checkpoint_in_an_object_store_is_one_when_its_mark_is_there(two, store):
+    """As after a crash while it was written: it is no checkpoint, and the same step is saved again."""
+    folder = uploaded(two, store, "cut")
+    del store["bucket/cut/20/commit_success.txt"]
+    assert Checkpoints(folder).steps() == [10]
+    again = state_at(20, seed=8)
+    saved(folder, again)
+    found = restored(folder)
+    assert found is not None and found[2] == []
+    assert_same(found[0], again)
+
+
+def test_a_damaged_checkpoint_in_an_object_store_is_passed_over_and_set_aside(two, store):
+    folder = uploaded(two, store, "torn")
+    name = max((key for key in store if "/torn/20/ema/" in key), key=lambda key: len(store[key][0]))
+    store[name] = store[name][0][:-1], 2
+    found = restored(folder)
+    assert found is not None and int(found[0].step) == 10
+    assert f"checkpoint 20 in {folder} is damaged" in found[2][0] and "has changed" in found[2][0]
+    assert {key.split("/")[2].split("-")[0] for key in store if "/torn/" in key} == {"10", "damaged"}

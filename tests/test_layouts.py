@@ -129,6 +129,7 @@ def collectives(mesh: jax.sharding.Mesh, objective: Objective, config: DiTConfig
     with jax.set_mesh(mesh):
         text = jax.jit(step).lower(arrays, raw).compile().as_text()
     found: dict[str, collections.Counter] = {}
+    assert text is not None
     place = ""
     for line in text.splitlines():
         if start := re.match(r"(ENTRY )?%(\S+) \(.*\{$", line):

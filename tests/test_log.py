@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from eqx_shortcut import storage
 from eqx_shortcut.log import JsonLines, Logger, TensorBoard, WandB, read_lines
 
 
@@ -69,6 +70,20 @@ def test_a_last_line_cut_short_is_left_out(tmp_path, cut):
     write(path, 5, 6, start=4)
     write(undisturbed, 1, 6, start=0)
     assert path.read_bytes() == undisturbed.read_bytes()
+
+
+def test_records_in_an_object_store_are_there_after_a_flush(store):
+    """It appends nothing: the file is written anew, and what was not flushed before a crash is not there."""
+    path = storage.as_path("gs://bucket/log/metrics.jsonl")
+    write(path, 1, 3, start=0)
+    log = JsonLines(path, start=2)
+    log.write(3, {"loss": 3.0})
+    log.flush()
+    log.write(4, {"loss": 4.0})
+    assert [(line["step"], line["loss"]) for line in read_lines(path)] == [(1, 1.0), (2, 0.5), (3, 3.0)]
+    log.close()
+    assert [line["step"] for line in read_lines(path)] == [1, 2, 3, 4]
+    assert [name for name in store if "/log/" in name] == ["bucket/log/metrics.jsonl"]
 
 
 def test_a_missing_or_empty_file_holds_no_records(tmp_path):

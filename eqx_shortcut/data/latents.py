@@ -1,9 +1,11 @@
 """A cache of latents: the moments of every image and of its mirror image, encoded once, read at the speed of memory."""
 
 import dataclasses
-import hashlib
 import json
-import pathlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import jax
@@ -11,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
+from .. import storage
 from ..models.autoencoder import Posterior
 from ..types import Batch
 from .errors import DataError
@@ -27,7 +30,7 @@ Moments = Float[np.ndarray, "rows sides moments height width channels"]
 class Latents:
     """One part of a cache, its files mapped into memory: what is read is what a batch asks for."""
 
-    folder: pathlib.Path
+    folder: storage.Path
     part: str
     shards: tuple[np.ndarray, ...]
     labels: Integer[np.ndarray, " count"]
@@ -83,37 +86,35 @@ class Latents:
 class Shard:
     """The files of one shard: moments, labels, and the checksum of both, which is written last."""
 
-    folder: pathlib.Path
+    folder: storage.Path
     index: int
 
     @property
-    def moments(self) -> pathlib.Path:
+    def moments(self) -> storage.Path:
         """An array that can be mapped into memory."""
         return self.folder / f"{self.index:05d}.npy"
 
     @property
-    def labels(self) -> pathlib.Path:
+    def labels(self) -> storage.Path:
         """One label an image."""
         return self.folder / f"{self.index:05d}.labels.npy"
 
     @property
-    def seal(self) -> pathlib.Path:
+    def seal(self) -> storage.Path:
         """A shard that has it is whole."""
         return self.folder / f"{self.index:05d}.sha256"
 
     @property
-    def replaced(self) -> pathlib.Path:
+    def replaced(self) -> storage.Path:
         """Bad images in whose place the next good ones stand: index, and file and reason."""
         return self.folder / f"{self.index:05d}.replaced.json"
 
     def write(self, moments: Moments, labels: Integer[np.ndarray, " rows"]) -> None:
         """Writes moments in half precision, labels, and their checksum. Raises DataError if there is no room for them."""
-        draft = self.seal.with_suffix(".part")
         try:
             _save(self.moments, moments.astype(np.float16))
             _save(self.labels, labels.astype(np.int32))
-            draft.write_text(self.checksum())
-            draft.rename(self.seal)
+            storage.write(self.seal, self.checksum())
         except OSError as error:
             raise DataError(
                 f"{self.moments} could not be written ({error}): free space on the disk and repeat the same command"
@@ -121,12 +122,7 @@ class Shard:
 
     def checksum(self) -> str:
         """SHA-256 of moments and labels."""
-        digest = hashlib.sha256()
-        for path in (self.moments, self.labels):
-            with path.open("rb") as file:
-                while block := file.read(2**24):
-                    digest.update(block)
-        return digest.hexdigest()
+        return storage.checksum((self.moments, self.labels))
 
 
 def shard_rows(count: int, size: int) -> list[range]:
@@ -134,18 +130,21 @@ def shard_rows(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def read_latents(folder: pathlib.Path, part: str, *, check: bool = False) -> Latents:
-    """One part of a cache. Raises DataError if it is incomplete or contradicts its manifest.
+def read_latents(folder: str | os.PathLike[str], part: str, *, check: bool = False) -> Latents:
+    """One part of a cache. Raises DataError if it is incomplete or contradicts its manifest, or lies in an object store.
 
     `check` also compares every shard with its checksum, which reads it all.
     """
+    folder = storage.as_path(folder)
+    if storage.is_remote(folder):
+        raise DataError(f"{folder} cannot be mapped into memory: copy it to a disk first, with data.latents.copied")
     manifest = read_manifest(folder)
     try:
         found, moments, classes = manifest["parts"][part], tuple(manifest["moments"]), manifest["classes"]
         ranges, seals = shard_rows(found["count"], manifest["shard"]), found["shards"]
         scale, shift = manifest["autoencoder"]["scale"], manifest["autoencoder"]["shift"]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / MANIFEST} lacks {error} and is no cache of latents: delete it {AGAIN}") from error
+        raise _foreign(folder, error) from error
     if len(ranges) != len(seals):
         raise DataError(f"{folder / MANIFEST} names {len(seals)} shards, its images fill {len(ranges)}: delete it {AGAIN}")
     arrays, labels = [], []
@@ -154,20 +153,79 @@ def read_latents(folder: pathlib.Path, part: str, *, check: bool = False) -> Lat
         arrays.append(_array(shard.moments, (len(rows), *moments), np.float16))
         labels.append(_array(shard.labels, (len(rows),), np.int32))
         if check and shard.checksum() != seals[index]:
-            raise DataError(f"{shard.moments} or its labels have changed since they were written: delete {shard.seal} {AGAIN}")
+            raise _changed(shard)
     return Latents(folder, part, tuple(arrays), np.concatenate(labels), classes, scale, shift)
 
 
-def _again(folder: pathlib.Path, part: str, count: int) -> Latents:
+def _foreign(folder: storage.Path, error: Exception) -> DataError:
+    return DataError(f"{folder / MANIFEST} lacks {error} and is no cache of latents: delete it {AGAIN}")
+
+
+def _changed(shard: Shard) -> DataError:
+    return DataError(f"{shard.moments} or its labels have changed since they were written: delete {shard.seal} {AGAIN}")
+
+
+def blank(folder: storage.Path) -> Latents:
+    """One latent of zeros of the kind that a cache holds, by its manifest alone."""
+    manifest = read_manifest(folder)
+    try:
+        moments = np.zeros((1, *manifest["moments"]), np.float16)
+        return Latents(folder, "", (moments,), np.zeros(1, np.int32), manifest["classes"], 1.0, 0.0)
+    except (KeyError, TypeError) as error:
+        raise _foreign(folder, error) from error
+
+
+def copied(cache: storage.Path, home: storage.Path, each: Callable[[list[Shard]], Iterable[Shard]] = iter) -> storage.Path:
+    """The folder below `home` with a copy of a cache that lies in an object store: what is missing of it is copied.
+
+    It bears the checksum of the manifest, so that another cache has another one. `each` is handed the shards to copy and
+    hands them on, one by one. Raises DataError if a copy contradicts the manifest.
+    """
+    manifest = read_manifest(cache)
+    local = home / storage.checksum([cache / MANIFEST])
+    try:
+        parts = manifest["parts"].items()
+        seals = {Shard(local / name, i): seal for name, part in parts for i, seal in enumerate(part["shards"])}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _foreign(cache, error) from error
+    local.mkdir(parents=True, exist_ok=True)
+    for shard in each([shard for shard in seals if not shard.seal.exists()]):
+        source = Shard(cache / shard.folder.name, shard.index)
+        shard.folder.mkdir(exist_ok=True)
+        _copy(source.moments, shard.moments)
+        _copy(source.labels, shard.labels)
+        if shard.checksum() != seals[shard]:
+            raise _changed(source)
+        storage.write(shard.seal, seals[shard])
+    storage.write(local / MANIFEST, (cache / MANIFEST).read_bytes())
+    return local
+
+
+def _copy(source: storage.Path, target: storage.Path) -> None:
+    # Under a name of its own until it is whole: another process may have the file mapped, or be at the same.
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with source.open("rb") as old, draft.open("wb") as new:
+            shutil.copyfileobj(old, new, 2**24)
+        draft.replace(target)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise DataError(
+            f"{source} could not be copied to {target} ({error}): free space there, or name another disk by XDG_CACHE_HOME"
+        ) from error
+
+
+def _again(folder: storage.Path, part: str, count: int) -> Latents:
     return read_latents(folder, part).first(count)
 
 
-def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+def read_manifest(folder: storage.Path) -> dict[str, Any]:
     """The manifest of a finished cache. Raises DataError if there is none."""
     path = folder / MANIFEST
-    if not path.exists():
+    if not storage.exists(path):
         raise DataError(
-            f"{folder.absolute()} holds no finished cache of latents (no {MANIFEST}): make or finish it with encode_latents.py"
+            f"{storage.absolute(folder)} holds no finished cache of latents (no {MANIFEST}): make or finish it with "
+            "encode_latents.py"
         )
     try:
         return json.loads(path.read_text())
@@ -175,14 +233,14 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read ({error}): delete it {AGAIN}") from error
 
 
-def _save(path: pathlib.Path, array: np.ndarray) -> None:
+def _save(path: storage.Path, array: np.ndarray) -> None:
     # np.save does not notice that the last bytes of a file found no room.
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(np.ascontiguousarray(array).data)
 
 
-def _array(path: pathlib.Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def _array(path: storage.Path, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy raises several kinds for a missing, short or foreign file

@@ -1,14 +1,16 @@
 """Pairs of noise and the sample that a trained network makes of it: the data of reflow (Liu et al. 2023)."""
 
 import dataclasses
+import io
 import json
-import pathlib
+import os
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
+from .. import storage
 from ..types import Batch
 from .errors import DataError
 
@@ -45,7 +47,7 @@ class Pairs:
         return Batch(raw["x"].astype(jnp.float32), raw["labels"], raw["noise"].astype(jnp.float32))
 
 
-def shard_path(folder: pathlib.Path, index: int) -> pathlib.Path:
+def shard_path(folder: storage.Path, index: int) -> storage.Path:
     """Where shard `index` of a folder of pairs lies."""
     return folder / f"{index:05d}.npz"
 
@@ -56,21 +58,23 @@ def shards(manifest: dict[str, Any]) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def write_shard(path: pathlib.Path, pairs: Pairs) -> None:
+def write_shard(path: storage.Path, pairs: Pairs) -> None:
     """Writes pairs to a compressed .npz in half precision; a file that bears its name is whole."""
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as file:
-        np.savez_compressed(file, noise=pairs.noise.astype(np.float16), x=pairs.x.astype(np.float16), labels=pairs.labels)
-    draft.rename(path)
+    file = io.BytesIO()
+    np.savez_compressed(file, noise=pairs.noise.astype(np.float16), x=pairs.x.astype(np.float16), labels=pairs.labels)
+    storage.write(path, file.getvalue())
 
 
-def read_pairs(folder: pathlib.Path, shape: tuple[int, int, int]) -> Pairs:
+def read_pairs(folder: str | os.PathLike[str], shape: tuple[int, int, int]) -> Pairs:
     """All pairs of a folder, in half precision. Raises DataError if it is incomplete, damaged, or not of `shape`."""
+    folder = storage.as_path(folder)
+    if not storage.exists(folder / MANIFEST):
+        raise DataError(f"{storage.absolute(folder)} holds no pairs (no {MANIFEST}): make them with make_pairs.py")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         wanted, found, classes = shards(manifest), tuple(manifest["shape"]), manifest["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder.absolute()} holds no pairs ({error!r}): make them with make_pairs.py") from error
+        raise DataError(f"{storage.absolute(folder)} holds no pairs ({error!r}): make them with make_pairs.py") from error
     if found != shape:
         raise DataError(f"pairs in {folder} are of shape {found}, the data of {shape}: make others")
     missing = [i for i in range(len(wanted)) if not shard_path(folder, i).exists()]
@@ -84,7 +88,7 @@ def read_pairs(folder: pathlib.Path, shape: tuple[int, int, int]) -> Pairs:
     return Pairs(noise, x, labels, classes)
 
 
-def _read_shard(path: pathlib.Path, count: int) -> dict[str, np.ndarray]:
+def _read_shard(path: storage.Path, count: int) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             part = {name: stored[name] for name in ("noise", "x", "labels")}

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eqx_shortcut import storage
 from eqx_shortcut.data import DataError, prepare, read_latents
-from eqx_shortcut.data.latents import MANIFEST, Shard, shard_rows
+from eqx_shortcut.data.latents import MANIFEST, Shard, blank, copied, shard_rows
+from object_store import Objects
 
 COUNT, SIZE, SHAPE, SCALE, SHIFT = 10, 4, (3, 2, 5), 0.5, 0.25
 MOMENTS = np.random.default_rng(0).normal(size=(COUNT, 2, 2, *SHAPE)).astype(np.float16)
@@ -126,3 +128,56 @@ def test_a_draw_is_a_function_of_the_key(cache, key):
     latents = read_latents(cache, "train")
     assert np.array_equal(many(latents, key, mirror=True), many(latents, key, mirror=True))
     assert not np.array_equal(many(latents, key, mirror=True), many(latents, jax.random.key(1), mirror=True))
+
+
+def test_a_manifest_tells_the_kind_of_latents(cache):
+    one = blank(cache)
+    assert (one.shape, one.classes, one.mirrored, len(one.labels)) == (SHAPE, 3, True, 1)
+    (cache / MANIFEST).write_text("{}")
+    with pytest.raises(DataError, match=r"manifest.json lacks 'moments' and is no cache of latents"):
+        blank(cache)
+
+
+@pytest.fixture
+def remote(cache: pathlib.Path, store: Objects) -> storage.Path:
+    """The cache in an object store."""
+    for path in storage.files(cache):
+        store[f"bucket/{cache.name}/{path.relative_to(cache)}"] = path.read_bytes(), 1
+    return storage.as_path(f"gs://bucket/{cache.name}")
+
+
+def test_a_cache_in_an_object_store_is_copied_once_and_read_from_the_copy(remote, cache, store, tmp_path):
+    seen: list[list[int]] = []
+
+    def each(shards: list[Shard]) -> list[Shard]:
+        seen.append([shard.index for shard in shards])
+        return shards
+
+    home = tmp_path / "home"
+    local = copied(remote, home, each)
+    np.testing.assert_array_equal(read_latents(local, "train", check=True).rows(np.arange(COUNT))["moments"], MOMENTS)
+    Shard(local / "train", 1).seal.unlink()
+    assert copied(remote, home, each) == local and seen == [[0, 1, 2], [1]]
+    assert [path.name for path in storage.files(local)] == [MANIFEST, *(path.name for path in storage.files(local / "train"))]
+    assert len(storage.files(local / "train")) == 9
+    store[f"bucket/{cache.name}/{MANIFEST}"] = b'{"parts": {}}', 2
+    assert copied(remote, home) != local
+    with pytest.raises(DataError, match=r"gs://.* cannot be mapped into memory: copy it to a disk first"):
+        read_latents(remote, "train")
+
+
+def test_a_copy_that_is_not_what_was_written_is_refused(remote, store, tmp_path):
+    name = f"bucket/{remote.name}/train/00001.npy"
+    store[name] = store[name][0][:-1] + b"?", 2
+    with pytest.raises(DataError, match=r"gs://.*/train/00001.npy or its labels have changed since they were written"):
+        copied(remote, tmp_path / "home")
+
+
+def test_a_copy_for_which_there_is_no_room_is_refused(remote, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(DataError, match=r"gs://.*/00000.npy could not be copied to .*No space left.*: free space there, or"):
+        copied(remote, tmp_path / "home")
+    assert storage.files(tmp_path / "home") == []

@@ -6,6 +6,7 @@ keeps them.
 
 import concurrent.futures
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from ... import storage
 from ..errors import BadImage, DataError
 from . import array_record, example, tfrecord
 
@@ -203,7 +205,6 @@ def _read_index(path: pathlib.Path, made_of: dict[str, np.ndarray]) -> dict[str,
 
 def _write_index(path: pathlib.Path, arrays: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with draft.open("wb") as file:
-        np.savez(file, **arrays)
-    draft.rename(path)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    storage.write(path, file.getvalue())

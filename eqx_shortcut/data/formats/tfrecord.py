@@ -1,5 +1,6 @@
 """TFRecord: records one after another, each behind its length, without a table of where they are."""
 
+import functools
 import mmap
 import pathlib
 import struct
@@ -51,6 +52,7 @@ def _masked(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+@functools.cache
 def _table() -> tuple[int, ...]:
     def divided(byte: int) -> int:
         for _ in range(8):
@@ -60,12 +62,9 @@ def _table() -> tuple[int, ...]:
     return tuple(divided(byte) for byte in range(256))
 
 
-_TABLE = _table()
-
-
 def crc32c(data: bytes | memoryview) -> int:
     """The checksum of Castagnoli's polynomial; a microsecond for the eight bytes of a length, too slow for images."""
-    crc = 0xFFFFFFFF
+    crc, table = 0xFFFFFFFF, _table()
     for byte in data:
-        crc = _TABLE[(crc ^ byte) & 255] ^ crc >> 8
+        crc = table[(crc ^ byte) & 255] ^ crc >> 8
     return crc ^ 0xFFFFFFFF

@@ -1,0 +1,79 @@
+"""Several processes as one: joined when they start, and kept from waiting for one that failed."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+class ProcessError(ValueError):
+    """Processes that cannot work together: says which, and what to do."""
+
+
+def initialize(environment: Mapping[str, str] = os.environ) -> None:
+    """Joins this process to those that were started with it; does nothing for one alone. Call it before JAX is used.
+
+    They are found by JAX_COORDINATOR_ADDRESS (HOST:PORT of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or, where srun,
+    mpirun (Open MPI) or a TPU pod started several, by what these set. There each process gets one of its host's GPUs, by
+    JAX's own rule; JAX_LOCAL_DEVICE_IDS names others. Raises ProcessError if the others cannot be reached.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        if "JAX_COORDINATOR_ADDRESS" in environment:
+            count, number = (_number(environment, name) for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+            # Otherwise JAX asks the clusters that it knows for what is not given, devices among it.
+            jax.distributed.initialize(
+                environment["JAX_COORDINATOR_ADDRESS"], count, number, cluster_detection_method="deactivate"
+            )
+        elif _started(environment) > 1:
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, ProcessError):
+            raise
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise ProcessError(
+            f"this process could not join the others ({reason}): start all of them, with the same JAX_COORDINATOR_ADDRESS and "
+            "JAX_NUM_PROCESSES and each with its own JAX_PROCESS_ID"
+        ) from error
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment.get(name, "")
+    if not text.isdecimal():
+        raise ProcessError(f"JAX_COORDINATOR_ADDRESS is set and {name} is {text!r}: set it to a number")
+    return int(text)
+
+
+def _started(environment: Mapping[str, str]) -> int:
+    """How many processes a launcher started: 1 in a shell on a cluster, where its variables are set too."""
+    if {"SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= environment.keys():
+        return int(environment.get("SLURM_NTASKS", 1))
+    if "OMPI_MCA_orte_hnp_uri" in environment:
+        return int(environment.get("OMPI_COMM_WORLD_SIZE", 1))
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or ""
+    return len(hosts.split(","))
+
+
+def first() -> bool:
+    """Whether this is the process that writes what all share, and that speaks for all."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """At its end every process has come to it: if its part fails in one of them, all raise, and none waits for ever."""
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if jax.process_count() > 1:
+        failed = np.flatnonzero(multihost_utils.process_allgather(np.asarray(failure is not None)))
+        if failure is None and failed.size:
+            raise ProcessError(f"process {failed[0]} failed and says why: the same command goes on from what is written")
+    if failure is not None:
+        raise failure

@@ -1,0 +1,100 @@
+"""Files on disks and in object stores: paths of both, files that are written whole or not at all, checksums."""
+
+import hashlib
+import os
+import pathlib
+import secrets
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Path = pathlib.Path
+else:
+    # An etils.epath.Path has the methods of a pathlib.Path that are used here and is none: this is what the two share.
+    Path = pathlib.PurePath
+
+SCHEME = "gs://"
+"""The one kind of object store in which Orbax, hence a run, can keep arrays."""
+
+
+class StorageError(ValueError):
+    """A place that cannot be reached: says which, why, and what to do."""
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """The path of that name: of the path layer of Orbax (`etils.epath`) for gs://BUCKET/NAME, else a pathlib.Path.
+
+    Raises StorageError for the address of another kind of store. Nothing is read.
+    """
+    name = os.fspath(path)
+    if "://" not in name:
+        return pathlib.Path(name)
+    if not name.startswith(SCHEME):
+        raise StorageError(f"{name} is in no store that can be used: name a folder, or one of {SCHEME}BUCKET/FOLDER")
+    # Imported here, for they are needed for addresses alone.
+    import fsspec.config
+    from etils import epath
+
+    # Arrays are written past gcsfs, which would not find them in the listings that it keeps.
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(name)  # pyright: ignore[reportReturnType]  # see Path
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a path lies in an object store: no appending there, no mapping into memory, no file for other libraries."""
+    return os.fspath(path).startswith(SCHEME)
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root. (That of `etils.epath` makes a local path of an address.)"""
+    return path if is_remote(path) else path.absolute()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something; raises StorageError if an object store cannot be reached, as a first look shows."""
+    try:
+        return path.exists()
+    except Exception as error:  # each client has its own, and lacks the package for it perhaps
+        if not is_remote(path):
+            raise
+        raise StorageError(_unreached(path, error)) from error
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Writes a file that is whole if it bears its name, whatever stops the writing."""
+    raw = data.encode() if isinstance(data, str) else data
+    if not is_remote(path):
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # of this process alone
+        draft.write_bytes(raw)
+        draft.replace(path)
+        return
+    try:  # an object appears when all of it has been sent
+        path.write_bytes(raw)
+    except Exception as error:
+        raise StorageError(_unreached(path, error)) from error
+
+
+def files(folder: Path) -> list[Path]:
+    """All files below a folder, in order."""
+    # Level by level, one request each: what `walk` of `etils.epath` says of the level below is no address any more.
+    walk = folder.walk() if is_remote(folder) else os.walk(folder)  # pyright: ignore[reportAttributeAccessIssue]
+    _, folders, names = next(iter(walk), ("", [], []))
+    return sorted([folder / name for name in names] + [file for name in folders for file in files(folder / name)])
+
+
+def checksum(paths: Iterable[Path]) -> str:
+    """SHA-256 of files one after another."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _unreached(path: Path, error: Exception) -> str:
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return (
+        f"{path} cannot be reached ({type(error).__name__}: {reason}): install gcsfs, log in (gcloud auth application-default "
+        "login), and check the name of the bucket"
+    )
