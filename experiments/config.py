@@ -94,6 +94,25 @@ class Figures:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How the devices share the work."""
+
+    data: int | None = None
+    """Groups of devices that see different images; by default as many as the other two leave."""
+    fsdp: int | None = None
+    """Devices that share weights, average and moments, a part on each, and see different images too; by default 1, or all of
+    a host where the state would take more than half of a device."""
+    tensor: int = 1
+    """Devices that share the heads of attention and the width of the MLPs of the same images."""
+
+    def __post_init__(self):
+        for field in ("data", "fsdp", "tensor"):
+            size = getattr(self, field)
+            if size is not None and size < 1:
+                raise ValueError(f"--mesh.{field} {size}: use 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class WandB:
     """Weights & Biases."""
 
@@ -133,6 +152,8 @@ class Config:
     """Folder of (noise, sample) pairs, made by make_pairs.py, to train on instead of the images: reflow."""
     overfit: int | None = None
     """Train on the first N examples only: a network that cannot learn them by heart has a defect."""
+    mesh: Mesh = Mesh()
+    """How the devices share the work."""
     workers: int = 0
     """Processes that read the data; 0 is a thread."""
     seed: int = 0

@@ -12,29 +12,33 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from config import Config, Expected, LatentConfig
+from devices import abstract_state, bytes_a_device, chosen_mesh, in_words, is_shape, laid_out, shapes
 from eqx_shortcut import settings, sharding, storage
 from eqx_shortcut.data import TFDS, Images, Latents, Rows, prepare
 from eqx_shortcut.data.latents import MANIFEST, blank
 from eqx_shortcut.models.pretrained import load_autoencoder
-from eqx_shortcut.train import TrainState, init_state, make_update
+from eqx_shortcut.train import TrainState, make_update
 from running import check
 
 
 def plan(config: Config, expected: Expected) -> None:
     """Prints settings, parameters, tokens, batch a device, work of a step and memory a device of the run."""
-    mesh = sharding.make_mesh()
+    mesh = chosen_mesh(config)
     check(config, mesh)
     rows, seen = example(config, expected)
-    state = abstract_state(config, rows)
-    traced = trace(config, rows, state, mesh)
-    memory = traced.lower().compile().memory_analysis()
+    state = laid_out(abstract_state(config, rows.shape, rows.classes), mesh)
+    with jax.set_mesh(mesh):
+        traced = trace(config, rows, state, mesh)
+        memory = traced.lower().compile().memory_analysis()
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in bytes_a_device(state).items())
     height, width = (side // config.network.patch for side in rows.shape[:2])
-    devices = mesh.shape["data"]
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
     print(json.dumps(settings.dump(config), indent=1))
     print(f"data               {seen}: {' x '.join(map(str, rows.shape))}, {rows.classes} classes")
     print(f"parameters         {parameter_count(state):,}")
     print(f"tokens             {height * width} an example ({height} x {width} patches)")
-    print(f"batch a device     {config.batch // devices} ({config.batch} over {devices} x {jax.devices()[0].device_kind})")
+    print(f"batch a device     {config.batch // groups} ({config.batch} over {in_words(mesh)})")
+    print(f"state a device     {parts} GiB")
     print(f"work a step        {flops(traced.jaxpr) / 1e9:,.1f} GFLOP in products and convolutions, over all devices")
     print(f"memory a device    {memory_of(memory) / 2**30:.2f} GiB as compiled for {jax.default_backend()}")
 
@@ -64,34 +68,21 @@ def example(config: Config, expected: Expected) -> tuple[Rows, str]:
     return Latents(pathlib.Path(), "", (moments,), labels, classes, 1.0, 0.0), "; ".join(said) or "as expected, none are named"
 
 
-def abstract_state(config: Config, rows: Rows) -> TrainState:
-    """Shapes and types of the training state."""
-    return eqx.filter_eval_shape(
-        lambda: init_state(
-            lambda key: config.network.build(rows.shape, rows.classes, key=key),
-            config.optimizer.build(config.steps),
-            jax.random.key(config.seed),
-            teacher=config.objective.stages > 0,
-        )
-    )
-
-
 def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
     """The training step, traced on shapes laid out as in training."""
-    whole, split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()), sharding.batch_sharding(mesh)
+    split = sharding.batch_sharding(mesh)
     update = make_update(
         config.objective,
         config.optimizer.build(config.steps),
         ema_decay=config.ema_decay,
         steps=config.steps,
-        shardings=lambda state: sharding.replicate(state, mesh),
+        shardings=lambda state: sharding.lay_out(state, mesh),
     )
     to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)
     read = rows.rows(np.zeros(1, np.int64))
     sizes = {name: (config.batch, *array.shape[1:]) for name, array in read.items()}
     raw = {name: jax.ShapeDtypeStruct(sizes[name], array.dtype, sharding=split) for name, array in read.items()}
-    laid = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole) if is_shape(a) else a, state)
-    arrays, static = eqx.partition(laid, is_shape)
+    arrays, static = eqx.partition(state, is_shape)
 
     def step(raw, arrays):
         new, metrics = update((raw, to_batch), eqx.combine(arrays, static))
@@ -100,15 +91,9 @@ def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh
     return jax.jit(step, donate_argnums=1).trace(raw, arrays)
 
 
-def is_shape(leaf: Any) -> bool:
-    """Whether a leaf stands for an array."""
-    return isinstance(leaf, jax.ShapeDtypeStruct)
-
-
 def parameter_count(state: TrainState) -> int:
     """Numbers in the network."""
-    leaves = (leaf for leaf in jax.tree.leaves(state.networks.online) if is_shape(leaf))
-    return sum(math.prod(leaf.shape) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return sum(math.prod(leaf.shape) for leaf in shapes(state.networks.online) if jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
 def memory_of(analysis: Any) -> int:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import eqx_shortcut
 from config import Config, Judge
+from devices import chosen_mesh, in_words
 from encoding import identity
 from eqx_shortcut import figures, log, settings, sharding, storage
 from eqx_shortcut.checkpoint import Checkpoints
@@ -29,7 +30,7 @@ from places import cache_home
 from start import check_start, start
 
 MAY_CHANGE = (
-    "version steps log_every sample_every checkpoint_every keep figures quality tensorboard wandb workers vae cache "
+    "version steps log_every sample_every checkpoint_every keep figures quality mesh tensorboard wandb workers vae cache "
     "encode_batch"
 ).split()
 
@@ -45,7 +46,13 @@ class Interrupted(Exception):
 def run(experiment: str, config: Config, judge: Judge | None) -> None:
     """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps, if asked for."""
     use_compilation_cache()
-    mesh = sharding.make_mesh()
+    mesh = chosen_mesh(config)
+    with jax.set_mesh(mesh):
+        run_on(mesh, experiment, config, judge)
+
+
+def run_on(mesh: jax.sharding.Mesh, experiment: str, config: Config, judge: Judge | None) -> None:
+    """The run on these devices, which the network is told of by `jax.set_mesh`."""
     check(config, mesh)
     data = open_data(config, mesh)
     check_data(config, data)
@@ -173,8 +180,8 @@ def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: 
         config.optimizer.build(config.steps),
         jax.random.key(config.seed),
         teacher=config.objective.stages > 0,
+        shardings=lambda state: sharding.lay_out(state, mesh),
     )
-    state = sharding.replicate(state, mesh)
     return start(config, state) if fresh else state
 
 
@@ -200,14 +207,14 @@ def train_network(
             print(f"{note}: continuing from the one before")
         print(f"{folder}: continuing after step {int(state.step)}")
     else:
-        print(f"{folder}: {parameter_count(state):,} parameters, {len(rows.labels):,} {rows.noun}")
+        print(f"{folder}: {parameter_count(state):,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(mesh)}")
     step = make_step(
         config.objective,
         config.optimizer.build(config.steps),
         prepare=prepare(rows, mirror=data.mirror, labelled=not config.unconditional),
         ema_decay=config.ema_decay,
         steps=config.steps,
-        shardings=lambda state: sharding.replicate(state, mesh),
+        shardings=lambda state: sharding.lay_out(state, mesh),
     )
     recording = Recorder(folder, config, record, start=int(state.step))
     with contextlib.closing(loader), recording as recorder, signals() as received:

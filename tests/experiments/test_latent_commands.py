@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import devices
 import planning
 from autoencoders import KL, write_autoencoder
 from commands import in_process, snapshot
@@ -287,7 +288,8 @@ def test_a_plan_counts_every_block_forward_and_backward():
     """Products of each block at width h: 12 h^2 a token and 2 n^2 h of attention; backward is twice forward."""
     rows, _ = planning.example(PLANNED, ((32, 32, 4), 10))
     mesh = sharding.make_mesh()
-    traced = planning.trace(PLANNED, rows, planning.abstract_state(PLANNED, rows), mesh)
+    state = devices.laid_out(devices.abstract_state(PLANNED, rows.shape, rows.classes), mesh)
+    traced = planning.trace(PLANNED, rows, state, mesh)
     n, h = 256, 64
     blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)
     ends = 2 * n * 16 * h + 2 * (256 * h + h * h) + 2 * h**2
@@ -298,7 +300,8 @@ def test_a_plan_counts_every_block_forward_and_backward():
 def test_a_plan_knows_the_published_size():
     config = dataclasses.replace(PLANNED, network=preset("B/2"), objective=Shortcut())
     rows, seen = planning.example(config, ((32, 32, 4), 1000))
-    assert planning.parameter_count(planning.abstract_state(config, rows)) == 131_091_728 and "expected" in seen
+    state = devices.abstract_state(config, rows.shape, rows.classes)
+    assert planning.parameter_count(state) == 131_091_728 and "expected" in seen
 
 
 @pytest.mark.parametrize("script", ["imagenet", "digits"])
@@ -307,7 +310,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(script, tmp_path, monkeypa
     size = ["--dry-run", *"--network.hidden 16 --network.depth 1 --network.heads 2 --batch 64".split()]
     code, out, err = in_process(script, size)
     assert code == 0, err
-    assert all(name in out for name in ("parameters", "tokens", "batch a device     8 (64 over 8 x cpu)", "GFLOP", "GiB"))
+    said = ("parameters", "tokens", "batch a device     8 (64 over 8 x cpu as data 8)", "state a device     weights 0.00")
+    assert all(name in out for name in (*said, "GFLOP", "GiB"))
     assert list(tmp_path.iterdir()) == []
 
 
