@@ -183,7 +183,7 @@ def _rebuilt(like: TrainState, items: dict[str, PyTree]) -> TrainState:
 
 def _abstract(tree: PyTree) -> PyTree:
     def describe(leaf):
-        sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(describe, tree)

@@ -57,7 +57,9 @@ class Config(Measuring):
     vae: pathlib.Path | None = None
     """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
     keep_features: bool = False
-    """Keep the features of the samples, in RUN/evaluation."""
+    """Keep the features of the samples."""
+    parts: pathlib.Path | None = None
+    """Folder of features and of the statistics of the run's images; by default RUN/evaluation."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -127,27 +129,47 @@ def reference(config: Config, features: "Features", data: RunImages | None) -> "
     if config.stats is not None:
         return read_statistics(config.stats)
     assert data is not None
-    return real_statistics(config, config.run / "evaluation", {"images": data.source, "part": "train"}, data.train, features)
+    return real_statistics(config, parts_folder(config), {"images": data.source, "part": "train"}, data.train, features)
 
 
 def floor(config: Config, features: "Features", data: RunImages, real: "Statistics") -> dict[str, float]:
     """The same measures of held-out images, at most as many as samples: what perfect samples would reach."""
+    count, batches = real_batches(data.held_out, config.batch)
+    record = {"images": data.source, "part": "held out"}
+    return compared(config, "held-out images", record, min(count, config.count), batches, features, real)
+
+
+def compared(
+    config: Config,
+    title: str,
+    record: dict[str, Any],
+    count: int,
+    batches: Batches,
+    features: "Features",
+    real: "Statistics",
+) -> dict[str, float]:
+    """The measures of a set of images, in the first process; their features are kept part by part until it has them."""
+    from eqx_shortcut import distributed
     from eqx_shortcut.evaluate import compare
 
-    count, batches = real_batches(data.held_out, config.batch)
-    count, record = min(count, config.count), {"images": data.source, "part": "held out"}
-    unseen = collect_parts(
-        config.run / "evaluation" / "held-out",
-        record,
-        count,
-        batches,
-        features,
-        part=config.part,
-        keep=count,
-        title="held-out images",
-    )
-    shutil.rmtree(config.run / "evaluation" / "held-out", ignore_errors=True)
-    return {} if unseen is None else compare(unseen, real, features, neighbours=config.neighbours)
+    folder = parts_folder(config) / title.replace(" ", "-")
+    found = collect_parts(folder, record, count, batches, features, part=config.part, keep=count, title=title)
+    with distributed.together():
+        if found is None:
+            return {}
+        measures = compare(found, real, features, neighbours=config.neighbours)
+        if not config.keep_features:
+            shutil.rmtree(folder)
+        return measures
+
+
+def parts_folder(config: Config) -> pathlib.Path:
+    """Where parts and statistics are kept, on a disk that all processes share."""
+    from eqx_shortcut import storage
+
+    if config.parts is None and storage.is_remote(config.run):
+        raise ValueError(f"{config.run} lies in an object store: name a folder on a disk for the features with --parts")
+    return config.run / "evaluation" if config.parts is None else config.parts
 
 
 def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "np.ndarray":
@@ -192,20 +214,11 @@ def described(
 def measured(
     config: Config, model: "Trained", features: "Features", real: "Statistics", labels: "np.ndarray", cell: dict[str, Any]
 ) -> dict[str, float]:
-    """The measures of one row, in the first process; the features of its samples are kept part by part until it has them."""
-    from eqx_shortcut.evaluate import compare
-
+    """The measures of one row, in the first process."""
     steps, guidance = cell["steps"], cell["guidance"]
-    name = f"{config.weights}-step{model.step}-n{steps}-g{guidance:g}"
-    folder, title = config.run / "evaluation" / name, f"{steps} step{'s'[: steps > 1]}, guidance {guidance:g}"
+    title = f"{config.weights} {model.step} steps {steps} guidance {guidance:g}"
     draw = sampler(config, model, labels, steps, guidance)
-    samples = collect_parts(folder, cell, config.count, draw, features, part=config.part, keep=config.count, title=title)
-    if samples is None:
-        return {}
-    measures = compare(samples, real, features, neighbours=config.neighbours)
-    if not config.keep_features:
-        shutil.rmtree(folder)
-    return measures
+    return compared(config, title, cell, config.count, draw, features, real)
 
 
 def sampler(config: Config, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:

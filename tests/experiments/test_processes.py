@@ -1,4 +1,4 @@
-"""Several processes that encode one cache: the bytes of one process, one voice, and no wait for one that is gone."""
+"""Several processes that encode one cache or measure one run: what one writes, one voice, and no wait for one that is gone."""
 
 import os
 import pathlib
@@ -13,8 +13,10 @@ import pytest
 
 from autoencoders import write_autoencoder
 from commands import EXPERIMENTS, in_process, snapshot
-from eqx_shortcut import distributed
+from eqx_shortcut import distributed, settings
+from eqx_shortcut.data import Digits
 from eqx_shortcut.data.latents import MANIFEST
+from runs import write_run
 
 COUNT = 24
 # Ends like a process that is killed, once it has written its first shard.
@@ -48,7 +50,7 @@ def line(base: pathlib.Path, out: pathlib.Path, photos: str = "photos") -> list[
     return [*source, "--vae", str(base / "vae"), "--out", str(out), "--batch", "8", "--shard", "6"]
 
 
-def processes(args: list[str], *before: tuple[str, ...]) -> list[tuple[int, str, str]]:
+def processes(args: list[str], *before: tuple[str, ...], script: str = "encode_latents") -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each process; before its script, `before` is what else Python is given."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -56,7 +58,7 @@ def processes(args: list[str], *before: tuple[str, ...]) -> list[tuple[int, str,
     told = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(before))}
     started = [
         subprocess.Popen(
-            [sys.executable, *options, str(EXPERIMENTS / "encode_latents.py"), *args],
+            [sys.executable, *options, str(EXPERIMENTS / f"{script}.py"), *args],
             env=told | {"JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -83,6 +85,22 @@ def test_two_processes_write_what_one_does_and_one_of_them_says_so(base, tmp_pat
     assert snapshot(tmp_path / "cache") == snapshot(base / "cache")
     assert "22 training and 2 held-out images" in out and silent == ""
     assert "encoding train 1/4" in err and "encoding train 2/4" not in err and "encoding" not in quiet
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path):
+    args, found = "--features pixels --count 90 --batch 15 --part 20 --steps 1 2".split(), []
+    for name, count in (("one", 1), ("two", 2)):
+        run = write_run(tmp_path / name, shape=(8, 8, 1), data=settings.dump(Digits()))
+        said = processes([str(run), *args], *[()] * count, script="evaluate")
+        assert all(code == 0 for code, _, _ in said), said
+        assert all(("held-out images" in out) == (number == 0) for number, (_, out, _) in enumerate(said))
+        found.append(settings.read(run / "evaluation.json"))
+    one, two = found
+    assert one["floor"] == two["floor"], "the same parts, added in the same order"
+    assert [row["protocol"] for row in one["results"]] == [row["protocol"] for row in two["results"]]
+    for a, b in zip(one["results"], two["results"], strict=True):
+        assert a["measures"] == pytest.approx(b["measures"], rel=1e-10)
 
 
 @pytest.mark.slow
