@@ -335,6 +335,7 @@ def test_a_checkpoint_in_an_object_store_is_one_when_its_mark_is_there(two, stor
     assert_same(found[0], again)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_in_an_object_store_is_passed_over_and_set_aside(two, store):
     folder = uploaded(two, store, "torn")
     name = max((key for key in store if "/torn/20/ema/" in key), key=lambda key: len(store[key][0]))

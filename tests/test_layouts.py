@@ -68,6 +68,7 @@ def trained(*sizes: int) -> tuple[Any, list[Any], Any]:
 
 @names
 def test_losses_gradients_and_samples_are_those_of_one_device(name):
+    """And the state keeps the layout it was made in, so that a step compiles once and a share is a share throughout."""
     one, many = trained(1, 1, 1), trained(*MESHES[name])
     np.testing.assert_allclose(many[1], one[1], rtol=1e-5)
     np.testing.assert_allclose(many[2], one[2], atol=1e-5)
@@ -75,15 +76,8 @@ def test_losses_gradients_and_samples_are_those_of_one_device(name):
     for a, b in zip(*networks, strict=True):
         np.testing.assert_allclose(b, a, atol=1e-5)
     assert np.abs(np.diff(np.asarray(one[1])[:, 0])).min() > 1e-3, "nothing was learnt, nothing is compared"
-
-
-@names
-def test_the_state_keeps_the_layout_it_was_made_in(name):
-    """Networks, averages and the rest; so that a step compiles once and a share is a share throughout."""
-    mesh = mesh_of(*MESHES[name])
-    state = trained(*MESHES[name])[0]
-    wanted = jax.tree.leaves(sharding.layout(state, mesh))
-    arrays = jax.tree.leaves(eqx.filter(state, eqx.is_array))
+    wanted = jax.tree.leaves(sharding.layout(many[0], mesh_of(*MESHES[name])))
+    arrays = jax.tree.leaves(eqx.filter(many[0], eqx.is_array))
     assert all(array.sharding.is_equivalent_to(w, array.ndim) for array, w in zip(arrays, wanted, strict=True))
 
 

@@ -13,6 +13,7 @@ from digits import DEFAULT
 from eqx_shortcut import log
 from eqx_shortcut.models import DiTConfig
 
+EIGHT_DEVICES = True
 TINY = dataclasses.replace(DEFAULT, network=DiTConfig(hidden=16, depth=2, heads=2, patch=2))
 
 

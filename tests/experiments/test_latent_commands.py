@@ -13,10 +13,12 @@ import PIL.Image
 import pytest
 
 import devices
+import examples
 import planning
 from autoencoders import KL, write_autoencoder
 from commands import in_process, snapshot
 from config import LatentConfig
+from digits import DEFAULT as DIGITS
 from encoding import encode
 from eqx_shortcut import settings, sharding
 from eqx_shortcut.data import Arrays, Encoded, prepare, read_latents
@@ -263,6 +265,12 @@ def test_a_tampered_cache_is_one_sentence(base, tmp_path):
     assert "by the manifest it is float16" in said and "repeat the command that made the cache" in said
 
 
+def test_a_run_on_few_examples_sees_those_alone():
+    data = examples.open_data(dataclasses.replace(DIGITS, overfit=2), sharding.make_mesh())
+    assert len(data.train.labels) == len(data.rows.labels) == 2 and len(data.held_out.labels) == 397
+
+
+@pytest.mark.slow
 def test_a_network_learns_few_examples_by_heart(tmp_path):
     """Samples lie beside the two digits trained on, where other digits are far away."""
     line = ["objective:flow-matching", *"--overfit 2 --steps 200 --batch 16 --network.hidden 48 --network.depth 1".split()]
@@ -310,7 +318,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(script, tmp_path, monkeypa
     size = ["--dry-run", *"--network.hidden 16 --network.depth 1 --network.heads 2 --batch 64".split()]
     code, out, err = in_process(script, size)
     assert code == 0, err
-    said = ("parameters", "tokens", "batch a device     8 (64 over 8 x cpu as data 8)", "state a device     weights 0.00")
+    said = ("parameters", "tokens", "batch a device     64 (64 over 1 x cpu)", "state a device     weights 0.00")
     assert all(name in out for name in (*said, "GFLOP", "GiB"))
     assert list(tmp_path.iterdir()) == []
 
@@ -327,6 +335,7 @@ def test_encoding_reports_what_it_did(base, tmp_path):
     assert counts["train"] + counts["held_out"] == COUNT and counts["replaced"] == 0
 
 
+@pytest.mark.slow
 def test_bad_images_that_were_replaced_are_counted_and_listed(base, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -13,7 +13,7 @@ import pytest
 
 import eqx_shortcut
 from commands import in_process, snapshot
-from eqx_shortcut import settings, sharding
+from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import read_pairs
 from eqx_shortcut.log import read_lines
@@ -26,15 +26,6 @@ TINY = (
     "--figures.batches 0"
 ).split()
 FOUR = ["--objective.steps", "4"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile several times faster than for eight."""
-    mesh = sharding.make_mesh
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda **_: mesh(devices=jax.devices()[:1]))
-        yield
 
 
 @pytest.fixture(scope="module")

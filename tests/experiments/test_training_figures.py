@@ -14,7 +14,7 @@ import pictures
 from commands import in_process, snapshot
 from config import Figures
 from digits import DEFAULT
-from eqx_shortcut import figures, settings, sharding
+from eqx_shortcut import figures, settings
 from eqx_shortcut.data import Digits
 from eqx_shortcut.log import read_lines
 from eqx_shortcut.objectives import Shortcut
@@ -28,15 +28,6 @@ TINY = (
     f"--steps {STEPS} --checkpoint-every {EVERY} --sample-every {STEPS} --objective.steps 4 --objective.bootstrap-every 2"
 ).split()
 WATCHED = f"--figures.every {EVERY} --figures.batches 2 --figures.guidance 2 --figures.count 16 --figures.steps 1 4".split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Programs for one device compile several times faster than for eight."""
-    mesh = sharding.make_mesh
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda **_: mesh(devices=jax.devices()[:1]))
-        yield
 
 
 def digits(runs: pathlib.Path, *args: str) -> pathlib.Path:

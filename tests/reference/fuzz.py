@@ -14,6 +14,8 @@ import time
 
 from eqx_shortcut import reference
 
+CHECKERS = "<@beartype(eqx_shortcut"
+"""What checks the annotations of a function of ours, which is compiled at its first call."""
 WATCHED = ("import", "exec", "compile", "open", "os.", "subprocess.", "pickle.", "ctypes.", "socket.", "shutil.", "marshal.")
 
 
@@ -65,7 +67,8 @@ def main(checkpoint: pathlib.Path, folder: pathlib.Path, count: int) -> None:
     watching = False
 
     def note(event: str, arguments: tuple) -> None:
-        if watching and event.startswith(WATCHED) and (event, str(arguments[0])) != ("open", str(path)):
+        ours = event in ("compile", "exec") and CHECKERS in str(arguments)
+        if watching and not ours and event.startswith(WATCHED) and (event, str(arguments[0])) != ("open", str(path)):
             events.append(f"{event} {arguments}")
 
     sys.addaudithook(note)
