@@ -94,8 +94,10 @@ def main(config: Config) -> None:
     # Before hours of sampling: one sample says how many features there are.
     (probe,) = sampler(config, model, labels, config.steps[0], 1.0)(range(1))
     real.check(features.protocol, features(probe).vectors.shape[1], config.count)
-    if data is not None and config.stats is None and found["floor of"] != real.hash:
-        found |= {"floor": floor(config, features, data, real), "floor of": real.hash}
+    if data is not None and config.stats is None and floor_key(real.hash[:16], config.count) not in found["floors"]:
+        measures = floor(config, features, data, real)
+        found["floors"][floor_key(real.hash[:16], config.count)] = measures
+        found["floor"] |= measures
     for steps in config.steps:
         for guidance in config.guidance:
             cell = described(config, model, features, real, steps, guidance)
@@ -130,6 +132,11 @@ def reference(config: Config, features: "Features", data: RunImages | None) -> "
         return read_statistics(config.stats)
     assert data is not None
     return real_statistics(config, parts_folder(config), {"images": data.source, "part": "train"}, data.train, features)
+
+
+def floor_key(statistics: str, count: int) -> str:
+    """What tells the measures of held-out images from others: the statistics they were compared with, and at most how many."""
+    return f"{statistics}, {count}"
 
 
 def floor(config: Config, features: "Features", data: RunImages, real: "Statistics") -> dict[str, float]:
@@ -204,7 +211,8 @@ def described(
             "labels": config.labels if model.labelled else "none",
             "seed": str(config.seed),
             "guidance": "applied" if applied else "not applied: not what the network was trained for at this step size",
-            "real images": f"{real.count or 'number not recorded'}, statistics {real.hash[:16]}",
+            "real images": str(real.count or "number not recorded"),
+            "statistics": real.hash[:16],
             "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
             "neighbours among": str(config.neighbours),
         },
@@ -265,7 +273,7 @@ def read_results(run: pathlib.Path) -> dict[str, Any]:
     from eqx_shortcut import settings
 
     path = run / "evaluation.json"
-    return {"results": [], "floor": {}, "floor of": None} | (settings.read(path) if path.exists() else {})
+    return {"results": [], "floor": {}, "floors": {}} | (settings.read(path) if path.exists() else {})
 
 
 def write_results(run: pathlib.Path, found: dict[str, Any]) -> None:
@@ -285,17 +293,18 @@ def markdown(found: dict[str, Any]) -> str:
         chosen = {name: row[name] for name in ("weights", "training step", "count")}
         title = "; ".join(f"{name} {said}" for name, said in {**chosen, **common}.items())
         groups.setdefault(title, []).append(row)
-    return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floor'])}" for title, rows in groups.items()) + "\n"
+    return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floors'])}" for title, rows in groups.items()) + "\n"
 
 
-def rows_as_table(rows: list[dict[str, Any]], floor: dict[str, float]) -> str:
+def rows_as_table(rows: list[dict[str, Any]], floors: dict[str, dict[str, float]]) -> str:
     """Markdown: a row a number of steps and guidance scale, a column a measure."""
     names = list(rows[0]["measures"])
     lines = [["steps", "guidance", *names], ["---"] * (len(names) + 2)]
     for row in sorted(rows, key=lambda row: (row["guidance"], row["steps"])):
         note = "" if row["protocol"]["guidance"] == "applied" else " (not applied)"
         lines.append([str(row["steps"]), f"{row['guidance']:g}{note}", *(f"{row['measures'][name]:.4g}" for name in names)])
-    if set(names) <= floor.keys():
+    floor = floors.get(floor_key(rows[0]["protocol"]["statistics"], rows[0]["count"]))
+    if floor is not None and set(names) <= floor.keys():
         lines.append(["held-out images", "", *(f"{floor[name]:.4g}" for name in names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

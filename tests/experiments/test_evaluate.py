@@ -263,3 +263,11 @@ def test_a_file_is_not_overwritten(tmp_path):
     assert code == 1 and "exists: remove it" in err
     with pytest.raises(ValueError, match=r"name an \.npz file"):
         make_stats.Config(data=Digits(), features="pixels", out=tmp_path / "x.txt")
+
+
+def test_each_count_and_set_of_statistics_has_its_own_floor(run, tmp_path):
+    first = json.loads((run / "evaluation.json").read_text())["floors"]
+    assert in_process("evaluate", [str(run), *ARGS, "--count", "80", "--steps", "1"])[0] == 0
+    floors = json.loads((run / "evaluation.json").read_text())["floors"]
+    assert len(first) == 1 and len(floors) == 2 and first.items() <= floors.items()
+    assert (run / "evaluation.md").read_text().count("held-out images") == 2
