@@ -21,6 +21,7 @@ import tyro
 from measuring import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
 from opening import command, decoder
 from places import Place
+from results import floor_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,9 +96,7 @@ def main(config: Config) -> None:
     (probe,) = sampler(config, model, labels, config.steps[0], 1.0)(range(1))
     real.check(features.protocol, features(probe).vectors.shape[1], config.count)
     if data is not None and config.stats is None and floor_key(real.hash[:16], config.count) not in found["floors"]:
-        measures = floor(config, features, data, real)
-        found["floors"][floor_key(real.hash[:16], config.count)] = measures
-        found["floor"] |= measures
+        found["floors"][floor_key(real.hash[:16], config.count)] = floor(config, features, data, real)
     for steps in config.steps:
         for guidance in config.guidance:
             cell = described(config, model, features, real, steps, guidance)
@@ -132,11 +131,6 @@ def reference(config: Config, features: "Features", data: RunImages | None) -> "
         return read_statistics(config.stats)
     assert data is not None
     return real_statistics(config, parts_folder(config), {"images": data.source, "part": "train"}, data.train, features)
-
-
-def floor_key(statistics: str, count: int) -> str:
-    """What tells the measures of held-out images from others: the statistics they were compared with, and at most how many."""
-    return f"{statistics}, {count}"
 
 
 def floor(config: Config, features: "Features", data: RunImages, real: "Statistics") -> dict[str, float]:
@@ -273,7 +267,7 @@ def read_results(run: pathlib.Path) -> dict[str, Any]:
     from eqx_shortcut import settings
 
     path = run / "evaluation.json"
-    return {"results": [], "floor": {}, "floors": {}} | (settings.read(path) if path.exists() else {})
+    return {"results": [], "floors": {}} | (settings.read(path) if path.exists() else {})
 
 
 def write_results(run: pathlib.Path, found: dict[str, Any]) -> None:

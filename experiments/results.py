@@ -66,7 +66,8 @@ def read_run(run: pathlib.Path) -> list[Row]:
                 chosen = {key: value for key, value in result.items() if key not in ("steps", "measures", "protocol")}
                 # The scale of the guidance before the word on whether it was applied.
                 protocol = {**result["protocol"], **chosen}
-                rows.append(Row(result["steps"], result["measures"], protocol, found.get("floor") or {}))
+                floor = found["floors"].get(floor_key(protocol.get("statistics"), result["count"]), {})
+                rows.append(Row(result["steps"], result["measures"], protocol, floor))
         if (run / "quality.json").exists():
             found = settings.read(run / "quality.json")
             for result in found["results"]:
@@ -77,6 +78,11 @@ def read_run(run: pathlib.Path) -> list[Row]:
     if not rows:
         raise ValueError(f"{run} holds no results, quality.json or evaluation.json: train or evaluate it first")
     return rows
+
+
+def floor_key(statistics: str | None, count: int) -> str:
+    """What tells the measures of held-out images from others: the statistics they were compared with, and at most how many."""
+    return f"{statistics}, {count}"
 
 
 def stem(run: pathlib.Path) -> str:

@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_runs_samples_against_its_training_images(b
         order = np.random.default_rng(0).permutation(1400)
         found = prdc(drawn.astype(np.float32), pixels(train.scaled()[order]))
         assert row["measures"]["coverage-pixel"] == pytest.approx(found.coverage, abs=2 / COUNT)
-    floor = json.loads((base / "evaluation.json").read_text())["floor"]
+    (floor,) = json.loads((base / "evaluation.json").read_text())["floors"].values()
     order = np.random.default_rng(0).permutation(397)[:COUNT]
     unseen = moments([pixels(held_out.scaled()[order])])
     assert floor["pixel Frechet distance"] == pytest.approx(frechet_distance(unseen, real), rel=1e-9)

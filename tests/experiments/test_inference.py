@@ -358,12 +358,12 @@ def write_evaluation(folder: pathlib.Path, fid: dict[tuple[int, float], float]) 
             "weights": "ema",
             "training step": 9,
             "count": 100,
-            "protocol": {"labels": "balanced", "guidance": "applied"},
+            "protocol": {"labels": "balanced", "guidance": "applied", "statistics": "abc"},
             "measures": {"FID": value, "KID": -value},
         }
         for (steps, guidance), value in fid.items()
     ]
-    (folder / "evaluation.json").write_text(json.dumps({"results": found, "floor": {"FID": 1.25}}))
+    (folder / "evaluation.json").write_text(json.dumps({"results": found, "floors": {"abc, 100": {"FID": 1.25}}}))
     return folder
 
 

@@ -98,7 +98,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
         assert all(("held-out images" in out) == (number == 0) for number, (_, out, _) in enumerate(said))
         found.append(settings.read(run / "evaluation.json"))
     one, two = found
-    assert one["floor"] == two["floor"], "the same parts, added in the same order"
+    assert one["floors"] == two["floors"], "the same parts, added in the same order"
     assert [row["protocol"] for row in one["results"]] == [row["protocol"] for row in two["results"]]
     for a, b in zip(one["results"], two["results"], strict=True):
         assert a["measures"] == pytest.approx(b["measures"], rel=1e-10)
