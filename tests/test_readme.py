@@ -1,12 +1,14 @@
 """The README's program runs as printed, and does what it says."""
 
 import dataclasses
+import pathlib
 import re
 import typing
 
 import jax
 import jax.numpy as jnp
-from conftest import ROOT
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_program_learns_one_step_moons():

@@ -185,6 +185,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_an
     assert_same_end(copy, whole[0])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_once_there_is_room_the_run_extends(base, copy):
     """Extended by ten steps under a limit of 44 KiB a file, which pictures stay below, then again without."""
     longer = ["--name", copy.name, "--steps", str(STEPS + 10)]
@@ -216,7 +217,6 @@ def test_pictures_are_drawn_from_the_average_alone(base, copy):
 
 
 REFUSED = {
-    "batch over devices": ("digits", "--batch 12", "batch 12 does not divide over 8 devices: use 8 or 16"),
     "no flow rows": ("digits", "--objective.bootstrap-every 1", "bootstrap_every=1 leaves no row for flow matching"),
     "too few rows": ("digits", "--objective.steps 1024", "use a batch of at least 20"),
     "odd steps": ("digits", "--objective.steps 6", "steps=6 is not a power of two"),

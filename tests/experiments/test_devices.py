@@ -90,3 +90,9 @@ def test_a_run_continues_on_another_mesh(tmp_path):
         losses.append([line["loss"] for line in log.read_lines(tmp_path / name / "digits" / "shortcut" / "metrics.jsonl")])
     assert len(losses[0]) == 4
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_written(tmp_path):
+    code, _, err = in_process("digits", ["--batch", "12", "--runs", str(tmp_path / "runs")])
+    assert code == 1 and "batch 12 does not divide over 8 devices: use 8 or 16" in err
+    assert not (tmp_path / "runs").exists()

@@ -19,6 +19,7 @@ from eqx_shortcut.train import init_state
 from eqx_shortcut.trained import Trained
 from start import adopted, start
 
+EIGHT_DEVICES = True
 NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2, precision="float32"), (4, 4, 1), 3
 HERE = pathlib.Path("there")
 

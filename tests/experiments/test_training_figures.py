@@ -97,6 +97,7 @@ def test_an_interrupted_run_measures_and_draws_the_same_bits(watched, tmp_path):
     assert len(drawn) == 6 and {name: again[name] for name in drawn} == drawn
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_watched_trains_to_the_same_bits_and_may_be_watched_later(watched, tmp_path):
     folder = digits(tmp_path, "--figures.batches", "0")
     trained = {line["step"]: line for line in read_lines(folder / "metrics.jsonl")}
