@@ -85,7 +85,7 @@ def test_the_table_says_what_was_measured(base):
     assert "note: 90 samples for 64 features" not in (base / "printed").read_text()
 
 
-@pytest.mark.parametrize("change", ["--batch 16", "--part 7", "--batch 90 --part 1000"])
+@pytest.mark.parametrize("change", ["--batch 16 --part 7", "--batch 90 --part 1000"])
 def test_batches_and_parts_change_nothing(run, change):
     before = results(run)
     (run / "evaluation.json").unlink()
