@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from ..hashes import sha256
 from ..models.classifier import Activations
 from ..models.efficientnet import load_efficientnet, published_weights
 from ..models.inception import load_inception
 from ..sharding import batch_sharding, make_mesh, replicate
+from ..storage import checksum
 from .features import Extracted, check_images
 from .preprocess import EFFICIENTNET, TF, Preprocessing
 
@@ -99,5 +99,5 @@ def _from_file(
     batch: int,
 ) -> NetworkFeatures:
     network = load(path)
-    protocol = {"network": kind, "weights": f"sha256 {sha256(path)[:16]}", "preprocessing": preprocessing.name}
+    protocol = {"network": kind, "weights": f"sha256 {checksum([path])[:16]}", "preprocessing": preprocessing.name}
     return NetworkFeatures(name, protocol, network, preprocessing, batch)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..hashes import sha256
+from ..storage import checksum
 from ..torchfile import read_tensors
 from .classifier import Activations, Layer, fill
 from .convolution import Conv, Depthwise, Padding
@@ -114,7 +114,7 @@ def load_efficientnet(path: str | pathlib.Path) -> EfficientNetLite0:
     path = pathlib.Path(path)
     tensors = read_tensors(path)
     like = eqx.filter_eval_shape(lambda key: EfficientNetLite0(key=key), jax.random.key(0))
-    return fill(like, tensors, _names, epsilon=EPSILON, source=f"{path} (sha256 {sha256(path)[:8]}...)")
+    return fill(like, tensors, _names, epsilon=EPSILON, source=f"{path} (sha256 {checksum([path])[:8]}...)")
 
 
 def _names(place: str) -> Layer:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from ..hashes import sha256
+from ..storage import checksum
 from ..torchfile import is_torch, read_tensors
 from ..unpickle import Leaf, Rules, UnpickleError, load
 from .classifier import Activations, Layer, fill
@@ -279,7 +279,7 @@ def load_inception(path: str | pathlib.Path) -> Inception:
     tensors = read_tensors(path) if is_torch(path) else _read_pickle(path)
     classes = CLASSES if "fc.weight" in tensors else 0
     like = eqx.filter_eval_shape(lambda key: Inception(classes=classes, key=key), jax.random.key(0))
-    return fill(like, tensors, _names, epsilon=EPSILON, source=f"{path} (sha256 {sha256(path)[:8]}...)")
+    return fill(like, tensors, _names, epsilon=EPSILON, source=f"{path} (sha256 {checksum([path])[:8]}...)")
 
 
 def _names(place: str) -> Layer:
@@ -295,7 +295,7 @@ def _read_pickle(path: pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         with path.open("rb") as file:
             return dict(_walk(load(file, Rules()), "", 0))
     except UnpickleError as error:
-        raise ValueError(f"{path} (sha256 {sha256(path)[:8]}...) cannot be read as Inception's weights: {error}") from None
+        raise ValueError(f"{path} (sha256 {checksum([path])[:8]}...) cannot be read as Inception's weights: {error}") from None
     except Exception as error:  # whatever damaged bytes bring about
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ValueError(f"{path} cannot be read as Inception's weights ({reason}): copy it again") from error
