@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-from . import storage
+from . import distributed, storage
 from .train import TrainState
 
 Weights = Literal["ema", "online"]
@@ -81,7 +81,9 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 names = _items(like)
-                self._verify(step, [*names, "data"])
+                with distributed.together():
+                    if distributed.first():
+                        self._verify(step, [*names, "data"])
                 wanted = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in names.items()}
                 got = self._manager.restore(step, args=ocp.args.Composite(**wanted, data=ocp.args.JsonRestore()))
             except Exception as error:  # whatever reading a damaged file raises, an older checkpoint may be whole
@@ -133,8 +135,9 @@ class Checkpoints:
         )
 
     def _set_aside(self, steps: Iterable[int]) -> None:
-        for step in steps:
-            (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
+        with distributed.together():
+            for step in steps if distributed.first() else ():
+                (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
         self._manager.reload()
 
     def _seal(self) -> None:

@@ -1,8 +1,9 @@
-"""Several processes as one: joined when they start, and kept from waiting for one that failed."""
+"""Several processes as one: joined when they start, stopped together, and kept from waiting for one that failed."""
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -61,6 +62,43 @@ def _started(environment: Mapping[str, str]) -> int:
 def first() -> bool:
     """Whether this is the process that writes what all share, and that speaks for all."""
     return jax.process_index() == 0
+
+
+def agreed(answer: bool) -> bool:
+    """What the first process answers, in all of them. Each waits for the others and for its devices."""
+    return answer if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[Callable[[int], int | None]]:
+    """A function of the number of the step that was done: the SIGINT or SIGTERM after which to stop there, once it came.
+
+    Of several processes all stop after the same step, whichever was told to, by the synchronisation of JAX's preemption
+    service: each has to ask after every step. A second signal has its usual effect.
+    """
+    received: list[int] = []
+    several = jax.process_count() > 1
+    # The preemption service has a handler of SIGTERM of its own.
+    usual = {number: signal.getsignal(number) for number in ((signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM))}
+
+    def note(number: int, frame: object) -> None:
+        signal.signal(number, usual[signal.Signals(number)])
+        if several:
+            signal.raise_signal(signal.SIGTERM)
+        received.append(number)
+
+    def asked(step: int) -> int | None:
+        if several:
+            return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
+        return received[0] if received else None
+
+    for number in usual:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

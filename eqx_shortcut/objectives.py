@@ -28,6 +28,12 @@ class Networks(eqx.Module):
     online: Any
     ema: Any
     teacher: Any = None
+    turns: int = eqx.field(static=True, default=1)
+    """In so many parts, one after another, a batch goes through `online`."""
+
+    def field(self, key: PRNGKeyArray) -> Field:
+        """The network to train as a field, each row under its own dropout mask."""
+        return NetworkField(self.online, key, self.turns)
 
 
 class Term(NamedTuple):
@@ -118,7 +124,7 @@ class _OnField(Objective):
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         """`loss` of one batch, with the online network as the field, each row under its own dropout mask."""
         k_draws, k_mask = jax.random.split(key)
-        return self.loss(NetworkField(networks.online, k_mask), networks, batch, k_draws, progress)
+        return self.loss(networks.field(k_mask), networks, batch, k_draws, progress)
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         """Loss and metrics of one batch; only `field` is trained."""

@@ -36,6 +36,25 @@ def merge_rows(first: PyTree, rest: PyTree, every: int) -> PyTree:
     return jax.tree.map(merge, first, rest)
 
 
+def in_turns(tree: PyTree, turns: int) -> PyTree:
+    """Each leaf as `turns` parts on a new leading axis: part `j` is rows `j, j + turns, j + 2 turns, ...`.
+
+    Strided as in `split_rows`: each part has rows of every device. Raises ValueError if `turns` does not divide the rows.
+    """
+
+    def fold(a):
+        if a.shape[0] % turns:
+            raise ValueError(f"{a.shape[0]} rows cannot be taken in {turns} equal turns: choose a number that divides them")
+        return jnp.swapaxes(a.reshape(a.shape[0] // turns, turns, *a.shape[1:]), 0, 1)
+
+    return jax.tree.map(fold, tree)
+
+
+def joined(parts: PyTree) -> PyTree:
+    """The inverse of `in_turns`."""
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1).reshape(a.shape[0] * a.shape[1], *a.shape[2:]), parts)
+
+
 def where_rows(mask: Shaped[Array, " batch"], yes: PyTree, no: PyTree) -> PyTree:
     """Row `i` of `yes` where `mask[i]`, else row `i` of `no`."""
 

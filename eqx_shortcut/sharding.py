@@ -16,6 +16,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+"""The axes whose devices see different rows of a batch."""
 
 Rule = Callable[[tuple[int, ...], jax.sharding.Mesh], PartitionSpec]
 """From the shape of an array to its layout."""
@@ -41,13 +43,39 @@ def make_mesh(
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
     """Leading axis split over `data` and `fsdp`."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def replicate(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     """Every array of the tree whole on every device of the mesh; usable inside jit, where it is a constraint."""
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda leaf: _place(leaf, everywhere) if eqx.is_array(leaf) else leaf, tree)
+
+
+def spread(tree: PyTree) -> PyTree:
+    """Every array of the tree with its rows over the devices of the mesh in use (`jax.set_mesh`) that see different rows.
+
+    Inside jit. Without a mesh, or where the devices do not divide the rows, it stays as it is.
+    """
+    sizes = jax.sharding.get_abstract_mesh().shape
+    n = math.prod(sizes.get(axis, 1) for axis in BATCH)
+    return _constrained(tree, PartitionSpec(BATCH), lambda array: n > 1 and array.ndim > 0 and array.shape[0] % n == 0)
+
+
+def whole(tree: PyTree) -> PyTree:
+    """Every array of the tree whole on every device of the mesh in use (`jax.set_mesh`), so that any process can read it.
+
+    Inside jit. Without a mesh it stays as it is.
+    """
+    several = math.prod(jax.sharding.get_abstract_mesh().shape.values()) > 1
+    return _constrained(tree, PartitionSpec(), lambda array: several)
+
+
+def _constrained(tree, spec, chosen):
+    def constrain(leaf):
+        return jax.lax.with_sharding_constraint(leaf, spec) if eqx.is_array(leaf) and chosen(leaf) else leaf
+
+    return jax.tree.map(constrain, tree)
 
 
 def _place(array: Any, where: NamedSharding) -> Any:
@@ -105,13 +133,15 @@ def lay_out(tree: PyTree, mesh: jax.sharding.Mesh, rules: Sequence[tuple[str, Ru
     return eqx.combine(jax.tree.map(_place, arrays, layout(arrays, mesh, rules)), static)
 
 
-def check_batch(batch: int, mesh: jax.sharding.Mesh) -> None:
-    """Raise ValueError, with the nearest batches that do, unless the devices divide the batch."""
-    n = mesh.shape["data"] * mesh.shape["fsdp"]
+def check_batch(batch: int, mesh: jax.sharding.Mesh, accumulate: int = 1) -> None:
+    """Raise ValueError, with the nearest batches that do, unless the devices divide each of the batch's `accumulate` parts."""
+    devices = math.prod(mesh.shape[axis] for axis in BATCH)
+    n = devices * accumulate
     if batch % n:
         below = batch // n * n
         choices = f"{below} or {below + n}" if below else f"{n}"
-        raise ValueError(f"batch {batch} does not divide over {n} devices: use {choices}")
+        turns = f" in {accumulate} turns" * (accumulate > 1)
+        raise ValueError(f"batch {batch} does not divide over {devices} devices{turns}: use {choices}")
 
 
 def fsdp_spec(shape: Sequence[int], devices: int, *, itemsize: int = 4, whole: int = 4 * 2**20) -> PartitionSpec:

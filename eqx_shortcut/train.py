@@ -1,5 +1,6 @@
 """Training: the state, one compiled step, and the loop that drives it."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -69,6 +70,7 @@ def make_step(
     prepare: Prepare,
     ema_decay: float,
     steps: int,
+    accumulate: int = 1,
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Step:
     """One training step `(state, raw) -> (state, metrics)`, compiled once; the state passed in is consumed (donated).
@@ -76,9 +78,11 @@ def make_step(
     All draws come from `fold_in(state.key, state.step)`: they depend on the seed and the step, not on the hardware. A
     step whose loss or gradient is not finite changes nothing but the counters. `steps` is the length of the run, of
     which the objective is told its share: where a stage of an objective with several begins, the teacher is replaced by its
-    `snapshot`. `shardings` constrains the new state to the layout of the old one.
+    `snapshot`. With `accumulate` the batch goes through the network to train in so many parts, one after another, which
+    divides the memory of its activations; draws, targets and the loss are those of the whole batch. `shardings` constrains
+    the new state to the layout of the old one.
     """
-    update = make_update(objective, tx, ema_decay=ema_decay, steps=steps, shardings=shardings)
+    update = make_update(objective, tx, ema_decay=ema_decay, steps=steps, accumulate=accumulate, shardings=shardings)
     step = eqx.filter_jit(update, donate="all-except-first")
     return lambda state, raw: step((raw, prepare), state)
 
@@ -89,6 +93,7 @@ def make_update(
     *,
     ema_decay: float,
     steps: int,
+    accumulate: int = 1,
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Callable[[tuple[Any, Prepare], TrainState], tuple[TrainState, Metrics]]:
     """What `make_step` compiles: `((raw, prepare), state) -> (state, metrics)`, the weights in `prepare` an argument too."""
@@ -108,7 +113,7 @@ def make_update(
         progress = share(state.step)
 
         def loss_fn(online):
-            networks = eqx.tree_at(lambda n: n.online, state.networks, online)
+            networks = dataclasses.replace(state.networks, online=online, turns=accumulate)
             return objective(networks, batch, k_loss, progress)
 
         (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.online)

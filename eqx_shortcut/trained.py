@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from . import settings, storage
+from . import settings, sharding, storage
 from .checkpoint import Checkpoints, Weights
 from .guidance import guided
 from .objectives import Objective
@@ -203,12 +203,14 @@ def _advanced(model, key, x, places, labels, part, scale):
         # Beyond the numbers of samples, so that no key serves twice.
         return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), places, model.shape)
 
-    return model.objective.sample(_view(model, scale), x, labels, steps=part, renoise=renoise)
+    x, labels = sharding.spread((x, labels))
+    return sharding.whole(model.objective.sample(_view(model, scale), x, labels, steps=part, renoise=renoise))
 
 
 @eqx.filter_jit
 def _ahead(model, x, t, labels, scale):
-    return step(_view(model, scale), x, t, 1 - t, labels)
+    x, t, labels = sharding.spread((x, t, labels))
+    return sharding.whole(step(_view(model, scale), x, t, 1 - t, labels))
 
 
 @partial(jax.jit, static_argnums=2)

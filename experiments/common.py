@@ -1,6 +1,7 @@
 """The command line that the experiments share. Light, so that `--help` answers at once."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -25,10 +26,13 @@ def main(experiment: str, presets: Presets, *, doc: str | None, expected: Expect
     from running import Interrupted, run
 
     try:
-        distributed.initialize()
+        distributed.initialize(os.environ | config.processes.environment)
+        if not distributed.first():
+            sys.stdout = open(os.devnull, "w")  # the first speaks for all
         plan(config, expected) if config.dry_run else run(experiment, config, judge)
     except Interrupted as stop:
-        print(f"\n{stop}", file=sys.stderr)
+        if distributed.first():
+            print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         print("\nstopped by SIGINT outside training: the same command continues from the last checkpoint", file=sys.stderr)

@@ -113,6 +113,35 @@ class Mesh:
 
 
 @dataclasses.dataclass(frozen=True)
+class Processes:
+    """Where the processes of one run find each other; srun, mpirun (Open MPI) and TPU pods need none of it."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process; the others reach it there. Like JAX_COORDINATOR_ADDRESS."""
+    count: int = 1
+    """Number of processes, over all hosts. Like JAX_NUM_PROCESSES."""
+    number: int = 0
+    """Number of this one, from 0. Like JAX_PROCESS_ID."""
+
+    def __post_init__(self):
+        if self.coordinator is None and (self.count, self.number) != (1, 0):
+            raise ValueError(
+                f"--processes.count {self.count} --processes.number {self.number}: name the first process by "
+                "--processes.coordinator HOST:PORT"
+            )
+        if not 0 <= self.number < self.count:
+            raise ValueError(f"--processes.number {self.number}: use 0 to {self.count - 1}, one for each process")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same as JAX's environment variables; empty if no process is named."""
+        if self.coordinator is None:
+            return {}
+        names = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+        return dict(zip(names, (self.coordinator, str(self.count), str(self.number)), strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
 class WandB:
     """Weights & Biases."""
 
@@ -140,6 +169,8 @@ class Config:
     """Training steps."""
     batch: int = 128
     """Images a step, over all devices."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network, one after another: the same loss and gradient in less memory."""
     ema_decay: float = 0.999
     """Decay a step of the average of the weights."""
     unconditional: bool = False
@@ -154,6 +185,8 @@ class Config:
     """Train on the first N examples only: a network that cannot learn them by heart has a defect."""
     mesh: Mesh = Mesh()
     """How the devices share the work."""
+    processes: Processes = Processes()
+    """Where the processes of one run find each other."""
     workers: int = 0
     """Processes that read the data; 0 is a thread."""
     seed: int = 0
@@ -182,7 +215,7 @@ class Config:
     """Print the settings and what they cost, and do nothing."""
 
     def __post_init__(self):
-        for field in ("steps", "batch", "log_every", "sample_every", "checkpoint_every", "keep"):
+        for field in ("steps", "batch", "accumulate", "log_every", "sample_every", "checkpoint_every", "keep"):
             if getattr(self, field) < 1:
                 raise ValueError(f"--{field.replace('_', '-')} {getattr(self, field)}: use 1 or more")
         for field in ("seed", "workers"):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from config import Config, LatentConfig
 from encoding import check_cache, encode
-from eqx_shortcut import sharding, storage
+from eqx_shortcut import distributed, sharding, storage
 from eqx_shortcut.data import DataError, Encoded, Pairs, Rows, read_latents, read_pairs
 from eqx_shortcut.data.latents import MANIFEST, copied
 from eqx_shortcut.data.records import ImageRecords
@@ -77,7 +77,9 @@ def open_latents(config: LatentConfig, mesh: jax.sharding.Mesh) -> Data:
     check_cache(config.cache, config.data, autoencoder)
     cache = config.cache
     if storage.is_remote(cache):
-        progress = functools.partial(tqdm, desc=f"copying {cache}", unit="file", dynamic_ncols=True)
+        progress = functools.partial(
+            tqdm, desc=f"copying {cache}", unit="file", dynamic_ncols=True, disable=not distributed.first()
+        )
         cache = copied(cache, cache_home() / "latents", each=progress)
     train, held_out = (read_latents(cache, part) for part in ("train", "held_out"))
     mirror = train.mirrored if config.data is None else config.data.mirror

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from config import Config, Judge
+from eqx_shortcut import distributed
 from eqx_shortcut.data import Images
 from eqx_shortcut.data.pipeline import host_batches
 from eqx_shortcut.evaluate import Moments, frechet_distance, moments, pixels
@@ -63,7 +64,7 @@ def distances(config: Config, model: Trained, measures: Measures) -> dict[str, f
     if guides(config, model, max(settings.steps)):
         wanted.append((max(settings.steps), settings.guidance))
     found = {}
-    for steps, guidance in tqdm(wanted, desc="distances", unit="sampler", leave=False):
+    for steps, guidance in tqdm(wanted, desc="distances", unit="sampler", leave=False, disable=not distributed.first()):
         samples = draw_for(config, model, labels, steps=steps, guidance=guidance)
         name = f"distance/{steps} step{'s'[: steps > 1]}{f', guidance {guidance:g}' * (guidance != 1)}"
         found[name] = measures.frechet(samples) if np.isfinite(samples).all() else float("nan")
@@ -81,7 +82,7 @@ def judge_samples(config: Config, model: Trained, data: Data, measures: Measures
     assert isinstance(held_out, Images)
     labels, unseen = np.resize(train.labels, settings.count), held_out.scaled()
     results = []
-    for steps in tqdm(settings.steps, desc="judging samples", unit="sampler"):
+    for steps in tqdm(settings.steps, desc="judging samples", unit="sampler", disable=not distributed.first()):
         samples = draw_for(config, model, labels, steps=steps, guidance=settings.guidance)
         results.append({"steps": steps, **measures(samples, labels)})
     return {

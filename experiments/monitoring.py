@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import pathlib
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -98,7 +99,7 @@ class Monitor:
     @functools.cached_property
     def _few(self) -> Batch:
         """As many as are drawn, beside what is made of them."""
-        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[: columns(self._data) // 2]), self._batches[0])
+        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[: columns(self._data) // 2]), _whole(self._batches[0]))
 
     def _path(self, kind: str, step: int, note: str = "") -> pathlib.Path:
         (self._folder / kind).mkdir(exist_ok=True)
@@ -106,8 +107,19 @@ class Monitor:
 
 
 _validation_loss = eqx.filter_jit(validation_loss)
-_squared_errors = eqx.filter_jit(squared_errors)
-_denoised = eqx.filter_jit(denoised)
+
+
+@eqx.filter_jit
+def _squared_errors(*args: Any, times: int):
+    return sharding.whole(squared_errors(*args, times=times))
+
+
+@eqx.filter_jit
+def _denoised(*args: Any):
+    return sharding.whole(denoised(*args))
+
+
+_whole = eqx.filter_jit(sharding.whole)
 
 
 def _key(number: int) -> jax.Array:

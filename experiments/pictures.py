@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from config import Config
-from eqx_shortcut import figures
+from eqx_shortcut import distributed, figures
 from eqx_shortcut.evaluate.by_time import Asked, all_rows, curves, fraction
 from eqx_shortcut.evaluate.denoising import Denoised
 from eqx_shortcut.trained import Trained, sample
@@ -35,7 +35,8 @@ def draw_samples(path: pathlib.Path, config: Config, model: Trained, data: Data,
         f"{n} step{'s'[: n > 1]}{', not guided' * no}{f', guidance {guidance:g}' * (guidance != 1 and not no)}"
         for n, no in zip(GRID_STEPS, refused, strict=True)
     ]
-    figures.grid(np.stack(rows), path, labels=names)
+    if distributed.first():
+        figures.grid(np.stack(rows), path, labels=names)
 
 
 def draw_denoised(path: pathlib.Path, data: Data, images: np.ndarray, terms: Sequence[tuple[str, Denoised]]) -> None:
@@ -48,7 +49,8 @@ def draw_denoised(path: pathlib.Path, data: Data, images: np.ndarray, terms: Seq
             names.append(f"{term}, t = {fraction(float(t[row]))}, d = {fraction(float(d[row]))}")
     sheet = np.stack(sheets)
     pictures = data.pictures(jax.numpy.asarray(sheet.reshape(-1, *sheet.shape[3:])))
-    figures.grid(pictures.reshape(len(sheet), -1, *pictures.shape[1:]), path, labels=names)
+    if distributed.first():
+        figures.grid(pictures.reshape(len(sheet), -1, *pictures.shape[1:]), path, labels=names)
 
 
 def draw_errors(path: pathlib.Path, asked: Sequence[Sequence[tuple[str, Asked]]], title: str) -> dict[str, float]:
@@ -58,7 +60,8 @@ def draw_errors(path: pathlib.Path, asked: Sequence[Sequence[tuple[str, Asked]]]
     if len(found) > 1:
         panels["all rows"] = all_rows(found, {name: term.share for name, term in asked[0]})
     lines = {name: [figures.Line(*curve) for curve in levels] for name, levels in panels.items()}
-    figures.error_by_time_plot(lines, path, title=title)
+    if distributed.first():
+        figures.error_by_time_plot(lines, path, title=title)
     return {
         f"error/{name}/d={curve.d.replace(' ', '')}": float(curve.error.mean())
         for name, levels in found.items()

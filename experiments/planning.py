@@ -37,7 +37,8 @@ def plan(config: Config, expected: Expected) -> None:
     print(f"data               {seen}: {' x '.join(map(str, rows.shape))}, {rows.classes} classes")
     print(f"parameters         {parameter_count(state):,}")
     print(f"tokens             {height * width} an example ({height} x {width} patches)")
-    print(f"batch a device     {config.batch // groups} ({config.batch} over {in_words(mesh)})")
+    turns = f" in {config.accumulate} turns" * (config.accumulate > 1)
+    print(f"batch a device     {config.batch // groups}{turns} ({config.batch} over {in_words(mesh)})")
     print(f"state a device     {parts} GiB")
     print(f"work a step        {flops(traced.jaxpr) / 1e9:,.1f} GFLOP in products and convolutions, over all devices")
     print(f"memory a device    {memory_of(memory) / 2**30:.2f} GiB as compiled for {jax.default_backend()}")
@@ -76,6 +77,7 @@ def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh
         config.optimizer.build(config.steps),
         ema_decay=config.ema_decay,
         steps=config.steps,
+        accumulate=config.accumulate,
         shardings=lambda state: sharding.lay_out(state, mesh),
     )
     to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +16,7 @@ import eqx_shortcut
 from config import Config, Judge
 from devices import chosen_mesh, in_words
 from encoding import identity
-from eqx_shortcut import figures, log, settings, sharding, storage
+from eqx_shortcut import distributed, figures, log, settings, sharding, storage
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
@@ -30,9 +29,11 @@ from places import cache_home
 from start import check_start, start
 
 MAY_CHANGE = (
-    "version steps log_every sample_every checkpoint_every keep figures quality mesh tensorboard wandb workers vae cache "
-    "encode_batch"
+    "version steps log_every sample_every checkpoint_every keep figures quality mesh accumulate tensorboard wandb workers vae "
+    "cache encode_batch"
 ).split()
+
+UNRECORDED = ("kind", "runs", "name", "processes", "dry_run")
 
 
 class Interrupted(Exception):
@@ -58,16 +59,26 @@ def run_on(mesh: jax.sharding.Mesh, experiment: str, config: Config, judge: Judg
     check_data(config, data)
     record = described(experiment, config, data)
     folder = config.runs / experiment / (config.name or default_name(config))
-    check_record(folder, record)
+    with distributed.together():
+        check_record(folder, record)
     state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
-    open_folder(folder, record)
+    with distributed.together():
+        if distributed.first():
+            open_folder(folder, record)
     measures = Measures(data.train, judge) if isinstance(data.train, Images) else None
     monitor = Monitor(folder, config, data, measures, mesh)
     model = train_network(folder, config, data, state, record, mesh, monitor)
+    quality = judge_samples(config, model, data, measures) if config.quality.steps and measures is not None else None
+    if distributed.first():
+        report(folder, data, quality)
+
+
+def report(folder: pathlib.Path, data: Data, quality: dict[str, Any] | None) -> None:
+    """Writes and says what is known of a run that is done."""
     report_replaced(folder, data.replaced)
     drawn = draw_records(folder)
-    if config.quality.steps and measures is not None:
-        report_quality(folder, judge_samples(config, model, data, measures))
+    if quality is not None:
+        report_quality(folder, quality)
         drawn += ["quality.json", "quality.png"]
     print(f"pictures and numbers: {folder}/{', '.join(drawn)}")
 
@@ -85,7 +96,7 @@ def draw_records(folder: pathlib.Path) -> list[str]:
 
 def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
     """What defines a run, as its folder keeps it."""
-    settled = {key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name", "dry_run")}
+    settled = {key: value for key, value in settings.dump(config).items() if key not in UNRECORDED}
     record = {
         "experiment": experiment,
         "version": eqx_shortcut.__version__,
@@ -129,7 +140,7 @@ def use_compilation_cache() -> None:
 
 def check(config: Config, mesh: jax.sharding.Mesh) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
-    sharding.check_batch(config.batch, mesh)
+    sharding.check_batch(config.batch, mesh, config.accumulate)
     config.objective.check(config.batch)
     check_start(config)
     if config.objective.continuous and config.network.step == "log2":
@@ -214,23 +225,24 @@ def train_network(
         prepare=prepare(rows, mirror=data.mirror, labelled=not config.unconditional),
         ema_decay=config.ema_decay,
         steps=config.steps,
+        accumulate=config.accumulate,
         shardings=lambda state: sharding.lay_out(state, mesh),
     )
     recording = Recorder(folder, config, record, start=int(state.step))
-    with contextlib.closing(loader), recording as recorder, signals() as received:
+    with contextlib.closing(loader), recording as recorder, distributed.signals() as asked_to_stop:
 
         def save(number: int, state: TrainState, metrics: Metrics) -> None:
             recorder.keep()
             checkpoints.save(state, loader.get_state(), wait=number == config.steps)
 
         def stop_if_asked(number: int, state: TrainState, metrics: Metrics) -> None:
-            if received:
+            if (number_of_signal := asked_to_stop(number)) is not None:
                 recorder.keep()
                 checkpoints.save(state, loader.get_state())
                 checkpoints.close()
-                name = signal.Signals(received[0]).name
+                name = signal.Signals(number_of_signal).name
                 raise Interrupted(
-                    received[0], f"stopped by {name} after step {number}, checkpoint written: the same command continues"
+                    number_of_signal, f"stopped by {name} after step {number}, checkpoint written: the same command continues"
                 )
 
         def draw(number: int, state: TrainState, metrics: Metrics) -> None:
@@ -262,20 +274,30 @@ def parameter_count(state: TrainState) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
 
 
+def loggers(folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int) -> list[log.Logger]:
+    """Where the metrics of a run go that continues after step `start`."""
+    found: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
+    if config.tensorboard:
+        found.append(log.TensorBoard(folder, start=start))
+    if config.wandb.enabled:
+        name = f"{folder.parent.name}-{folder.name}"
+        w = config.wandb
+        found.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=record))
+    return found
+
+
 class Recorder:
-    """Progress bar, metrics and pictures of a run. Metrics are read one step late, so that the device never waits for them."""
+    """Progress bar, metrics and pictures of a run. Metrics are read one step late, so that the device never waits for them.
+
+    Of several processes the first alone shows and writes.
+    """
 
     def __init__(self, folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int):
         self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
         self._until, self._batch = config.steps, config.batch
-        self._loggers: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
-        if config.tensorboard:
-            self._loggers.append(log.TensorBoard(folder, start=start))
-        if config.wandb.enabled:
-            name = f"{folder.parent.name}-{folder.name}"
-            w = config.wandb
-            self._loggers.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=record))
-        self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=start >= config.steps)
+        self._loggers = loggers(folder, config, record, start=start) if distributed.first() else []
+        silent = start >= config.steps or not distributed.first()
+        self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=silent)
         self._last: tuple[int, Metrics] | None = None
         self._pending: tuple[int, Metrics] | None = None
         self._added: log.Values = {}
@@ -324,22 +346,3 @@ class Recorder:
         self._bar.close()
         for logger in self._loggers:
             logger.close()
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """A list that fills with SIGINT or SIGTERM as it comes, once; a second one has its usual effect."""
-    received: list[int] = []
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        signal.signal(number, usual[signal.Signals(number)])
-
-    for number in usual:
-        signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)

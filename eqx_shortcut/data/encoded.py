@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ..models.autoencoder import Autoencoder, Posterior, to_training
+from ..rows import in_turns, joined
 from ..types import Batch
 from . import pixels
 from .images import Images
@@ -83,7 +83,4 @@ def encode_in_parts(autoencoder: Autoencoder, images: Float[Array, "batch height
     size = min(size, count)
     if count % size:
         raise ValueError(f"batch {count} is not a multiple of the {size} images encoded at once: use --encode-batch {count}")
-    # Strided: each part then has images of every device of a batch that is split over devices, and nothing is sent.
-    parts = jnp.swapaxes(images.reshape(size, count // size, *images.shape[1:]), 0, 1)
-    found = jax.lax.map(jax.vmap(autoencoder.encode), parts)
-    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1).reshape(count, *a.shape[2:]), found)
+    return joined(jax.lax.map(jax.vmap(autoencoder.encode), in_turns(images, count // size)))

@@ -56,17 +56,14 @@ class WholeBatches:
     """Random access to shuffled batches: item `i` is rows `i size ... (i + 1) size - 1` of one permutation after another.
 
     A whole batch is one gather, many times faster than one row at a time; the position of a run is the one number `i`,
-    whatever the number of processes. Every row comes once an epoch; a batch may span two epochs. Process `process` of
-    `processes` gets its share of each batch.
+    whatever the number of processes. Every row comes once an epoch; a batch may span two epochs. A process that needs only
+    some rows of each batch says which by `share`.
     """
 
-    def __init__(self, data: Rows, size: int, *, seed: int, process: int = 0, processes: int = 1):
+    def __init__(self, data: Rows, size: int, *, seed: int, share: Shaped[np.ndarray, " share"] | None = None):
         self.data, self.size, self.seed = data, size, seed
         self.count = len(data.labels)
-        if size % processes:
-            raise ValueError(f"batch {size} is not a multiple of {processes} processes: choose one that is")
-        share = size // processes
-        self.share = slice(process * share, (process + 1) * share)
+        self.share = np.arange(size) if share is None else share
         self._orders: dict[int, Shaped[np.ndarray, " count"]] = {}
 
     def __len__(self) -> int:
@@ -135,9 +132,14 @@ def batches(data: Rows, size: int, *, seed: int, sharding: jax.sharding.Sharding
     """
     if workers < 0:
         raise ValueError(f"--workers {workers}: use 0 or more")
-    process, processes = jax.process_index(), jax.process_count()
-    source = WholeBatches(data, size, seed=seed, process=process, processes=processes)
+    source = WholeBatches(data, size, seed=seed, share=own_rows(sharding, size))
     return Batches(functools.partial(_start, source, sharding, workers))
+
+
+def own_rows(sharding: jax.sharding.Sharding, size: int) -> Shaped[np.ndarray, " share"]:
+    """The rows of a batch that lie on devices of this process, in rising order."""
+    indices = sharding.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in indices]))
 
 
 def _start(source: WholeBatches, sharding: jax.sharding.Sharding, workers: int, first: int) -> Any:
@@ -154,13 +156,15 @@ def _start(source: WholeBatches, sharding: jax.sharding.Sharding, workers: int, 
     if isinstance(source.data, ImageRecords | Encoded):
         dataset = dataset.map(source.data.note)
     prefetch = grain.experimental.ThreadPrefetchIterDataset
-    dataset = prefetch(dataset, prefetch_buffer_size=4).map(functools.partial(_to_devices, sharding))
+    to_devices = functools.partial(_to_devices, sharding, source.size)
+    dataset = prefetch(dataset, prefetch_buffer_size=4).map(to_devices)
     return iter(prefetch(dataset, prefetch_buffer_size=2))
 
 
-def _to_devices(sharding: jax.sharding.Sharding, share: dict[str, np.ndarray]) -> dict[str, Array]:
+def _to_devices(sharding: jax.sharding.Sharding, size: int, share: dict[str, np.ndarray]) -> dict[str, Array]:
     """The whole batch, of which this process has its share."""
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in share.items()}
+    make = jax.make_array_from_process_local_data
+    return {name: make(sharding, array, (size, *array.shape[1:])) for name, array in share.items()}
 
 
 def _prepare_worker(worker: int, workers: int) -> None:

@@ -1,24 +1,36 @@
 """From a network of one example to a field of a batch."""
 
+import math
 from typing import Any
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..rows import in_turns, joined
 from ..types import Cond
 
 
 class NetworkField(eqx.Module):
-    """The field `vmap(network)(x, t, d, cond)`; with a key, each row gets its own dropout mask."""
+    """The field `vmap(network)(x, t, d, cond)`; with a key, each row gets its own dropout mask.
+
+    The rows are taken in so many `turns`, one after another. More than one divides the memory that their activations take
+    for a gradient, which is the same, by as many, for the time of one more forward pass: each turn's are computed again.
+    """
 
     network: Any
     key: PRNGKeyArray | None = None
+    turns: int = eqx.field(static=True, default=1)
 
     def __call__(
         self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
     ) -> Float[Array, "batch *shape"]:
-        if self.key is None:
-            return jax.vmap(self.network)(x, t, d, cond)
-        keys = jax.random.split(self.key, x.shape[0])
-        return jax.vmap(lambda x, t, d, c, k: self.network(x, t, d, c, key=k))(x, t, d, cond, keys)
+        keys = None if self.key is None else jax.random.split(self.key, x.shape[0])
+        rows = (x, t, d, cond, keys)
+
+        def answer(rows):
+            return jax.vmap(lambda x, t, d, c, k: self.network(x, t, d, c, key=k))(*rows)
+
+        # A call on part of a batch may have fewer rows than turns.
+        turns = math.gcd(self.turns, x.shape[0])
+        return answer(rows) if turns == 1 else joined(jax.lax.map(jax.checkpoint(answer), in_turns(rows, turns)))

@@ -1,5 +1,7 @@
 """From images to batches: every row once an epoch, in an order that is a function of the seed, from an exact position."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,14 @@ import pytest
 
 from eqx_shortcut import sharding
 from eqx_shortcut.data import Images, batches, prepare
-from eqx_shortcut.data.pipeline import WholeBatches, host_batches
+from eqx_shortcut.data.pipeline import WholeBatches, host_batches, own_rows
 
 COUNT, SIZE = 22, 8
 IMAGES = Images(np.arange(COUNT * 6, dtype=np.uint8).reshape(COUNT, 2, 3, 1), np.arange(COUNT, dtype=np.int32), classes=COUNT)
 
 
-def whole(seed: int = 0, size: int = SIZE, **share: int) -> WholeBatches:
-    return WholeBatches(IMAGES, size, seed=seed, **share)
+def whole(seed: int = 0, size: int = SIZE, share: np.ndarray | None = None) -> WholeBatches:
+    return WholeBatches(IMAGES, size, seed=seed, share=share)
 
 
 def rows(source: WholeBatches, first: int, last: int) -> np.ndarray:
@@ -53,15 +55,32 @@ def test_pixels_stay_with_their_labels():
 
 
 def test_shares_of_two_processes_are_the_batch_of_one():
-    shares = [whole(process=process, processes=2) for process in range(2)]
+    shares = [whole(share=np.arange(8)[half]) for half in (slice(4), slice(4, 8))]
     for i in range(11):
         together = np.concatenate([share[i]["labels"] for share in shares])
         np.testing.assert_array_equal(together, whole()[i]["labels"])
 
 
-def test_a_batch_that_processes_do_not_divide_is_refused():
-    with pytest.raises(ValueError, match="batch 8 is not a multiple of 3 processes"):
-        whole(processes=3)
+class OfProcess(jax.sharding.Sharding):
+    """A layout of which this process has some devices only."""
+
+    def __init__(self, layout: jax.sharding.Sharding, devices: list[Any]):
+        self.layout, self.devices = layout, devices
+
+    def addressable_devices_indices_map(self, global_shape: tuple[int, ...]):
+        return {
+            device: index for device, index in self.layout.devices_indices_map(global_shape).items() if device in self.devices
+        }
+
+
+@pytest.mark.parametrize(("sizes", "shares"), [((2, 2, 2), 2), ((4, 1, 2), 2), ((8, 1, 1), 2), ((1, 2, 4), 2), ((1, 1, 8), 1)])
+def test_a_process_reads_the_rows_of_its_devices(sizes, shares):
+    """Devices that share the weights of the same rows need them all, in whichever process they are."""
+    mesh = sharding.make_mesh(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
+    layout, devices = sharding.batch_sharding(mesh), list(mesh.devices.flat)
+    found = [own_rows(OfProcess(layout, half), 16) for half in (devices[:4], devices[4:])]
+    np.testing.assert_array_equal(np.concatenate(found[:shares]), np.arange(16))
+    assert shares == 2 or np.array_equal(found[0], found[1])
 
 
 def loader(seed: int = 0):

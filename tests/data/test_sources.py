@@ -200,7 +200,7 @@ def test_images_all_bad_are_refused_even_if_replaced(tmp_path, format):
 def test_shares_of_two_processes_are_the_batch_of_one(tmp_path):
     images = [*PNGS[:5], b"bad", *PNGS[6:]]
     data = whole(as_folder(tmp_path, images, LABELS), "replace")
-    shares = [WholeBatches(data, 4, seed=0, process=process, processes=2) for process in range(2)]
+    shares = [WholeBatches(data, 4, seed=0, share=share) for share in (np.arange(2), np.arange(2, 4))]
     for i in range(2, 8):
         for name in ("pixels", "labels"):
             together = np.concatenate([share[i][name] for share in shares])

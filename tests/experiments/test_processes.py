@@ -1,10 +1,6 @@
 """Several processes that encode one cache or measure one run: what one writes, one voice, and no wait for one that is gone."""
 
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -12,10 +8,11 @@ import PIL.Image
 import pytest
 
 from autoencoders import write_autoencoder
-from commands import EXPERIMENTS, in_process, snapshot
+from commands import in_process, snapshot
 from eqx_shortcut import distributed, settings
 from eqx_shortcut.data import Digits
 from eqx_shortcut.data.latents import MANIFEST
+from jobs import finish, start
 from runs import write_run
 
 COUNT = 24
@@ -52,32 +49,7 @@ def line(base: pathlib.Path, out: pathlib.Path, photos: str = "photos") -> list[
 
 def processes(args: list[str], *before: tuple[str, ...], script: str = "encode_latents") -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each process; before its script, `before` is what else Python is given."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    told = os.environ | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(len(before))}
-    started = [
-        subprocess.Popen(
-            [sys.executable, *options, str(EXPERIMENTS / f"{script}.py"), *args],
-            env=told | {"JAX_PROCESS_ID": str(number)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, options in enumerate(before)
-    ]
-    try:
-        said = [process.communicate(timeout=200) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [(process.returncode, spoken(out), err) for process, (out, err) in zip(started, said, strict=True)]
-
-
-def spoken(out: str) -> str:
-    """What is printed, without what the library prints by which CPUs talk."""
-    # Its threads write at once, so that a line may be cut in two.
-    return "".join(line for line in out.splitlines(keepends=True) if "Gloo" not in line and "peer ranks" not in line)
+    return finish(start(script, args, *before))
 
 
 def test_two_processes_write_what_one_does_and_one_of_them_says_so(base, tmp_path):

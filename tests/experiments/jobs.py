@@ -1,0 +1,46 @@
+"""Commands run as several real processes that work together."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from commands import EXPERIMENTS
+
+
+def start(script: str, args: list[str], *before: tuple[str, ...], devices: int = 1) -> list[subprocess.Popen]:
+    """The processes of one job, as many as `before`, which is what else Python is given before the script of each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    told = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(len(before)),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, *options, str(EXPERIMENTS / f"{script}.py"), *args],
+            env=told | {"JAX_PROCESS_ID": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, options in enumerate(before)
+    ]
+
+
+def finish(job: list[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each process, once all have ended."""
+    try:
+        said = [process.communicate(timeout=timeout) for process in job]
+    finally:
+        for process in job:
+            process.kill()
+    return [(process.returncode, spoken(out), err) for process, (out, err) in zip(job, said, strict=True)]
+
+
+def spoken(out: str) -> str:
+    """What is printed, without what the library prints by which CPUs talk."""
+    # Its threads write at once, so that a line may be cut in two.
+    return "".join(line for line in out.splitlines(keepends=True) if "Gloo" not in line and "peer ranks" not in line)
