@@ -1,4 +1,4 @@
-"""Checkpoints of a run with Orbax: asynchronous, the newest few kept, each with hashes of its files."""
+"""Checkpoints of a run with Orbax: asynchronous, the newest few kept and milestones, each with hashes of its files."""
 
 import json
 import os
@@ -28,17 +28,27 @@ class Checkpoints:
 
     `online`, `ema` and `teacher` are networks; `optimizer` and `loop` the rest of the state; `data` the position in the
     data; `config` the settings. So sampling reads `ema` alone. A checkpoint takes its place by a rename once it is
-    whole, hashes of its files included; in an object store, which renames nothing, by a mark that is written last.
+    whole, hashes of its files included; in an object store, which renames nothing, by a mark that is written last. The
+    newest `keep` stay, and those of steps that are multiples of `milestones`.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 3, config: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int = 3,
+        milestones: int | None = None,
+        config: dict[str, Any] | None = None,
+    ):
         self.folder = storage.absolute(storage.as_path(folder))
         self.config = config or {}
         self._last: int | None = None
+        policies = ocp.checkpoint_managers
+        kept = [policies.LatestN(keep), *([] if milestones is None else [policies.EveryNSteps(milestones)])]
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+                preservation_policy=policies.AnyPreservationPolicy(kept),
                 async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
             ),
         )
@@ -56,29 +66,47 @@ class Checkpoints:
         """Start to save; returns when the state has been copied, so that it may be donated.
 
         A step that was saved already is left as it is. Raises CheckpointError if this save (with `wait`) or the one
-        before could not be written.
+        before could not be written, see `settle`.
         """
         step = int(state.step)
+        self.settle()
         if step == self._last:
             return
-        self._last = step
+        self._remove_half_written()
         items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
         records = {"data": ocp.args.JsonSave(position), "config": ocp.args.JsonSave(self.config)}
         try:
             self._manager.save(step, args=ocp.args.Composite(**items, **records), force=True)
+            self._last = step
             if wait:
                 self._manager.wait_until_finished()
         except Exception as error:
             raise self._unwritten(error) from error
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any], list[str]] | None:
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._manager.is_saving_in_progress()
+
+    def settle(self) -> None:
+        """Wait for what is being written.
+
+        Raises CheckpointError if it could not be: what there is of it is removed, and the same or another step may be saved.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
+
+    def restore(self, like: TrainState, *, before: int | None = None) -> tuple[TrainState, dict[str, Any], list[str]] | None:
         """The newest checkpoint that is whole, as a state of the structure and layout of `like`; None if there is none.
 
         Returns the state, the position in the data, and one sentence for each newer checkpoint that was passed over,
-        whose folder is renamed to make room. Raises CheckpointError if there are checkpoints and none is whole.
+        whose folder is renamed to make room. With `before`, the newest of a step below it, and the folder is left as it is.
+        Raises CheckpointError if there are checkpoints and none is whole.
         """
         damaged: dict[int, str] = {}
-        for step in reversed(self.steps()):
+        for step in reversed([step for step in self.steps() if before is None or step < before]):
             try:
                 names = _items(like)
                 with distributed.together():
@@ -89,7 +117,8 @@ class Checkpoints:
             except Exception as error:  # whatever reading a damaged file raises, an older checkpoint may be whole
                 damaged[step] = f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)})"
             else:
-                self._set_aside(damaged)
+                if before is None:
+                    self._set_aside(damaged)
                 return _rebuilt(like, {name: got[name] for name in names}), got["data"], list(damaged.values())
         if damaged:
             raise CheckpointError(
@@ -120,19 +149,35 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for what is being written. Raises CheckpointError if it could not be."""
-        try:
-            self._manager.wait_until_finished()
-            self._manager.close()
-        except Exception as error:
-            raise self._unwritten(error) from error
+        self.settle()
+        self._manager.close()
 
     def _unwritten(self, error: Exception) -> CheckpointError:
+        # Orbax has the step, and those that this one was to replace, off its list: it reads the folder again.
+        self._last = None
+        for _ in range(10):  # other threads of Orbax may go on for a moment
+            if not self._remove_half_written():
+                break
+            time.sleep(0.1)
+        self._manager.reload()
         steps = self.steps()
-        kept = f"checkpoint {steps[-1]} is intact" if steps else "there is no earlier checkpoint"
-        return CheckpointError(
-            f"could not write a checkpoint to {self.folder} ({_first_line(error)}); {kept}: free space on the disk or "
-            "name another place with --runs, then run the same command to continue"
+        kept = (
+            f"checkpoint {steps[-1]} is intact, and the same command continues from it" if steps else "there is no earlier one"
         )
+        return CheckpointError(
+            f"could not write a checkpoint to {self.folder} ({_first_line(error)}); {kept}: free space on the disk, "
+            "or name another place with --runs"
+        )
+
+    def _remove_half_written(self) -> bool:
+        """Removes what a run that was killed or a full disk left, nothing being written now; returns whether there was any."""
+        if jax.process_index():
+            return False
+        found = list(self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}"))
+        torn = [path for path in found if not _whole(path) and (path.name.isdigit() or TMP_DIR_SUFFIX in path.name)]
+        for path in torn:
+            storage.remove(path)
+        return bool(torn)
 
     def _set_aside(self, steps: Iterable[int]) -> None:
         with distributed.together():

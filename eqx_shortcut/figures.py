@@ -163,6 +163,32 @@ def metric_plot(records: Sequence[Mapping[str, Any]], prefix: str, path: storage
     _write(path, figure.savefig)
 
 
+def norms_plot(records: Sequence[Mapping[str, Any]], path: storage.Path) -> None:
+    """Writes plots of the norms of weights, gradient and update by kind of layer against training steps, beside each other.
+
+    Records hold `PART/LAYER`, a number or, of the blocks, a list: their geometric mean is a line, from the smallest to the
+    largest a band.
+    """
+    from matplotlib.figure import Figure
+
+    parts = list(dict.fromkeys(name.split("/")[0] for record in records for name in record if "/" in name))
+    figure = Figure(figsize=(2 + 4 * len(parts), 4.5), layout="constrained", dpi=120)
+    steps = [record["step"] for record in records]
+    for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
+        names = [name for name in records[-1] if name.startswith(f"{part}/")]
+        for number, name in enumerate(names):
+            color, style = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
+            values = np.stack([np.atleast_1d(record.get(name, np.nan)) for record in records]).astype(np.float64)
+            values = np.stack([_positive(column) for column in values.T])
+            label = name.removeprefix(f"{part}/")
+            axes.plot(steps, np.exp(np.log(values).mean(axis=0)), color=color, linestyle=style, linewidth=1.2, label=label)
+            axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
+        axes.set(xlabel="training step", yscale="log", title=f"norm of {part}")
+        axes.grid(alpha=0.25)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    _write(path, figure.savefig)
+
+
 class Line(NamedTuple):
     """A named line of a plot."""
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from . import storage
@@ -29,29 +30,41 @@ class JsonLines:
     """One line `{"step": ..., "loss": ...}` a record. Opened for a run at step `start`, drops the lines after it.
 
     The lines hold nothing that depends on the clock, so that a continued run writes the same file as an undisturbed one.
-    An object store appends nothing: there the file is written anew at each `flush`.
+    An object store appends nothing: there the file is written anew at each `flush`. What cannot be written (OSError) is
+    written with what follows, so that no line is lost where a disk is full for a while.
     """
 
     def __init__(self, path: storage.Path, *, start: int):
         kept = "".join(json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= start)
         storage.write(path, kept)
-        self._path = path
-        self._file = io.StringIO(kept) if storage.is_remote(path) else path.open("a", buffering=1)
+        self._path, self._left = path, b""
+        # Without a buffer of its own, which drops what it cannot write.
+        self._file: io.BytesIO | io.FileIO = (
+            io.BytesIO(kept.encode()) if storage.is_remote(path) else io.FileIO(path, "a")  # pyright: ignore[reportArgumentType]
+        )
         self._file.seek(0, io.SEEK_END)
 
-    def write(self, step: int, values: Values) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+    def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
+        self._left += (json.dumps({"step": step, **values}) + "\n").encode()
+        self._write_left()
 
     def write_image(self, step: int, name: str, path: storage.Path) -> None:
         pass  # the picture's own file is its record
 
     def flush(self) -> None:
-        if isinstance(self._file, io.StringIO):
+        self._write_left()
+        if isinstance(self._file, io.BytesIO):
             storage.write(self._path, self._file.getvalue())
 
     def close(self) -> None:
-        self.flush()
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            self._file.close()
+
+    def _write_left(self) -> None:
+        while self._left:
+            self._left = self._left[self._file.write(self._left) :]
 
 
 def read_lines(path: storage.Path) -> list[dict[str, Any]]:

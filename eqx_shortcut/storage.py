@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import secrets
+import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -65,13 +66,24 @@ def write(path: Path, data: bytes | str) -> None:
     raw = data.encode() if isinstance(data, str) else data
     if not is_remote(path):
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # of this process alone
-        draft.write_bytes(raw)
-        draft.replace(path)
+        try:
+            draft.write_bytes(raw)
+            draft.replace(path)
+        finally:  # on a full disk, or when it is interrupted, a part of it
+            draft.unlink(missing_ok=True)
         return
     try:  # an object appears when all of it has been sent
         path.write_bytes(raw)
     except Exception as error:
         raise StorageError(_unreached(path, error)) from error
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder with all that is in it, as far as that can be done."""
+    if is_remote(folder):
+        folder.rmtree(missing_ok=True)  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def files(folder: Path) -> list[Path]:

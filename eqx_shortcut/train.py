@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from . import ema, times
 from .objectives import Networks, Objective
@@ -98,24 +98,13 @@ def make_update(
 ) -> Callable[[tuple[Any, Prepare], TrainState], tuple[TrainState, Metrics]]:
     """What `make_step` compiles: `((raw, prepare), state) -> (state, metrics)`, the weights in `prepare` an argument too."""
 
-    def share(step):
-        return step.astype(jnp.float32) / steps
-
     def renewed(state):
-        stage, last = (times.stage(share(step), objective.stages) for step in (state.step, state.step - 1))
+        stage, last = (times.stage(_share(step, steps), objective.stages) for step in (state.step, state.step - 1))
         teacher = _where(stage > last, objective.snapshot(state.networks), state.networks.teacher)
         return eqx.tree_at(lambda s: s.networks.teacher, state, teacher)
 
     def update(given: tuple[Any, Prepare], state: TrainState) -> tuple[TrainState, Metrics]:
-        raw, prepare = given
-        k_prepare, k_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
-        batch = prepare(raw, k_prepare)
-        progress = share(state.step)
-
-        def loss_fn(online):
-            networks = dataclasses.replace(state.networks, online=online, turns=accumulate)
-            return objective(networks, batch, k_loss, progress)
-
+        _, loss_fn = loss_of_step(objective, given, state, steps, accumulate)
         (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.online)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -127,6 +116,33 @@ def make_update(
     return update
 
 
+def loss_of_step(
+    objective: Objective, given: tuple[Any, Prepare], state: TrainState, steps: int, accumulate: int = 1
+) -> tuple[Batch, Callable[[Any], tuple[Float[Array, ""], Metrics]]]:
+    """The batch of the step after `state`, and loss and metrics as a function of the network, with the draws of that step."""
+    raw, prepare = given
+    k_prepare, k_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
+    batch = prepare(raw, k_prepare)
+    progress = _share(state.step, steps)
+
+    def loss_fn(online):
+        networks = dataclasses.replace(state.networks, online=online, turns=accumulate)
+        return objective(networks, batch, k_loss, progress)
+
+    return batch, loss_fn
+
+
+def optimized(tx: optax.GradientTransformation, gradient: PyTree, state: TrainState) -> tuple[PyTree, PyTree]:
+    """What the optimizer adds to the weights, and its new state."""
+    # Optax mixes dtypes, which callers who chose strict promotion would be refused.
+    with jax.numpy_dtype_promotion("standard"):
+        return tx.update(gradient, state.opt_state, eqx.filter(state.networks.online, eqx.is_inexact_array))
+
+
+def _share(step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+    return step.astype(jnp.float32) / steps
+
+
 def _updated(
     state: TrainState,
     gradient: PyTree,
@@ -134,11 +150,8 @@ def _updated(
     ema_decay: float,
     finite: Bool[Array, ""],
 ) -> TrainState:
-    online = state.networks.online
-    # Optax mixes dtypes, which callers who chose strict promotion would be refused.
-    with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = tx.update(gradient, state.opt_state, eqx.filter(online, eqx.is_inexact_array))
-    online = eqx.apply_updates(online, updates)
+    updates, opt_state = optimized(tx, gradient, state)
+    online = eqx.apply_updates(state.networks.online, updates)
     average = ema.update(state.networks.ema, online, ema_decay)
     networks = eqx.tree_at(lambda n: (n.online, n.ema), state.networks, (online, average))
     networks, opt_state = _where(finite, (networks, opt_state), (state.networks, state.opt_state))

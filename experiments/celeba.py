@@ -13,7 +13,7 @@ and quality not measured by us. Published (Frans et al. 2024, table 1), FID of 5
 import dataclasses
 
 from common import main
-from config import LatentConfig
+from config import Checkpointing, LatentConfig
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -29,7 +29,7 @@ DEFAULT = LatentConfig(
     unconditional=True,
     log_every=100,
     sample_every=20_000,
-    checkpoint_every=10_000,
+    checkpoint=Checkpointing(every=10_000),
 )
 TINY = dataclasses.replace(
     DEFAULT,
@@ -41,7 +41,7 @@ TINY = dataclasses.replace(
     ema_decay=0.98,
     log_every=10,
     sample_every=300,
-    checkpoint_every=100,
+    checkpoint=Checkpointing(every=100),
 )
 PRESETS = {
     "b": ("DiT-B/2, the paper's settings.", DEFAULT),

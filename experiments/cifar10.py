@@ -9,7 +9,7 @@ The default is meant for a GPU (not measured there).
 import dataclasses
 
 from common import main
-from config import Config, Quality
+from config import Checkpointing, Config, Quality
 from eqx_shortcut.data import CIFAR10
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import preset
@@ -25,7 +25,7 @@ DEFAULT = Config(
     batch=256,
     ema_decay=0.9995,
     sample_every=5000,
-    checkpoint_every=5000,
+    checkpoint=Checkpointing(every=5000),
 )
 QUICK = dataclasses.replace(
     DEFAULT,
@@ -36,7 +36,7 @@ QUICK = dataclasses.replace(
     batch=64,
     ema_decay=0.95,
     sample_every=500,
-    checkpoint_every=500,
+    checkpoint=Checkpointing(every=500),
     quality=Quality(steps=(1, 2, 4, 8, 32), count=1000),
 )
 PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some ten minutes on two CPU cores.", QUICK)}

@@ -1,11 +1,12 @@
 """The command line that the experiments share. Light, so that `--help` answers at once."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import tyro
 
@@ -23,20 +24,30 @@ def main(experiment: str, presets: Presets, *, doc: str | None, expected: Expect
     from eqx_shortcut.checkpoint import CheckpointError
     from eqx_shortcut.train import Diverged
     from planning import plan
+    from replaying import replay
     from running import Interrupted, run
 
     try:
-        distributed.initialize(os.environ | config.processes.environment)
-        if not distributed.first():
-            sys.stdout = open(os.devnull, "w")  # the first speaks for all
-        plan(config, expected) if config.dry_run else run(experiment, config, judge)
+        with _terminable():
+            distributed.initialize(os.environ | config.processes.environment)
+            if not distributed.first():
+                sys.stdout = open(os.devnull, "w")  # the first speaks for all
+            if config.dry_run:
+                plan(config, expected)
+            elif config.replay is not None:
+                replay(experiment, config, config.replay)
+            else:
+                run(experiment, config, judge)
     except Interrupted as stop:
         if distributed.first():
             print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signal)
-    except KeyboardInterrupt:
-        print("\nstopped by SIGINT outside training: the same command continues from the last checkpoint", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        print(
+            f"\nstopped by {number.name} outside training: the same command continues from the last checkpoint", file=sys.stderr
+        )
+        sys.exit(128 + number)
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or error
         folder = config.runs / experiment
@@ -45,6 +56,24 @@ def main(experiment: str, presets: Presets, *, doc: str | None, expected: Expect
     except (ValueError, CheckpointError, Diverged) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM outside training."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is inside as SIGINT does, so that every file that is being written is taken back."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    usual = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 def quieten() -> None:

@@ -94,6 +94,50 @@ class Figures:
 
 
 @dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When the state is written, and how long it is kept."""
+
+    every: int = 1000
+    """Steps between checkpoints."""
+    minutes: float | None = 10.0
+    """Minutes after which one is written in between: what a machine that dies costs, at most; None: by steps alone."""
+    keep: int = 3
+    """Checkpoints kept, the newest."""
+    milestones: int | None = None
+    """Steps between checkpoints that are kept for ever, beside the newest."""
+
+    def __post_init__(self):
+        for field in ("every", "keep", "milestones"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"--checkpoint.{field} {value}: use 1 or more")
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"--checkpoint.minutes {self.minutes:g}: use more than 0, or None to go by steps alone")
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """What of a run's numbers is watched, without changing them."""
+
+    norms: int | None = None
+    """Steps between records of the norms of weights, gradient and update by layer; None: none. Such a step takes twice its
+    time."""
+    spike: float | None = None
+    """The run ends when loss or norm of the gradient exceed so many times their median, or are not finite, for PATIENCE steps
+    in a row; None: never."""
+    patience: int = 5
+    """Steps in a row that make a spike."""
+
+    def __post_init__(self):
+        for field in ("norms", "patience"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"--health.{field} {value}: use 1 or more")
+        if self.spike is not None and not self.spike > 1:
+            raise ValueError(f"--health.spike {self.spike:g}: use more than 1, which is the median itself")
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
     """How the devices share the work."""
 
@@ -199,10 +243,10 @@ class Config:
     """Steps between records of metrics."""
     sample_every: int = 1000
     """Steps between pictures of samples."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints."""
-    keep: int = 3
-    """Checkpoints kept, the newest."""
+    checkpoint: Checkpointing = Checkpointing()
+    """When the state is written, and how long it is kept."""
+    health: Health = Health()
+    """What of the run's numbers is watched."""
     figures: Figures = Figures()
     """What is measured and drawn during the run."""
     quality: Quality = Quality()
@@ -213,11 +257,13 @@ class Config:
     """Log to Weights & Biases too."""
     dry_run: bool = False
     """Print the settings and what they cost, and do nothing."""
+    replay: int | None = None
+    """Compute this step of the run again from the checkpoint before it, print its layers, and write nothing."""
 
     def __post_init__(self):
-        for field in ("steps", "batch", "accumulate", "log_every", "sample_every", "checkpoint_every", "keep"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field.replace('_', '-')} {getattr(self, field)}: use 1 or more")
+        for field in ("steps", "batch", "accumulate", "log_every", "sample_every", "replay"):
+            if (value := getattr(self, field)) is not None and value < 1:
+                raise ValueError(f"--{field.replace('_', '-')} {value}: use 1 or more")
         for field in ("seed", "workers"):
             if getattr(self, field) < 0:
                 raise ValueError(f"--{field} {getattr(self, field)}: use 0 or more")

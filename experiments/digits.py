@@ -10,7 +10,7 @@ The same command again continues. Expected on two cores: see the README's table.
 import numpy as np
 
 from common import main
-from config import Config, Quality
+from config import Checkpointing, Config, Quality
 from eqx_shortcut.data import Digits, Images
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Shortcut
@@ -25,7 +25,7 @@ DEFAULT = Config(
     batch=64,
     ema_decay=0.95,
     sample_every=500,
-    checkpoint_every=500,
+    checkpoint=Checkpointing(every=500),
     quality=Quality(count=1400),
 )
 

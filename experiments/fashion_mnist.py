@@ -10,7 +10,7 @@ The default is meant for a GPU (not measured there).
 import dataclasses
 
 from common import main
-from config import Config, Quality
+from config import Checkpointing, Config, Quality
 from eqx_shortcut.data import FashionMNIST
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Shortcut
@@ -25,7 +25,7 @@ DEFAULT = Config(
     batch=128,
     ema_decay=0.999,
     sample_every=2500,
-    checkpoint_every=2500,
+    checkpoint=Checkpointing(every=2500),
 )
 QUICK = dataclasses.replace(
     DEFAULT,
@@ -36,7 +36,7 @@ QUICK = dataclasses.replace(
     batch=64,
     ema_decay=0.95,
     sample_every=500,
-    checkpoint_every=500,
+    checkpoint=Checkpointing(every=500),
     quality=Quality(steps=(1, 2, 4, 8, 32), count=2000),
 )
 PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some ten minutes on two CPU cores.", QUICK)}

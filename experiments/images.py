@@ -14,6 +14,7 @@ import dataclasses
 
 import celeba
 from common import main
+from config import Checkpointing
 from eqx_shortcut.models.dit import preset
 
 DEFAULT = dataclasses.replace(
@@ -22,7 +23,7 @@ DEFAULT = dataclasses.replace(
     steps=100_000,
     unconditional=False,
     sample_every=5000,
-    checkpoint_every=5000,
+    checkpoint=Checkpointing(every=5000),
 )
 PRESETS = {
     "default": ("DiT-S/2 for 100,000 steps.", DEFAULT),

@@ -19,21 +19,25 @@ from encoding import identity
 from eqx_shortcut import distributed, figures, log, settings, sharding, storage
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
-from eqx_shortcut.train import TrainState, every, fit, init_state, make_step
+from eqx_shortcut.data.pipeline import Batches
+from eqx_shortcut.train import Step, TrainState, every, fit, init_state, make_step
 from eqx_shortcut.trained import Trained
 from eqx_shortcut.types import Metrics
 from examples import Data, open_data
 from judging import Measures, judge_samples, table
 from monitoring import Monitor
 from places import cache_home
+from saving import Saver, Tolerance, tolerant
 from start import check_start, start
+from watching import Norms, SpikeWatch
 
+# `checkpoint_every` and `keep` are what earlier versions called two of `checkpoint`.
 MAY_CHANGE = (
-    "version steps log_every sample_every checkpoint_every keep figures quality mesh accumulate tensorboard wandb workers vae "
-    "cache encode_batch"
+    "version steps log_every sample_every checkpoint checkpoint_every keep health figures quality mesh accumulate tensorboard "
+    "wandb workers vae cache encode_batch"
 ).split()
 
-UNRECORDED = ("kind", "runs", "name", "processes", "dry_run")
+UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay")
 
 
 class Interrupted(Exception):
@@ -91,6 +95,9 @@ def draw_records(folder: pathlib.Path) -> list[str]:
     if any(name.startswith("distance/") for record in records for name in record):
         figures.metric_plot(records, "distance", folder / "distances.png", measure="pixel Frechet distance")
         drawn.append("distances.png")
+    if norms := log.read_lines(folder / "norms.jsonl"):
+        figures.norms_plot(norms, folder / "norms.png")
+        drawn.append("norms.png")
     return drawn
 
 
@@ -207,8 +214,9 @@ def train_network(
 ) -> Trained:
     """The run's training, from its newest whole checkpoint to its last step."""
     rows = data.rows
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep, config=record)
-    loader = batches(rows, config.batch, seed=config.seed, sharding=sharding.batch_sharding(mesh), workers=config.workers)
+    keep, milestones = config.checkpoint.keep, config.checkpoint.milestones
+    checkpoints = Checkpoints(folder / "checkpoints", keep=keep, milestones=milestones, config=record)
+    loader = open_loader(config, data, mesh)
     restored = checkpoints.restore(state)
     if restored is not None:
         state, position, notes = restored
@@ -219,27 +227,20 @@ def train_network(
         print(f"{folder}: continuing after step {int(state.step)}")
     else:
         print(f"{folder}: {parameter_count(state):,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(mesh)}")
-    step = make_step(
-        config.objective,
-        config.optimizer.build(config.steps),
-        prepare=prepare(rows, mirror=data.mirror, labelled=not config.unconditional),
-        ema_decay=config.ema_decay,
-        steps=config.steps,
-        accumulate=config.accumulate,
-        shardings=lambda state: sharding.lay_out(state, mesh),
-    )
-    recording = Recorder(folder, config, record, start=int(state.step))
-    with contextlib.closing(loader), recording as recorder, distributed.signals() as asked_to_stop:
+    step, start = training_step(config, data, mesh), int(state.step)
+    norms, recording = Norms(folder, config, data, mesh, start=start), Recorder(folder, config, record, start=start)
+    spikes, until = SpikeWatch(folder, config, record, checkpoints, loader.get_state), config.steps
+    with contextlib.closing(loader), contextlib.closing(norms), recording as recorder, distributed.signals() as asked_to_stop:
 
-        def save(number: int, state: TrainState, metrics: Metrics) -> None:
+        def keep_records() -> None:
             recorder.keep()
-            checkpoints.save(state, loader.get_state(), wait=number == config.steps)
+            norms.keep()
+
+        save = Saver(checkpoints, loader.get_state, config.checkpoint, until=until, keep=keep_records, sound=spikes.sound)
 
         def stop_if_asked(number: int, state: TrainState, metrics: Metrics) -> None:
             if (number_of_signal := asked_to_stop(number)) is not None:
-                recorder.keep()
-                checkpoints.save(state, loader.get_state())
-                checkpoints.close()
+                save.last(state)
                 name = signal.Signals(number_of_signal).name
                 raise Interrupted(
                     number_of_signal, f"stopped by {name} after step {number}, checkpoint written: the same command continues"
@@ -253,14 +254,35 @@ def train_network(
 
         events = (
             recorder,
-            every(config.sample_every, config.steps, draw),
-            every(config.figures.every or config.sample_every, config.steps, watch),
-            every(config.checkpoint_every, config.steps, save),
+            norms,
+            tolerant(every(config.sample_every, until, draw), f"pictures to {folder}"),
+            tolerant(every(config.figures.every or config.sample_every, until, watch), f"pictures to {folder}"),
+            spikes,
+            save,
             stop_if_asked,
         )
-        state = fit(step, state, loader, until=config.steps, events=events)
+        state = fit(norms.watching(step), state, loader, until=until, events=events)
     checkpoints.close()
     return trained(config, data.train, state)
+
+
+def open_loader(config: Config, data: Data, mesh: jax.sharding.Mesh) -> Batches:
+    """The batches that the run trains on."""
+    layout = sharding.batch_sharding(mesh)
+    return batches(data.rows, config.batch, seed=config.seed, sharding=layout, workers=config.workers)
+
+
+def training_step(config: Config, data: Data, mesh: jax.sharding.Mesh) -> Step:
+    """The step of the run, of states and batches on this mesh."""
+    return make_step(
+        config.objective,
+        config.optimizer.build(config.steps),
+        prepare=prepare(data.rows, mirror=data.mirror, labelled=not config.unconditional),
+        ema_decay=config.ema_decay,
+        steps=config.steps,
+        accumulate=config.accumulate,
+        shardings=lambda state: sharding.lay_out(state, mesh),
+    )
 
 
 def trained(config: Config, train: Rows, state: TrainState) -> Trained:
@@ -301,6 +323,7 @@ class Recorder:
         self._last: tuple[int, Metrics] | None = None
         self._pending: tuple[int, Metrics] | None = None
         self._added: log.Values = {}
+        self._tolerated = Tolerance(f"metrics to {folder}")
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         self.flush()
@@ -315,28 +338,30 @@ class Recorder:
         if values:
             self._pending = self._last
             self._added |= values
-        for logger in self._loggers:
-            for name, path in pictures.items():
-                logger.write_image(self._last[0], name, path)
+        with self._tolerated():
+            for logger in self._loggers:
+                for name, path in pictures.items():
+                    logger.write_image(self._last[0], name, path)
 
     def flush(self) -> None:
         """Writes what is waiting to be written."""
         if self._pending is None:
             return
-        step, metrics = self._pending
+        (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in metrics.items()} | {"lr": float(np.asarray(self._rate(step - 1)))}
         values, self._added = values | self._added, {}
-        for logger in self._loggers:
-            logger.write(step, values)
+        with self._tolerated():
+            for logger in self._loggers:
+                logger.write(step, values)
         speed = (self._bar.format_dict["rate"] or 0) * self._batch
         self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
-        self._pending = None
 
     def keep(self) -> None:
         """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
         self.flush()
-        for logger in self._loggers:
-            logger.flush()
+        with self._tolerated():
+            for logger in self._loggers:
+                logger.flush()
 
     def __enter__(self) -> "Recorder":
         return self
@@ -345,4 +370,5 @@ class Recorder:
         self.flush()
         self._bar.close()
         for logger in self._loggers:
-            logger.close()
+            with self._tolerated():
+                logger.close()

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from eqx_shortcut import sharding
-from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
+from eqx_shortcut.checkpoint import TMP_DIR_SUFFIX, CheckpointError, Checkpoints
 from eqx_shortcut.train import TrainState, init_state
 from object_store import Objects
 
@@ -100,6 +100,35 @@ def test_only_the_newest_are_kept(tmp_path):
     saved(tmp_path, *(state_at(n) for n in (5, 10, 15, 20)), keep=2)
     assert Checkpoints(tmp_path).steps() == [15, 20]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["15", "20"]
+
+
+def test_milestones_are_kept_beside_the_newest_and_over_a_new_start(tmp_path):
+    for steps in ((4, 6, 8, 10), (11, 12, 13)):
+        checkpoints = Checkpoints(tmp_path, keep=1, milestones=4)
+        for n in steps:
+            checkpoints.save(state_at(n), {"next_index": n})
+        checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [4, 8, 12, 13]
+    for before, step in ((14, 13), (13, 12), (9, 8), (8, 4)):
+        found = Checkpoints(tmp_path).restore(state_at(0, seed=5), before=before)
+        assert found is not None and found[1:] == ({"next_index": step}, [])
+        assert_same(found[0], state_at(step))
+    assert Checkpoints(tmp_path).restore(state_at(0), before=4) is None
+
+
+def test_a_look_at_an_earlier_step_leaves_a_damaged_checkpoint_where_it_is(copy):
+    truncate(copy / "20" / "ema")
+    found = Checkpoints(copy).restore(state_at(0), before=21)
+    assert found is not None and int(found[0].step) == 10 and "checkpoint 20" in found[2][0]
+    assert Checkpoints(copy).steps() == [10, 20]
+
+
+def test_what_a_killed_run_left_half_written_is_removed_with_the_next_checkpoint(copy):
+    torn = copy / f"30{TMP_DIR_SUFFIX}" / "online"
+    torn.mkdir(parents=True)
+    (torn / "part").write_bytes(b"?")
+    saved(copy, state_at(30))
+    assert sorted(path.name for path in copy.iterdir()) == ["10", "20", "30"]
 
 
 def test_the_newest_is_by_number_and_not_by_name(tmp_path):
@@ -269,35 +298,42 @@ from test_checkpoint import CheckpointError, Checkpoints, state_at
 
 states = state_at(30), state_at(40)
 for when in ("waiting", "at the next save", "at the end"):
-    checkpoints = Checkpoints(pathlib.Path(sys.argv[2]) / when)
+    checkpoints = Checkpoints(pathlib.Path(sys.argv[2]) / when, keep=2)
     # No file may grow past 4 KiB, as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
     try:
         checkpoints.save(states[0], {}, wait=when == "waiting")
         if when == "at the next save":
             checkpoints.save(states[1], {})
-        checkpoints.close()
+        checkpoints.settle()
     except CheckpointError as error:
         print(f"{when}: {error}")
+        print(f"{when}: {sorted(path.name for path in checkpoints.folder.iterdir())}")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    # There is room again: the same step can be saved, and the oldest makes way for it.
+    checkpoints.save(states[0], {"next_index": 30})
+    checkpoints.close()
 """
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_the_one_before_intact(two, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_leaves_nothing_but_the_one_before(two, tmp_path):
     cases = ("waiting", "at the next save", "at the end")
     for when in cases:
         shutil.copytree(two, tmp_path / when)
     # In a process of its own: the limit would cut off pytest's own output too, if that goes to a file.
     tests = str(pathlib.Path(__file__).parent)
     result = subprocess.run([sys.executable, "-c", FULL_DISK, tests, str(tmp_path)], capture_output=True, text=True)
-    sentences = dict(line.split(": ", 1) for line in result.stdout.splitlines())
-    assert tuple(sentences) == cases, result.stderr
+    lines = [line.split(": ", 1) for line in result.stdout.splitlines()]
+    sentences, left = dict(lines[::2]), dict(lines[1::2])
+    assert tuple(sentences) == tuple(left) == cases, result.stderr
+    assert set(left.values()) == {"['10', '20']"}
     for when, sentence in sentences.items():
         assert f"could not write a checkpoint to {tmp_path / when}" in sentence
         assert "checkpoint 20 is intact" in sentence and "free space on the disk" in sentence
+        assert Checkpoints(tmp_path / when).steps() == [20, 30]
         found = restored(tmp_path / when)
-        assert found is not None and found[2] == []
-        assert_same(found[0], state_at(20))
+        assert found is not None and found[1:] == ({"next_index": 30}, [])
+        assert_same(found[0], state_at(30))
 
 
 def uploaded(folder: pathlib.Path, store: Objects, name: str) -> str:

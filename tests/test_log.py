@@ -72,6 +72,26 @@ def test_a_last_line_cut_short_is_left_out(tmp_path, cut):
     assert path.read_bytes() == undisturbed.read_bytes()
 
 
+def test_what_a_full_disk_did_not_take_is_written_when_there_is_room(tmp_path):
+    path, undisturbed = tmp_path / "metrics.jsonl", tmp_path / "undisturbed.jsonl"
+    log = JsonLines(path, start=0)
+    log.write(1, {"loss": 1.0})
+    room, log._file = log._file, io.FileIO("/dev/full", "w")
+    for step in (2, 3):
+        with pytest.raises(OSError, match="No space left"):
+            log.write(step, {"loss": 1.0})
+    assert [line["step"] for line in read_lines(path)] == [1]
+    log._file.close()
+    log._file = room
+    log.write(4, {"loss": 1.0})
+    log.close()
+    whole = JsonLines(undisturbed, start=0)
+    for step in range(1, 5):
+        whole.write(step, {"loss": 1.0})
+    whole.close()
+    assert path.read_bytes() == undisturbed.read_bytes()
+
+
 def test_records_in_an_object_store_are_there_after_a_flush(store):
     """It appends nothing: the file is written anew, and what was not flushed before a crash is not there."""
     path = storage.as_path("gs://bucket/log/metrics.jsonl")

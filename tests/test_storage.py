@@ -91,3 +91,16 @@ def test_what_others_write_is_seen(store: Objects):
     store["bucket/shared/1/b"] = b"", 1
     assert [path.name for path in storage.files(folder)] == ["a", "b"]
     assert sorted(path.name for path in folder.glob("*")) == ["1"]
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(path, data):
+        with path.open("wb") as file:
+            file.write(data[:2])
+        raise OSError("No space left on device")
+
+    storage.write(tmp_path / "a.txt", "before")
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.write(tmp_path / "a.txt", "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "before"

@@ -80,7 +80,7 @@ def test_a_mesh_of_nothing_is_refused(field):
 def test_a_run_continues_on_another_mesh(tmp_path):
     """FSDP on 8 devices, then data parallel with tensor parallelism, against one mesh throughout: the same losses."""
     tiny = "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --objective.steps 4".split()
-    more = "--checkpoint-every 2 --log-every 1 --figures.batches 0 --sample-every 100 --quality.steps".split()
+    more = "--checkpoint.every 2 --log-every 1 --figures.batches 0 --sample-every 100 --quality.steps".split()
     losses = []
     for name, meshes in (("one", ["--mesh.data 8"] * 2), ("two", ["--mesh.fsdp 8", "--mesh.data 4 --mesh.tensor 2"])):
         for steps, mesh in zip(("2", "4"), meshes, strict=True):

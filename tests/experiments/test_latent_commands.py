@@ -34,7 +34,7 @@ from eqx_shortcut.optimizer import AdamW
 COUNT, SIDE, SHARD = 24, 8, 8
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --encode-batch 8 --steps 4 "
-    "--checkpoint-every 2 --sample-every 4 --log-every 1 --objective.steps 4 --optimizer.warmup 0 "
+    "--checkpoint.every 2 --sample-every 4 --log-every 1 --objective.steps 4 --optimizer.warmup 0 "
     "--figures.batches 0"
 ).split()
 

@@ -22,7 +22,7 @@ from eqx_shortcut.train import TrainState, init_state
 STEPS, EVERY = 6, 3
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --quality.count 16 "
-    f"--quality.steps 1 2 --steps {STEPS} --checkpoint-every {EVERY} --sample-every 1000 --log-every 1 "
+    f"--quality.steps 1 2 --steps {STEPS} --checkpoint.every {EVERY} --sample-every 1000 --log-every 1 "
     "--figures.batches 0"
 ).split()
 FOUR = ["--objective.steps", "4"]

@@ -14,8 +14,8 @@ from eqx_shortcut.data.pairs import read_pairs
 from object_store import Objects
 
 NETWORK = "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --log-every 1".split()
-DIGITS = [*NETWORK, *"--steps 4 --checkpoint-every 2 --sample-every 2 --quality.count 16 --quality.steps 1".split()]
-LATENTS = [*NETWORK, *"--steps 2 --checkpoint-every 2 --sample-every 2 --optimizer.warmup 0".split()]
+DIGITS = [*NETWORK, *"--steps 4 --checkpoint.every 2 --sample-every 2 --quality.count 16 --quality.steps 1".split()]
+LATENTS = [*NETWORK, *"--steps 2 --checkpoint.every 2 --sample-every 2 --optimizer.warmup 0".split()]
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from judging import Measures
 STEPS, EVERY = 4, 2
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --quality.steps --log-every 3 "
-    f"--steps {STEPS} --checkpoint-every {EVERY} --sample-every {STEPS} --objective.steps 4 --objective.bootstrap-every 2"
+    f"--steps {STEPS} --checkpoint.every {EVERY} --sample-every {STEPS} --objective.steps 4 --objective.bootstrap-every 2"
 ).split()
 WATCHED = f"--figures.every {EVERY} --figures.batches 2 --figures.guidance 2 --figures.count 16 --figures.steps 1 4".split()
 

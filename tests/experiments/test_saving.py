@@ -1,0 +1,211 @@
+"""When a checkpoint is due, and a run that goes on where one, or a record, cannot be written."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from config import Checkpointing, Config, Health
+from digits import DEFAULT
+from eqx_shortcut import settings
+from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
+from eqx_shortcut.objectives import Networks
+from eqx_shortcut.train import Diverged, TrainState
+from running import MAY_CHANGE, UNRECORDED, check_record
+from saving import Saver, Tolerance, due, tolerant
+from watching import SpikeWatch
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        (Checkpointing(every=4), [4, 8, 10]),
+        (Checkpointing(every=4, milestones=3), [3, 4, 6, 8, 9, 10]),
+        (Checkpointing(every=100, minutes=None), [10]),
+    ],
+)
+def test_a_checkpoint_is_due_by_steps_and_after_the_last(when, expected):
+    assert [step for step in range(1, 11) if due(when, step, 10, minutes=0.0)] == expected
+
+
+def test_a_checkpoint_is_due_once_its_minutes_are_over():
+    when = Checkpointing(every=1000, minutes=2.5)
+    assert [due(when, 1, 1000, minutes=minutes) for minutes in (0, 2.4, 2.5, 9)] == [False, False, True, True]
+    assert not due(dataclasses.replace(when, minutes=None), 1, 1000, minutes=1e9)
+
+
+@dataclasses.dataclass
+class Disk:
+    """Checkpoints that cannot be written while it is `full`, which shows when they are settled, or at once."""
+
+    full: bool = False
+    late: bool = False
+    tried: list = dataclasses.field(default_factory=list)
+    there: list = dataclasses.field(default_factory=list)
+    pending: int | None = None
+    busy: bool = False
+
+    def save(self, state, position, *, wait=False):
+        self.tried.append(state.step)
+        if self.full and not self.late:
+            raise CheckpointError(f"no room for {state.step}")
+        self.pending = state.step
+        if wait:
+            self.settle()
+
+    def settle(self):
+        step, self.pending = self.pending, None
+        if step is not None and self.full:
+            raise CheckpointError(f"no room for {step}")
+        self.there += [] if step is None else [step]
+
+
+def trained(saver: Saver, until: int, each=lambda step: None) -> None:
+    for step in range(1, until + 1):
+        each(step)
+        saver(step, types.SimpleNamespace(step=step), {})  # pyright: ignore[reportArgumentType]
+
+
+def saver(disk: Disk, when: Checkpointing, until: int, **more) -> Saver:
+    return Saver(disk, dict, when, until=until, keep=lambda: None, **more)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_full_disk_is_a_warning_each_time_and_the_next_checkpoint_is_tried_when_it_is_due(late, capsys):
+    disk = Disk(late=late)
+
+    def fill(step):
+        disk.full = 4 <= step <= 9
+
+    trained(saver(disk, Checkpointing(every=2), 10), 10, fill)
+    assert disk.tried == [2, 4, 6, 8, 10] and disk.there == [2, 10]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in lines] == [f"warning: no room for {n}" for n in (4, 6, 8)]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_full_disk_at_the_last_step_is_an_error(late):
+    disk = Disk(full=True, late=late)
+    with pytest.raises(CheckpointError, match="no room for 3"):
+        trained(saver(disk, Checkpointing(every=2), 3), 3)
+    assert disk.tried == [2, 3]
+
+
+def test_after_a_failure_the_minutes_count_anew():
+    """Else a full disk would be tried at every step."""
+    disk, now = Disk(full=True), [0.0]
+
+    def pass_time(step):
+        now[0] += 60
+
+    with pytest.raises(CheckpointError):
+        trained(saver(disk, Checkpointing(every=100, minutes=3), 10, clock=lambda: now[0]), 10, pass_time)
+    assert disk.tried == [3, 6, 9, 10]
+
+
+def test_a_checkpoint_waits_until_the_state_is_sound():
+    disk, sound = Disk(), [True]
+
+    def spoil(step):
+        sound[0] = step not in (4, 5, 6)
+
+    trained(saver(disk, Checkpointing(every=4), 9, sound=lambda: sound[0]), 9, spoil)
+    assert disk.tried == [7, 8, 9]
+
+
+def test_a_record_that_cannot_be_written_is_one_warning_until_it_can_be_again(capsys):
+    tolerance = Tolerance("metrics to RUN")
+    for full in (False, True, True, False, True):
+        with tolerance():
+            if full:
+                raise OSError(28, "No space left on device")
+    line = "warning: could not write metrics to RUN (No space left on device): free space on the disk; training goes on"
+    assert capsys.readouterr().err.splitlines() == [line] * 2
+
+
+def test_only_what_cannot_be_written_is_tolerated():
+    def broken(step, state, metrics):
+        raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        tolerant(broken, "pictures")(1, None, {})  # pyright: ignore[reportArgumentType]
+
+
+# With checkpoints on a disk
+
+
+def state_at(step: int) -> TrainState:
+    weights, zero = {"w": jnp.full(3, float(step))}, jnp.int32(0)
+    return TrainState(jnp.int32(step), jax.random.key(0), Networks(weights, weights), {"count": zero}, zero, zero)
+
+
+def test_a_signal_right_after_a_checkpoint_writes_no_other_and_is_no_error(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    save = Saver(checkpoints, dict, Checkpointing(every=2), until=9, keep=lambda: None)
+    for step in (1, 2):
+        save(step, state_at(step), {})
+    save.last(state_at(2))
+    checkpoints.close()
+    assert checkpoints.steps() == [2]
+
+
+def test_a_spike_ends_a_run_with_its_state_beside_it_and_says_what_to_do(tmp_path):
+    config = dataclasses.replace(DEFAULT, health=Health(spike=4, patience=3))
+    checkpoints, record = Checkpoints(tmp_path / "checkpoints"), {"experiment": "digits"}
+    checkpoints.save(state_at(20), {}, wait=True)
+    watch = SpikeWatch(tmp_path, config, record, checkpoints, lambda: {"next_index": 34})
+    with pytest.raises(Diverged) as caught:
+        for step in range(1, 100):
+            assert watch.sound() == (step < 33)
+            high = jnp.float32(9.0 if step >= 31 else 1.0)
+            watch(step, state_at(step), {"loss": high, "grad_norm": high})
+    assert str(caught.value) == (
+        "loss was 9, more than 4 times its median 1, and out of bounds since step 31 (seen at step 33); checkpoint 20 is the "
+        f"newest from before, the state after step 34 is in {tmp_path / 'spike'}: the same command with --replay 31 shows the "
+        "layers of that step, with --health.spike None it goes on through it"
+    )
+    assert settings.read(tmp_path / "spike" / "config.json") == record
+    evidence = Checkpoints(tmp_path / "spike" / "checkpoints").restore(state_at(0))
+    assert evidence is not None and evidence[1] == {"next_index": 34} and float(evidence[0].networks.online["w"][0]) == 34
+    assert checkpoints.steps() == [20]
+
+
+def test_spikes_are_not_looked_for_unless_asked():
+    watch = SpikeWatch(None, DEFAULT, {}, None, dict)  # pyright: ignore[reportArgumentType]
+    for step in range(1, 60):
+        watch(step, state_at(step), {"loss": jnp.float32(np.nan), "grad_norm": jnp.float32(1e30)})
+    assert watch.sound()
+
+
+# Settings
+
+
+def test_a_run_of_an_earlier_version_with_its_own_names_continues(tmp_path):
+    record = {key: value for key, value in settings.dump(DEFAULT).items() if key not in UNRECORDED}
+    old = {key: value for key, value in record.items() if key not in ("checkpoint", "health")}
+    (tmp_path / "config.json").write_text(settings.json.dumps(old | {"checkpoint_every": 500, "keep": 3}))
+    check_record(tmp_path, record)
+    with pytest.raises(ValueError, match="batch is 1, there it is 64"):
+        check_record(tmp_path, record | {"batch": 1})
+    assert {"checkpoint", "health"} <= set(MAY_CHANGE) and "replay" not in record
+    assert settings.parse(settings.dump(DEFAULT)) == DEFAULT and isinstance(DEFAULT, Config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        (Checkpointing, {"every": 0}, "--checkpoint.every 0: use 1 or more"),
+        (Checkpointing, {"keep": 0}, "--checkpoint.keep 0: use 1 or more"),
+        (Checkpointing, {"milestones": 0}, "--checkpoint.milestones 0: use 1 or more"),
+        (Checkpointing, {"minutes": 0.0}, "--checkpoint.minutes 0: use more than 0, or None to go by steps alone"),
+        (Health, {"norms": 0}, "--health.norms 0: use 1 or more"),
+        (Health, {"patience": 0}, "--health.patience 0: use 1 or more"),
+        (Health, {"spike": 1.0}, "--health.spike 1: use more than 1, which is the median itself"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(kind, change, words):
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        kind(**change)
