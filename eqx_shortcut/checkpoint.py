@@ -111,7 +111,7 @@ class Checkpoints:
                 names = _items(like)
                 with distributed.together():
                     if distributed.first():
-                        self._verify(step, [*names, "data"])
+                        self._verify(step)
                 wanted = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in names.items()}
                 got = self._manager.restore(step, args=ocp.args.Composite(**wanted, data=ocp.args.JsonRestore()))
             except Exception as error:  # whatever reading a damaged file raises, an older checkpoint may be whole
@@ -190,16 +190,22 @@ class Checkpoints:
         # its name has its hashes. In an object store the folder has its name already, and gets its mark next.
         for folder in self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}"):
             if not _whole(folder):
-                items = [path.name for path in folder.iterdir() if path.is_dir()]
-                storage.write(folder / MANIFEST, json.dumps(_hashes(folder, items), indent=1))
+                storage.write(folder / MANIFEST, json.dumps(_hashes(folder, _folders(folder)), indent=1))
 
-    def _verify(self, step: int, items: Iterable[str]) -> None:
+    def _verify(self, step: int, items: Iterable[str] | None = None) -> None:
+        """Raises CheckpointError unless the files of these items, or of all, are those that were written."""
         folder = self.folder / str(step)
-        written, found = json.loads((folder / MANIFEST).read_text()), _hashes(folder, items)
-        for name in (name for name in written if name.split("/")[0] in items):
+        written = json.loads((folder / MANIFEST).read_text())
+        if items is None:
+            items = {name.split("/")[0] for name in written} | _folders(folder)
+        found = _hashes(folder, items)
+        expected = {name: digest for name, digest in written.items() if name.split("/")[0] in items}
+        for name in sorted(found.keys() | expected.keys()):
             if name not in found:
                 raise CheckpointError(f"file {name} is missing")
-            if found[name] != written[name]:
+            if name not in expected:
+                raise CheckpointError(f"file {name} has been added since it was written")
+            if found[name] != expected[name]:
                 raise CheckpointError(f"file {name} has changed since it was written")
 
 
@@ -235,6 +241,10 @@ def _abstract(tree: PyTree) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(describe, tree)
+
+
+def _folders(folder: storage.Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_dir()}
 
 
 def _hashes(folder: storage.Path, items: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -55,6 +56,8 @@ class JsonLines:
         self._write_left()
         if isinstance(self._file, io.BytesIO):
             storage.write(self._path, self._file.getvalue())
+        else:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         try:

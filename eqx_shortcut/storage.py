@@ -62,12 +62,14 @@ def exists(path: Path) -> bool:
 
 
 def write(path: Path, data: bytes | str) -> None:
-    """Writes a file that is whole if it bears its name, whatever stops the writing."""
+    """Writes a file that is whole if it bears its name, whatever stops the writing, a loss of power too."""
     raw = data.encode() if isinstance(data, str) else data
     if not is_remote(path):
         draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # of this process alone
         try:
             draft.write_bytes(raw)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())  # else the name may reach the disk before what it names
             draft.replace(path)
         finally:  # on a full disk, or when it is interrupted, a part of it
             draft.unlink(missing_ok=True)

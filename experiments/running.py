@@ -16,7 +16,7 @@ import eqx_shortcut
 from config import Config, Judge
 from devices import chosen_mesh, in_words
 from encoding import identity
-from eqx_shortcut import distributed, figures, log, settings, sharding, storage
+from eqx_shortcut import distributed, figures, log, programs, settings, sharding, storage
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.data.pipeline import Batches
@@ -52,7 +52,7 @@ def run(experiment: str, config: Config, judge: Judge | None) -> None:
     """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps, if asked for."""
     use_compilation_cache()
     mesh = chosen_mesh(config)
-    with jax.set_mesh(mesh):
+    with programs.compiled_anew(mesh), jax.set_mesh(mesh):
         run_on(mesh, experiment, config, judge)
 
 

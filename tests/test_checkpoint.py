@@ -1,10 +1,11 @@
 """Checkpoints: what is read is what was saved, to the bit, or the checkpoint is refused by name."""
 
+import contextlib
 import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import equinox as eqx
 import jax
@@ -195,23 +196,26 @@ def files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def truncate(item: pathlib.Path) -> None:
-    path = files(item)[-1]
+def truncate(path: pathlib.Path) -> None:
+    """A file, or the largest of an item."""
+    path = path if path.is_file() else files(path)[-1]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip(item: pathlib.Path) -> None:
-    path = files(item)[-1]
+def flip(path: pathlib.Path, place: float = 0.5) -> None:
+    """One bit of a file, or of the largest of an item."""
+    path = path if path.is_file() else files(path)[-1]
     raw = bytearray(path.read_bytes())
-    raw[len(raw) // 2] ^= 1
+    raw[int(len(raw) * place)] ^= 1
     path.write_bytes(bytes(raw))
 
 
+ITEMS = ("online", "ema", "optimizer", "loop", "data", "config")
 DAMAGE = {"removed": shutil.rmtree, "truncated": truncate, "flipped": flip}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-@pytest.mark.parametrize("item", ["online", "ema", "optimizer", "loop", "data"])
+@pytest.mark.parametrize("item", ITEMS)
 def test_a_damaged_item_is_named_and_the_checkpoint_before_is_used(copy, item, damage):
     DAMAGE[damage](copy / "20" / item)
     found = restored(copy)
@@ -221,6 +225,83 @@ def test_a_damaged_item_is_named_and_the_checkpoint_before_is_used(copy, item, d
     assert position == {"next_index": 10}
     assert f"checkpoint 20 in {copy} is damaged" in note and f"file {item}/" in note
     assert ("is missing" if damage == "removed" else "has changed") in note
+
+
+@contextlib.contextmanager
+def as_it_was(path: pathlib.Path) -> Iterator[None]:
+    """A file afterwards."""
+    raw = path.read_bytes()
+    yield
+    path.write_bytes(raw)
+
+
+OF_ORBAX = ("_CHECKPOINT_METADATA", "commit_success.txt")
+"""Files beside the items, which Orbax writes after the hashes, and from which nothing of a state is read."""
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, pathlib.Path.unlink])
+def test_whatever_happens_to_any_file_is_seen_and_named(copy, damage):
+    """With no other checkpoint to go on from, so that each is a refusal."""
+    shutil.rmtree(copy / "10")
+    checkpoints, like = Checkpoints(copy), state_at(0)
+    every = [path for path in files(copy / "20") if path.name not in OF_ORBAX or path.parent.name != "20"]
+    assert {path.relative_to(copy / "20").parts[0] for path in every} == set(ITEMS) | {"manifest.json"} and len(every) > 40
+    for path in every:
+        with as_it_was(path):
+            damage(path)
+            with pytest.raises(CheckpointError, match=f"checkpoint 20 in {copy} is damaged") as caught:
+                checkpoints.restore(like)
+        if path.name != "manifest.json":
+            assert f"file {path.relative_to(copy / '20')} " in str(caught.value)
+    found = checkpoints.restore(like)
+    assert found is not None
+    assert_same(found[0], state_at(20))
+
+
+def test_a_bit_flipped_anywhere_in_the_hashes_is_seen(copy):
+    shutil.rmtree(copy / "10")
+    checkpoints, like, path = Checkpoints(copy), state_at(0), copy / "20" / "manifest.json"
+    for place in np.linspace(0, 1, 100, endpoint=False):
+        with as_it_was(path):
+            flip(path, place)
+            with pytest.raises(CheckpointError, match=r"checkpoint 20 .* is damaged"):
+                checkpoints.restore(like)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [truncate, flip, pathlib.Path.unlink])
+@pytest.mark.parametrize("name", OF_ORBAX)
+def test_what_orbax_adds_for_itself_is_not_needed(copy, name, damage):
+    damage(copy / "20" / name)
+    found = restored(copy)
+    assert found is not None and found[2] == []
+    assert_same(found[0], state_at(20))
+
+
+ADDED = {
+    "a file": lambda folder: (folder / "20" / "ema" / "d" / "0123").write_bytes(b"x"),
+    "an item": lambda folder: shutil.copytree(folder / "20" / "ema", folder / "20" / "more"),
+    "an empty folder": lambda folder: (folder / "30").mkdir(),
+    "a file with the name of a step": lambda folder: (folder / "30").write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("what", ADDED)
+def test_what_was_added_is_named_and_nothing_later_minds_it(copy, what):
+    ADDED[what](copy)
+    torn = 30 if (copy / "30").exists() else 20
+    checkpoints = Checkpoints(copy)
+    found = checkpoints.restore(state_at(0))
+    assert found is not None
+    state, _, (note,) = found
+    assert_same(state, state_at(torn - 10))
+    assert f"checkpoint {torn} in {copy} is damaged" in note and ("has been added" in note) == (torn == 20)
+    for step in (torn, 40):
+        checkpoints.save(state_at(step, seed=8), {})
+    checkpoints.close()
+    found = restored(copy)
+    assert found is not None and found[2] == []
+    assert_same(found[0], state_at(40, seed=8))
 
 
 @pytest.mark.parametrize("damage", [pathlib.Path.unlink, lambda path: path.write_bytes(b""), lambda path: path.write_text("{")])

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import pathlib
 import re
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import Batch, samplers, sharding
+from eqx_shortcut import Batch, programs, samplers, sharding
+from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
-from eqx_shortcut.train import init_state, make_step, make_update
+from eqx_shortcut.train import Step, init_state, make_step, make_update
 
 CONFIG = DiTConfig(hidden=16, depth=2, heads=2, patch=2)
 SHAPE, CLASSES, STEPS = (4, 4, 1), 5, 5
@@ -50,20 +52,32 @@ def state_on(mesh: jax.sharding.Mesh) -> Any:
 
 
 @functools.cache
+def step_on(mesh: jax.sharding.Mesh) -> Step:
+    """One step of the training below, compiled once for a mesh."""
+    objective = Shortcut(steps=4, bootstrap_every=2)
+    shardings = lambda state: sharding.lay_out(state, mesh)  # noqa: E731
+    return make_step(objective, TX, prepare=prepare, ema_decay=0.9, steps=STEPS, shardings=shardings)
+
+
+def stepped(mesh: jax.sharding.Mesh, state: Any, images: jax.Array) -> tuple[Any, list[Any]]:
+    """State, and losses with gradient norms, after a step on each batch."""
+    seen = []
+    for x in images:
+        state, metrics = step_on(mesh)(state, jax.device_put((x, LABELS), sharding.batch_sharding(mesh)))
+        seen.append((metrics["loss"], metrics["grad_norm"]))
+    return state, jax.device_get(seen)
+
+
+@functools.cache
 def trained(*sizes: int) -> tuple[Any, list[Any], Any]:
     """State, losses with gradient norms, and samples after five steps on a mesh."""
     mesh = mesh_of(*sizes)
-    with jax.set_mesh(mesh):
-        state, seen = state_on(mesh), []
-        objective = Shortcut(steps=4, bootstrap_every=2)
-        shardings = lambda state: sharding.lay_out(state, mesh)  # noqa: E731
-        step = make_step(objective, TX, prepare=prepare, ema_decay=0.9, steps=STEPS, shardings=shardings)
-        for x in IMAGES:
-            state, metrics = step(state, jax.device_put((x, LABELS), sharding.batch_sharding(mesh)))
-            seen.append((metrics["loss"], metrics["grad_norm"]))
+    with programs.compiled_anew(mesh), jax.set_mesh(mesh):
+        state, seen = stepped(mesh, state_on(mesh), IMAGES)
         noise = jax.device_put(IMAGES[0], sharding.batch_sharding(mesh))
+        objective = Shortcut(steps=4, bootstrap_every=2)
         sampler = eqx.filter_jit(lambda network: samplers.euler(objective.sampling(network), noise, LABELS, steps=2))
-        return state, jax.device_get(seen), np.asarray(sampler(state.networks.ema))
+        return state, seen, np.asarray(sampler(state.networks.ema))
 
 
 @names
@@ -79,6 +93,36 @@ def test_losses_gradients_and_samples_are_those_of_one_device(name):
     wanted = jax.tree.leaves(sharding.layout(many[0], mesh_of(*MESHES[name])))
     arrays = jax.tree.leaves(eqx.filter(many[0], eqx.is_array))
     assert all(array.sharding.is_equivalent_to(w, array.ndim) for array, w in zip(arrays, wanted, strict=True))
+
+
+@pytest.fixture(scope="module")
+def halfway(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A checkpoint after two of the five steps, by 8 devices that share the weights."""
+    mesh, folder = mesh_of(1, 8, 1), tmp_path_factory.mktemp("halfway")
+    with programs.compiled_anew(mesh), jax.set_mesh(mesh):
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(stepped(mesh, state_on(mesh), IMAGES[:2])[0], {})
+        checkpoints.close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(1, 1, 1), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ((1, 1, 2), (2, 1, 1), (2, 2, 1), (1, 2, 2)))],
+)
+def test_a_checkpoint_of_shared_weights_goes_on_with_fewer_devices_and_another_mesh(halfway, sizes):
+    """To the losses, and the weights, of 8 devices throughout."""
+    mesh = mesh_of(*sizes)
+    with programs.compiled_anew(mesh), jax.set_mesh(mesh):
+        found = Checkpoints(halfway).restore(state_on(mesh))
+        assert found is not None
+        state, seen = stepped(mesh, found[0], IMAGES[2:])
+    whole = trained(1, 8, 1)
+    np.testing.assert_allclose(seen, whole[1][2:], rtol=1e-5)
+    networks = [jax.tree.leaves(eqx.filter(state.networks, eqx.is_array)) for state in (whole[0], state)]
+    for a, b in zip(*networks, strict=True):
+        assert len(b.devices()) == mesh.size
+        np.testing.assert_allclose(b, a, atol=1e-5)
 
 
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 1, 2), (1, 4, 2)])

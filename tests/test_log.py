@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import math
+import os
 
 import numpy as np
 import PIL.Image
@@ -49,6 +50,17 @@ def test_a_record_is_on_disk_as_soon_as_it_is_written(tmp_path):
     log.write(1, {"loss": 2.0})
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
     log.close()
+
+
+def test_records_are_on_the_disk_after_a_flush(tmp_path, monkeypatch):
+    """As the checkpoint is that follows: a loss of power leaves no gap before it."""
+    logger, synced = JsonLines(tmp_path / "m.jsonl", start=0), []
+    logger.write(1, {"loss": 1.0})
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((os.fstat(number).st_ino, os.fstat(number).st_size)))
+    logger.flush()
+    logger.close()
+    file = (tmp_path / "m.jsonl").stat()
+    assert (file.st_ino, file.st_size) in synced and file.st_size > 0
 
 
 @pytest.mark.parametrize("start", range(6))

@@ -1,6 +1,7 @@
 """Paths of disks and of an object store: told apart by their name, read and written alike."""
 
 import importlib.util
+import os
 import pathlib
 
 import pytest
@@ -46,6 +47,14 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(error, monkeypatch):
 def test_the_package_for_the_store_is_named_if_it_is_missing():
     with pytest.raises(storage.StorageError, match="ImportError: Please install gcsfs"):
         storage.exists(storage.as_path("gs://bucket/runs"))
+
+
+def test_what_a_name_stands_for_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    """A loss of power would leave an empty file under the name otherwise."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append((os.fstat(number).st_ino, os.fstat(number).st_size)))
+    storage.write(tmp_path / "a", "text")
+    assert synced == [((tmp_path / "a").stat().st_ino, 4)]
 
 
 def test_a_file_that_could_not_be_written_is_as_it_was(tmp_path, monkeypatch):

@@ -10,17 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 
-import equinox as eqx
-import jax
 import numpy as np
 import PIL.Image
 import pytest
 
-from commands import EXPERIMENTS, in_process, snapshot
+import kills
+from commands import EXPERIMENTS, final_state, in_process, numbers, snapshot, state_like
 from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.log import read_lines
-from eqx_shortcut.train import TrainState, init_state
 
 STEPS, EVERY = 60, 10
 TINY = (
@@ -72,26 +70,11 @@ def stopped(cwd: pathlib.Path, name: str, after: int, number: signal.Signals) ->
     return subprocess.CompletedProcess(line, run.returncode, out, err)
 
 
-def final_state(folder: pathlib.Path) -> tuple[list[np.ndarray], dict, list[str]]:
-    """Every number of the newest checkpoint's networks, optimizer and counters; the position in the data; the notes."""
-    record = settings.read(folder / "config.json")
-    network, optimizer = settings.parse(record["network"]), settings.parse(record["optimizer"])
-    shape, tx = tuple(record["shape"]), optimizer.build(record["steps"])
-    like = init_state(lambda key: network.build(shape, record["classes"], key=key), tx, jax.random.key(0))
-    checkpoints = Checkpoints(folder / "checkpoints")
-    found = checkpoints.restore(like)
-    checkpoints.close()
-    assert found is not None and isinstance(found[0], TrainState)
-    leaves = jax.tree.leaves(eqx.filter(found[0], eqx.is_array))
-    keys = [jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
-    return [np.array(jax.random.key_data(a) if k else a) for a, k in zip(leaves, keys, strict=True)], *found[1:]
-
-
 def assert_same_end(one: pathlib.Path, other: pathlib.Path) -> None:
     """Parameters, average, optimizer, key, counters, position, metrics and table are equal to the bit."""
-    (numbers, position, notes), (others, position_other, notes_other) = final_state(one), final_state(other)
+    (found, position, notes), (others, position_other, notes_other) = final_state(one), final_state(other)
     assert notes == notes_other == [] and position == position_other
-    for a, b in zip(numbers, others, strict=True):
+    for a, b in zip(found, others, strict=True):
         np.testing.assert_array_equal(a, b)
     for name in ("metrics.jsonl", "quality.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
@@ -142,7 +125,7 @@ def test_a_run_leaves_its_record_its_pictures_and_a_table(whole):
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [40, 50, 60]
 
 
-def test_a_run_stopped_three_ways_and_continued_ends_as_if_undisturbed(base, whole):
+def test_a_run_stopped_in_every_way_and_continued_ends_as_if_undisturbed(base, whole):
     name, folder = "stopped", base / "runs" / "digits" / "stopped"
     for number, after, code in ((signal.SIGINT, 7, 130), (signal.SIGTERM, 23, 143)):
         result = stopped(base, name, after, number)
@@ -152,6 +135,10 @@ def test_a_run_stopped_three_ways_and_continued_ends_as_if_undisturbed(base, who
         assert last == f"stopped by {number.name} after step {reached}, checkpoint written: the same command continues"
         assert after <= reached < STEPS and (folder / "checkpoints" / str(reached)).exists()
         assert read_lines(folder / "metrics.jsonl")[-1]["step"] == reached
+    # Killed between the hashes and the name of a checkpoint, as it reads rows ahead, and as it trains.
+    for place in ("all but the name", "reading rows"):
+        result = call(base, *kills.digits([*TINY, "--name", name], base / "rows.txt", kills.INSIDE[place]))
+        assert result.returncode == -signal.SIGKILL and "continuing after step" in result.stdout, result.stderr
     result = stopped(base, name, 44, signal.SIGKILL)
     assert result.returncode == -signal.SIGKILL and "continuing after step" in result.stdout
     result = digits(base, "--name", name)
@@ -182,6 +169,51 @@ def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_an
     note, continuing, *_ = result.stdout.splitlines()
     assert "checkpoint 60 in" in note and "file ema/" in note and note.endswith("continuing from the one before")
     assert continuing.endswith("continuing after step 50")
+    assert_same_end(copy, whole[0])
+
+
+def truncated(raw: bytes) -> bytes | None:
+    return raw[: len(raw) // 2]
+
+
+def flipped(raw: bytes) -> bytes | None:
+    at = len(raw) // 2
+    return raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
+
+
+def removed(raw: bytes) -> bytes | None:
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [truncated, flipped, removed])
+def test_damage_to_any_file_of_the_newest_checkpoint_is_named_and_the_one_before_used(base, whole, copy, damage):
+    """After the last of them, its hashes, by the command itself, which goes on to the end of an undisturbed run."""
+    like, folder = state_like(copy), copy / "checkpoints"
+    files = [path for path in sorted((folder / "60").rglob("*")) if path.is_file() and len(path.relative_to(folder).parts) > 2]
+    files.append(folder / "60" / "manifest.json")
+    assert len(files) > 40
+    shutil.copytree(folder / "60", base / "aside", dirs_exist_ok=True)
+    shutil.rmtree(folder / "60")
+    expected = final_state(copy)[0]
+
+    def damage_one(path: pathlib.Path) -> None:
+        shutil.copytree(base / "aside", folder / "60")
+        raw = damage(path.read_bytes())
+        path.unlink() if raw is None else path.write_bytes(raw)
+
+    for path in files:
+        damage_one(path)
+        found = Checkpoints(folder).restore(like)
+        assert found is not None and int(found[0].step) == 50 and found[1] == {"next_index": 50}
+        (note,) = found[2]
+        assert "checkpoint 60 in" in note and ("manifest" in path.name or f"file {path.relative_to(folder / '60')} " in note)
+        for a, b in zip(numbers(found[0]), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    damage_one(files[-1])
+    result = digits(base, "--name", copy.name)
+    assert result.returncode == 0, result.stderr
+    assert "checkpoint 60 in" in result.stdout and "continuing after step 50" in result.stdout
     assert_same_end(copy, whole[0])
 
 

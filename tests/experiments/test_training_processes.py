@@ -19,7 +19,7 @@ RUN = pathlib.Path("digits", "shortcut")
 
 
 def args(runs: pathlib.Path, steps: int, *more: str) -> list[str]:
-    return [*TINY, *OPTIMIZER, "--steps", str(steps), "--checkpoint-every", "2", "--runs", str(runs), *more]
+    return [*TINY, *OPTIMIZER, "--steps", str(steps), "--checkpoint.every", "2", "--runs", str(runs), *more]
 
 
 def alone(runs: pathlib.Path, steps: int, *more: str) -> list[dict[str, float]]:
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_all(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_one_stops_all_after_the_same_step(tmp_path, number):
-    job = start("digits", args(tmp_path, 1_000_000, "--keep", "100000", *PLAIN), (), ())
+    job = start("digits", args(tmp_path, 1_000_000, "--checkpoint.keep", "100000", *PLAIN), (), ())
     wait_for(tmp_path / RUN / "checkpoints" / "2", job)
     job[1].send_signal(number)
     found = finish(job)
