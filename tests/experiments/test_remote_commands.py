@@ -14,7 +14,10 @@ from eqx_shortcut.data.pairs import read_pairs
 from object_store import Objects
 
 NETWORK = "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --log-every 1".split()
-DIGITS = [*NETWORK, *"--steps 4 --checkpoint.every 2 --sample-every 2 --quality.count 16 --quality.steps 1".split()]
+DIGITS = [
+    *NETWORK,
+    *"--steps 4 --checkpoint.every 2 --sample-every 2 --figures.batches 0 --quality.count 16 --quality.steps 1".split(),
+]
 LATENTS = [*NETWORK, *"--steps 2 --checkpoint.every 2 --sample-every 2 --optimizer.warmup 0".split()]
 
 
@@ -45,7 +48,7 @@ def test_a_run_in_an_object_store_stops_continues_and_is_opened(store, tmp_path,
     whole = tmp_path / "runs" / "digits" / "shortcut"
     remote = (*DIGITS, "--runs", "gs://bucket/runs")
     with monkeypatch.context() as patch:
-        patch.setattr(running, "draw_samples", lambda *_: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(running.Monitor, "samples", lambda *_: signal.raise_signal(signal.SIGTERM) or {})
         said = done("digits", *remote, code=128 + signal.SIGTERM)
     assert "stopped by SIGTERM after step 2, checkpoint written" in said
     assert len(folder(store, "runs/digits/shortcut")["metrics.jsonl"].splitlines()) == 2
