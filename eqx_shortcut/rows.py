@@ -1,7 +1,10 @@
 """Per-example algebra: broadcasting a scalar a row, and splitting a batch without moving rows between devices."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
 
@@ -62,6 +65,24 @@ def where_rows(mask: Shaped[Array, " batch"], yes: PyTree, no: PyTree) -> PyTree
         return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(select, yes, no)
+
+
+def dealt(values: Shaped[np.ndarray, " batch"], groups: int) -> Shaped[np.ndarray, " batch"]:
+    """`values` dealt like cards to `groups` equal parts of the batch, one part after the other; one group leaves the order.
+
+    Each part, and so each device of a batch sharded over devices, gets its share of what stands first in `values`.
+    """
+    return values.reshape(-1, groups).T.reshape(-1)
+
+
+def parts(n: int, groups: int) -> int:
+    """The least multiple of `groups` such that no part of `n` rows lies on two devices of the mesh in use (`jax.set_mesh`).
+
+    It is `groups` without a mesh, or where the rows do not divide so.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    whole = math.lcm(groups, shape.get("data", 1) * shape.get("fsdp", 1))
+    return groups if n % whole else whole
 
 
 def check_divides(batch: int, every: int) -> None:

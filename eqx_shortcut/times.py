@@ -47,6 +47,14 @@ def finest_rows(n: int, steps: int, *, bias: bool = False) -> int:
     return (n // 2 if bias else n) // log2_steps(steps)
 
 
+def level_groups(n: int, steps: int) -> int:
+    """Of how many groups each can hold no more rows than there are levels: `n` over its largest divisor up to `log2(steps)`.
+
+    Dealt to so many groups, `n` rows have the finest level in the first of a group, or nowhere in it.
+    """
+    return n // max(k for k in range(1, log2_steps(steps) + 1) if n % k == 0)
+
+
 def stage(progress: Float[Array, ""], stages: int) -> Int[Array, ""]:
     """Which of so many equal intervals the share `progress` of training lies in: `floor(stages * progress)`, the last at 1."""
     # A few units in the last place up, so that step k n / stages of n is the first of stage k and not the last before it.

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import collectives
 from eqx_shortcut import sharding
 from eqx_shortcut.guidance import drop_condition, guided
 from eqx_shortcut.rows import rows
@@ -86,6 +87,31 @@ def test_conditions_of_any_structure(key):
 def test_missing_null_is_named(key, first):
     with pytest.raises(ValueError, match=r"guidance=3.0 needs `null`, the condition without its batch axis"):
         guided(field, 3.0, None, first=first)(*inputs(key))
+
+
+@pytest.mark.parametrize(("groups", "calls"), [(1, 12 + 4), (4, 12 + 4), (6, 12 + 6)])
+def test_of_rows_dealt_to_groups_the_first_dealt_are_guided(key, groups, calls):
+    """Row b of group a was dealt as number `b groups + a`; where 4 are not a multiple of the groups, more are evaluated."""
+    counted, (x, t, d, cond) = Counted(), inputs(key, 12)
+    found = guided(counted, 3.0, NULL, first=4, groups=groups)(x, t, d, cond)
+    u, u_null = field(x, t, d, cond), field(x, t, d, jnp.full_like(cond, NULL))
+    a, b = np.divmod(np.arange(12), 12 // groups)
+    first = (b * groups + a < 4)[:, None]
+    np.testing.assert_allclose(found, np.where(first, u_null + 3 * (u - u_null), u), atol=1e-6)
+    assert counted.calls == [calls]
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(64, 16), (16, 4)])
+def test_guiding_some_rows_of_a_sharded_batch_moves_nothing_between_devices(rows, groups):
+    """Neither where each device holds whole groups, nor where a group lies on two of them."""
+    mesh = sharding.make_mesh()
+    layout = sharding.batch_sharding(mesh)
+    arguments = jax.device_put(inputs(jax.random.key(0), rows), layout)
+    function = lambda *a: guided(field, 3.0, NULL, first=groups - 1, groups=groups)(*a)  # noqa: E731
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(function, in_shardings=layout, out_shardings=layout).lower(*arguments).compile()
+        assert not collectives.read(compiled.as_text() or "")
+        np.testing.assert_allclose(compiled(*arguments), function(*map(np.asarray, arguments)), atol=1e-6)
 
 
 def test_guiding_a_sharded_batch_moves_nothing_between_devices():

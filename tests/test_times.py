@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import times
+from eqx_shortcut.rows import dealt
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 128])
@@ -77,6 +78,14 @@ def test_finest_rows_stand_first(bias):
     assert first > 0
     assert np.all(levels[:first] == 4)
     assert np.all(levels[first:] < 4)
+
+
+@pytest.mark.parametrize(("n", "steps", "groups"), [(32, 128, 8), (4096, 128, 1024), (7, 128, 1), (56, 128, 8), (11, 32, 11)])
+def test_a_group_has_the_finest_level_first_or_nowhere(n, steps, groups):
+    assert times.level_groups(n, steps) == groups
+    levels = dealt(times.dyadic_levels(n, steps), groups).reshape(groups, -1)
+    finest = levels == levels.max()
+    assert not finest[:, 1:].any() and finest.sum() == times.finest_rows(n, steps)
 
 
 @pytest.mark.parametrize("steps", [2, 4, 128, 4096])

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, times
 from ..guidance import guided
-from ..rows import check_share, split_rows
+from ..rows import check_share, dealt, split_rows
 from ..steps import clipped, two_steps
 from ..types import Batch, Cond, Draws, Field, Metrics, Regression
 from ._flow_matching import flow_draws, flow_target
@@ -35,7 +35,8 @@ def shortcut(
     Every `bootstrap_every`-th row is a bootstrap row, the others are flow-matching rows; both weigh the same. Rows must
     come in random order: a batch whose labels alternate would bootstrap one of them alone. `target`
     is the field asked for the half steps (an average of `field`, or `field` itself); no gradient passes it. `guidance`
-    other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it; `dropout` replaces
+    other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it: step sizes are then dealt to
+    `times.level_groups` groups of rows, which keeps guided rows on their devices. `dropout` replaces
     conditions of flow rows by `null`, the condition without its batch axis. `dt_bias` favours large steps. `clip` limits
     the middle point and the target to `[-clip, clip]`, in units of `x`.
 
@@ -44,8 +45,16 @@ def shortcut(
     """
     n = batch.x.shape[0]
     check_strata(n, steps, bootstrap_every)
+    groups = 1 if guidance == 1 else times.level_groups(n // bootstrap_every, steps)
     draws = shortcut_draws(
-        batch, key, steps=steps, bootstrap_every=bootstrap_every, null=null, dropout=dropout, dt_bias=dt_bias
+        batch,
+        key,
+        steps=steps,
+        bootstrap_every=bootstrap_every,
+        null=null,
+        dropout=dropout,
+        dt_bias=dt_bias,
+        groups=groups,
     )
     bootstrap = bootstrap_target(
         target,
@@ -53,6 +62,7 @@ def shortcut(
         guidance=guidance,
         null=null,
         guided_rows=times.finest_rows(n // bootstrap_every, steps, bias=dt_bias),
+        groups=groups,
         clip=clip,
         floor=floor,
     )
@@ -68,15 +78,18 @@ def shortcut_draws(
     null: Cond = None,
     dropout: float = 0.0,
     dt_bias: bool = False,
+    groups: int = 1,
 ) -> tuple[Draws, Draws]:
     """Draws of the bootstrap rows (strata of `d` by `times.dyadic_levels`, conditions kept) and of the flow rows.
+
+    The strata stand one after the other, or are dealt to `groups` equal parts of the rows (see `rows.dealt`).
 
     Every row of the batch is used once. (The reference uses its first rows twice and its last rows never.)
     """
     k_time, k_noise, k_flow = jax.random.split(key, 3)
     first, rest = split_rows(batch, bootstrap_every)
     n, dtype = first.x.shape[0], first.x.dtype
-    sections = jnp.asarray(2 ** times.dyadic_levels(n, steps, bias=dt_bias))
+    sections = jnp.asarray(2 ** dealt(times.dyadic_levels(n, steps, bias=dt_bias), groups))
     t = times.grid(k_time, sections, dtype)
     noise = jax.random.normal(k_noise, first.x.shape, dtype) if first.noise is None else first.noise
     bootstrap = Draws(first.x, noise, t, 1 / sections.astype(dtype), first.cond)
@@ -90,15 +103,16 @@ def bootstrap_target(
     guidance: float = 1.0,
     null: Cond = None,
     guided_rows: int | None = None,
+    groups: int = 1,
     clip: float | None = 4.0,
     floor: float = 1e-5,
 ) -> Regression:
     """The regression on two half steps of `target` from the point at `t`, limited to `[-clip, clip]`.
 
-    `guidance` other than 1 guides the first `guided_rows` rows (None: all) in both halves.
+    `guidance` other than 1 guides the first `guided_rows` rows (None: all), as dealt to `groups`, in both halves.
     """
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=floor)
-    teacher = guided(target, guidance, null, first=guided_rows)
+    teacher = guided(target, guidance, null, first=guided_rows, groups=groups)
     u = two_steps(teacher, x, draws.t, draws.d, draws.cond, clip=clip)
     return Regression(x, draws.t, draws.d, draws.cond, clipped(u, clip))
 

@@ -245,7 +245,7 @@ class DiT(eqx.Module):
             body = jax.checkpoint(body)
         elif is_split():
             # Kept for the backward pass, the gathered weights of all blocks would be the whole model on each device.
-            body = jax.checkpoint(body, policy=keeps)
+            body = jax.checkpoint(body, policy=keeps(arrays))
         return jax.lax.scan(body, x, (arrays, keys), unroll=min(self.config.unroll, self.config.depth))
 
 

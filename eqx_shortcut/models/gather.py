@@ -1,10 +1,11 @@
 """Weights that are split over devices, made whole where they are used."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 
 def is_split() -> bool:
@@ -12,9 +13,19 @@ def is_split() -> bool:
     return _size("fsdp") > 1
 
 
-def keeps(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A policy of `jax.checkpoint`: everything is kept for the backward pass but gathered weights, which are gathered again."""
-    return primitive.name != "sharding_constraint"
+def keeps(weights: PyTree[Array]) -> Callable[..., bool]:
+    """A policy of `jax.checkpoint`: everything is kept for the backward pass but gathered weights, which are gathered again.
+
+    `weights` are those of all blocks, stacked. Their casts are not kept either: the partitioner would keep a cast laid out as
+    what is made of it, whole on each device.
+    """
+    shapes = {leaf.shape[1:] for leaf in jax.tree.leaves(weights)}
+
+    def policy(primitive: Any, *given: Any, **_: Any) -> bool:
+        cast = primitive.name == "convert_element_type" and given[0].shape in shapes
+        return not cast and primitive.name != "sharding_constraint"
+
+    return policy
 
 
 def gathered(kernel: Float[Array, "*axes"], split: int | None) -> Float[Array, "*axes"]:

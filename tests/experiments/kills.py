@@ -21,7 +21,7 @@ PATIENCE = 120
 """Seconds after which a start that has not come to the place where it is to die is a failure."""
 LINE = 68
 """Characters of the note of a step, or nearly so."""
-GRACE = 20
+GRACE = 5
 """Seconds after which the processes that a killed one leaves are killed too."""
 
 # Runs digits, notes the step and the hash of this process's rows at each step, and dies where it is told.
@@ -139,6 +139,10 @@ class Job:
     steps: int
     every: int
     processes: int = 1
+    devices: int = 1
+    """Of each process."""
+    more: tuple[str, ...] = ()
+    """Of the command line."""
 
     @property
     def folder(self) -> pathlib.Path:
@@ -186,7 +190,7 @@ class Job:
     def _started(self, inside: str = ""):
         self.home.mkdir(parents=True, exist_ok=True)
         told = os.environ | {
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={self.devices}",
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
@@ -195,7 +199,7 @@ class Job:
                 free.bind(("localhost", 0))
                 told |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}"}
             told |= {"JAX_NUM_PROCESSES": str(self.processes)}
-        line = [*TINY, "--steps", str(self.steps), "--checkpoint.every", str(self.every), "--runs", str(self.home)]
+        line = [*TINY, "--steps", str(self.steps), "--checkpoint.every", str(self.every), "--runs", str(self.home), *self.more]
         started: list[subprocess.Popen] = []
         try:
             for number in range(self.processes):
@@ -223,7 +227,9 @@ class Job:
 
     def _said(self, of: Sequence[int] | None = None) -> str:
         numbers = range(self.processes) if of is None else of
-        return "\n".join(self._output(number).read_text(errors="replace") for number in numbers)
+        # Each state of the bar is a line to be written over, of which the last is left.
+        told = (self._output(number).read_text(errors="replace").split("\n") for number in numbers)
+        return "\n".join(line.rpartition("\r")[2] for lines in told for line in lines)
 
     def _output(self, number: int) -> pathlib.Path:
         return self.home / f"said-{number}.txt"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from commands import final_state
+from eqx_shortcut.log import read_lines
 from kills import INSIDE, Job, Kill
 
 EVERY = 8
@@ -30,7 +31,9 @@ def kills(seed: int, count: int, processes: int) -> list[Kill]:
     """
     rng, longest = np.random.default_rng(seed), {"starting": 8.0, "training": 0.05, "saving": 0.1}
     first = [*map(Kill, ("keeping a program", "compiling")), *(Kill("cold start", rng.uniform(0, 12)) for _ in range(3))]
-    rest = [Kill(place) for place in INSIDE if Kill(place) not in first]
+    if processes > 1:  # whose programs are not kept on CPUs
+        first = first[1:]
+    rest = [Kill(place) for place in INSIDE if place not in ("keeping a program", "compiling")]
     for place in rng.choice(list(longest), count - len(first) - len(rest)):
         delay, steps, process = rng.uniform(0, longest[place]), rng.integers(1, 3 * EVERY), rng.integers(processes)
         rest.append(Kill(str(place), float(delay), int(steps), int(process)))
@@ -48,3 +51,19 @@ def test_forty_kills_change_nothing(tmp_path, processes):
         job.killed(kill)
     job.finish()
     assert_same_run(job, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_of_eight_devices_goes_on_in_other_processes_and_another_mesh(tmp_path, processes):
+    """FSDP over all, then data parallel with tensor parallelism: the losses of FSDP throughout."""
+    constant, losses = ("--optimizer.schedule", "constant"), []
+    fsdp, mixed = (*constant, "--mesh.fsdp", "8"), (*constant, "--mesh.data", "4", "--mesh.tensor", "2")
+    for name, count, mesh in (("whole", 1, fsdp), ("moved", processes, mixed)):
+        Job(tmp_path / name, tmp_path / "cache", 4, 4, devices=8, more=fsdp).finish()
+        job = Job(tmp_path / name, tmp_path / "cache", 8, 4, count, 8 // count, mesh)
+        job.finish()
+        losses.append([line["loss"] for line in read_lines(job.folder / "metrics.jsonl")])
+    assert len(losses[0]) == 8
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)

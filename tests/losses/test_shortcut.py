@@ -1,3 +1,5 @@
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,10 +31,12 @@ OPTIONS = [
 def test_loss_is_its_builders_row_by_row(key, options):
     batch = batch_of(key)
     drawing = {name: options[name] for name in ("null", "dropout", "dt_bias") if name in options}
+    groups = times.level_groups(N // EVERY, STEPS) if "guidance" in options else 1
+    drawing["groups"] = groups
     first, rest = losses.shortcut_draws(batch, key, steps=STEPS, bootstrap_every=EVERY, **drawing)
     building = {name: options[name] for name in ("guidance", "null", "clip", "floor") if name in options}
     guided_rows = times.finest_rows(N // EVERY, STEPS, bias=options.get("dt_bias", False))
-    bootstrap = losses.bootstrap_target(field_of(TEACHER), first, guided_rows=guided_rows, **building)
+    bootstrap = losses.bootstrap_target(field_of(TEACHER), first, guided_rows=guided_rows, groups=groups, **building)
     flow = losses.flow_target(rest, floor=options.get("floor", 1e-5))
     errors = [losses.regress(field_of(PARAMETERS), part) for part in (bootstrap, flow)]
     expected = merge_rows(errors[0], errors[1], EVERY)
@@ -123,14 +127,16 @@ def test_labels_drop_on_flow_rows_only(key):
 
 
 def test_guidance_reaches_the_finest_bootstrap_rows_only(key):
-    first, _ = losses.shortcut_draws(batch_of(key), key, steps=STEPS, bootstrap_every=EVERY)
     n = times.finest_rows(N // EVERY, STEPS)
     assert 0 < n < N // EVERY
-    plain, guided = (
-        losses.bootstrap_target(field_of(TEACHER), first, guidance=g, null=NULL, guided_rows=n, clip=None).u for g in (1, 3)
-    )
-    assert np.all(np.abs(plain - guided)[:n] > 0.1)
-    np.testing.assert_allclose(guided[n:], plain[n:], rtol=1e-6)
+    for groups in (1, times.level_groups(N // EVERY, STEPS)):
+        first, _ = losses.shortcut_draws(batch_of(key), key, steps=STEPS, bootstrap_every=EVERY, groups=groups)
+        target = functools.partial(losses.bootstrap_target, field_of(TEACHER), first, null=NULL, clip=None)
+        plain, guided = (target(guidance=g, guided_rows=n, groups=groups).u for g in (1, 3))
+        finest = np.asarray(first.d == np.min(first.d))
+        assert finest.sum() == n
+        assert np.all(np.abs(plain - guided)[finest] > 0.1)
+        np.testing.assert_allclose(guided[~finest], plain[~finest], rtol=1e-6)
 
 
 def test_targets_are_clipped_unless_told_otherwise(key):
