@@ -16,7 +16,7 @@ from . import _typecheck as _typecheck
 # Every annotation below this package is checked at trace time; JAXTYPING_DISABLE=1 turns that off.
 install_import_hook("eqx_shortcut", "eqx_shortcut._typecheck.check")
 
-from . import guidance, losses, paths, rows, samplers, steps, times  # noqa: E402
+from . import guidance, losses, paths, rows, samplers, steps, tangents, times, weights  # noqa: E402
 from .types import Batch, Cond, Draws, Field, Metrics, Regression  # noqa: E402
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ __all__ = [
     "sample",
     "samplers",
     "steps",
+    "tangents",
     "times",
+    "weights",
 ]
 
 

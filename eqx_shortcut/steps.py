@@ -38,11 +38,31 @@ def two_steps(
 
     The point between the halves is clipped to `[-clip, clip]`, as in the reference code; None leaves it.
     """
-    half = d / 2
-    first = predict(field, x, t, half, cond)
-    middle = clipped(x + rows(half, x) * first, clip)
-    second = predict(field, middle, t + half, half, cond)
-    return (first + second) / 2
+    return split_steps(field, x, t, d, cond, 0.5, clip=clip)
+
+
+def split_steps(
+    field: Field,
+    x: Float[Array, "batch *shape"],
+    t: Float[Array, " batch"],
+    d: Float[Array, " batch"],
+    cond: Cond,
+    share: float | Float[Array, ""] | Float[Array, " batch"],
+    *,
+    first: Float[Array, "batch *shape"] | None = None,
+    clip: float | None,
+) -> Float[Array, "batch *shape"]:
+    """Average velocity over `[t, t + d]` from a step of `share d` and one of the rest: `share first + (1 - share) second`.
+
+    The first is the velocity `first`, or the field's own; the point between is clipped to `[-clip, clip]`. With the exact
+    first and second it is exact at any share (Guo et al. 2025).
+    """
+    share = jnp.broadcast_to(jnp.asarray(share, t.dtype), t.shape)
+    part, left = share * d, (1 - share) * d
+    first = predict(field, x, t, part, cond) if first is None else first
+    middle = clipped(x + rows(part, x) * first, clip)
+    second = predict(field, middle, t + part, left, cond)
+    return rows(share, x) * first + rows(1 - share, x) * second
 
 
 def clipped(x: Float[Array, "*shape"], limit: float | None) -> Float[Array, "*shape"]:

@@ -1,4 +1,6 @@
-"""Samplers of times `t` and step sizes `d`."""
+"""Samplers of times `t` and step sizes `d`, and schedules over training."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 Level = int | Int[Array, ""]
 """Log2 of a number of sections, of step size `2^-level`; it may be traced."""
+
+Times = Callable[[PRNGKeyArray, int, DTypeLike], Float[Array, " rows"]]
+"""From a key, a number of rows and a dtype to their times."""
+
+Pairs = Callable[[PRNGKeyArray, int, DTypeLike], tuple[Float[Array, " rows"], Float[Array, " rows"]]]
+"""From a key, a number of rows and a dtype to their times `t` and step sizes `d`, with `t + d` at most 1."""
 
 
 def grid(key: PRNGKeyArray, sections: Int[Array, " rows"], dtype: DTypeLike = float) -> Float[Array, " rows"]:
@@ -59,3 +67,60 @@ def stage(progress: Float[Array, ""], stages: int) -> Int[Array, ""]:
     """Which of so many equal intervals the share `progress` of training lies in: `floor(stages * progress)`, the last at 1."""
     # A few units in the last place up, so that step k n / stages of n is the first of stage k and not the last before it.
     return jnp.minimum(jnp.floor(progress * stages * (1 + 3e-7)).astype(jnp.int32), stages - 1)
+
+
+def logit_normal(
+    key: PRNGKeyArray, n: int, dtype: DTypeLike = float, *, mean: float = 0.4, std: float = 1.0
+) -> Float[Array, " n"]:
+    """`sigmoid` of `N(mean, std^2)`; a positive mean favours the data. (Noise levels of mean -0.4 are times of mean 0.4.)"""
+    return jax.nn.sigmoid(mean + std * jax.random.normal(key, (n,), dtype))
+
+
+def logit_normal_pairs(
+    key: PRNGKeyArray, n: int, dtype: DTypeLike = float, *, mean: float = 0.4, std: float = 1.0
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """`t` and `t + d` are two times of `logit_normal` in order (Geng et al. 2025)."""
+    one, other = logit_normal(key, 2 * n, dtype, mean=mean, std=std).reshape(2, n)
+    return jnp.minimum(one, other), jnp.abs(one - other)
+
+
+def uniform_pairs(key: PRNGKeyArray, n: int, dtype: DTypeLike = float) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """`t` and `t + d` are two uniform times in order."""
+    one, other = jax.random.uniform(key, (2, n), dtype)
+    return jnp.minimum(one, other), jnp.abs(one - other)
+
+
+def logit_normal_gaps(
+    key: PRNGKeyArray, n: int, dtype: DTypeLike = float, *, mean: float = 0.0, std: float = 1.0
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """`d` is logit-normal, and `t` uniform on what it leaves, `[0, 1 - d]`."""
+    k_gap, k_time = jax.random.split(key)
+    d = logit_normal(k_gap, n, dtype, mean=mean, std=std)
+    return (1 - d) * jax.random.uniform(k_time, (n,), dtype), d
+
+
+def to_end(pairs: Pairs, share: float | Float[Array, ""]) -> Pairs:
+    """`pairs` of which that share, each by chance, goes the whole way to the data: `d = 1 - t`."""
+
+    def some_to_end(key, n, dtype):
+        k_pairs, k_which = jax.random.split(key)
+        t, d = pairs(k_pairs, n, dtype)
+        return t, jnp.where(jax.random.bernoulli(k_which, share, (n,)), 1 - t, d)
+
+    return some_to_end
+
+
+def sigmoid_fall(
+    progress: Float[Array, ""], *, start: float = 0.25, stop: float = 0.75, sharpness: float = 12.0, snap: float = 0.005
+) -> Float[Array, ""]:
+    """From 1 to 0 by a sigmoid between the shares `start` and `stop` of training, and 0 where it is below `snap`.
+
+    Alpha-Flow's schedule (Zhang et al. 2025); start, stop and sharpness are ours.
+    """
+    fall = jax.nn.sigmoid(sharpness * (0.5 - (progress - start) / (stop - start)))
+    return jnp.where(fall < snap, 0, fall)
+
+
+def exponential_fall(progress: Float[Array, ""], *, first: float = 0.1, last: float = 0.002) -> Float[Array, ""]:
+    """From `first` to `last` by equal factors over training, SoFlow's schedule of alpha."""
+    return first * (last / first) ** progress

@@ -5,7 +5,7 @@ import pytest
 
 import collectives
 from eqx_shortcut import sharding
-from eqx_shortcut.guidance import drop_condition, guided
+from eqx_shortcut.guidance import Guidance, Guided, Scales, draw_guided, drop_condition, guided, guided_velocity, told
 from eqx_shortcut.rows import rows
 
 N = 6
@@ -154,3 +154,69 @@ def test_nothing_to_drop_passes_through(key):
 def test_dropping_without_null_is_refused(key):
     with pytest.raises(ValueError, match=r"dropout=0.1 needs `null`"):
         drop_condition(key, jnp.arange(5), None, 0.1, 5)
+
+
+# Velocities guided in training
+
+
+def velocities(key, guidance: Guidance | None, cond=None):
+    """A velocity before and after guidance by the field above, with what that answers at `d = 0` with and without label."""
+    x, t, d, labels = inputs(key)
+    cond = labels if cond is None else cond
+    v, nothing = jnp.cos(x), jnp.full(N, NULL)
+    return guided_velocity(field, x, t, v, cond, NULL, guidance), v, field(x, t, 0 * d, labels), field(x, t, 0 * d, nothing), t
+
+
+@pytest.mark.parametrize(("scale", "mix"), [(2.0, 0.0), (1.5, 0.4), (1.0, 0.6), (jnp.linspace(1, 3, N), jnp.linspace(0, 1, N))])
+def test_a_velocity_is_guided_by_its_law(key, scale, mix):
+    found, v, u, u_null, _ = velocities(key, Guidance(scale, mix))
+    w, k = (np.broadcast_to(a, N)[:, None] for a in (scale, mix))
+    np.testing.assert_allclose(found, w * v + k * u + (1 - w - k) * u_null, atol=1e-5)
+
+
+def test_the_guided_field_is_the_fixed_point_at_scale_over_one_less_mix():
+    """With the conditional velocity as `v`, and a network that answers `u_null + w (v - u_null)` where it has a label."""
+    x, t, _, cond = inputs(jax.random.key(1))
+    v, u_null, w = jnp.cos(x), jnp.sin(2 * x), 1.5 / (1 - 0.4)
+
+    def network(x, t, d, cond):
+        v, u_null = jnp.cos(x), jnp.sin(2 * x)
+        return jnp.where((cond == NULL)[:, None], u_null, u_null + w * (v - u_null))
+
+    found = guided_velocity(network, x, t, v, cond, NULL, Guidance(1.5, 0.4))
+    np.testing.assert_allclose(found, u_null + w * (v - u_null), atol=1e-5)
+
+
+def test_rows_outside_of_the_interval_and_without_label_keep_their_velocity(key):
+    labels = jnp.arange(N).at[3].set(NULL)
+    found, v, *_, t = velocities(key, Guidance(3.0, 0.0, (0.1, 0.4)), labels)
+    kept = np.all(np.asarray(found == v), axis=1)
+    np.testing.assert_array_equal(kept, (t < 0.1) | (t > 0.4) | (labels == NULL))
+    assert 0 < kept.sum() < N
+    np.testing.assert_array_equal(velocities(key, None)[0], v)
+
+
+def test_scales_are_drawn_with_density_one_over_scale(key):
+    """So that `log scale` is uniform; the intervals lie about the middle."""
+    n = 8192
+    found = draw_guided(key, None, Scales(1, 8, intervals=True), jnp.zeros(n))
+    share = np.mean(np.asarray(found.scale) < 8**0.5)
+    assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(n)
+    assert float(found.scale.min()) >= 1 and float(found.scale.max()) <= 8
+    assert 0 <= float(found.start.min()) and float(found.start.max()) <= 0.5 <= float(found.stop.min())
+    plain = draw_guided(key, None, Scales(2, 2), jnp.zeros(3))
+    np.testing.assert_allclose([plain.scale, plain.start, plain.stop], [[2] * 3, [0] * 3, [1] * 3], rtol=1e-6)
+
+
+def test_without_a_label_the_guidance_that_a_network_is_told_stays(key):
+    cond = Guided(jnp.arange(N), jnp.full(N, 2.0), jnp.zeros(N), jnp.ones(N))
+    dropped = drop_condition(key, cond, NULL, 1.0, N)
+    np.testing.assert_array_equal(dropped.cond, np.full(N, 9))
+    np.testing.assert_array_equal(dropped.scale, cond.scale)
+
+    def network(x, t, d, cond):
+        return field(x, t, d, cond.cond) * cond.scale[:, None] + rows(cond.start + cond.stop, x)
+
+    x, t, d, labels = inputs(key)
+    found = told(network, 3.0, interval=(0.25, 0.5))(x, t, d, labels)
+    np.testing.assert_allclose(found, 3 * field(x, t, d, labels) + 0.75, rtol=1e-5)

@@ -4,7 +4,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from eqx_shortcut.rows import rows
-from eqx_shortcut.steps import clipped, predict, step, two_steps
+from eqx_shortcut.steps import clipped, predict, split_steps, step, two_steps
 
 T, D = jnp.array([0.0, 0.25, 0.5]), jnp.array([1.0, 0.5, 0.25])
 
@@ -75,3 +75,24 @@ def test_clipped_limits_both_sides_or_nothing():
     x = jnp.array([-5.0, -1.0, 0.5, 9.0])
     np.testing.assert_array_equal(clipped(x, 1.0), [-1.0, -1.0, 0.5, 1.0])
     assert clipped(x, None) is x
+
+
+@pytest.mark.parametrize("share", [0.25, jnp.array([0.25, 0.5, 1.0])])
+def test_a_split_takes_a_step_of_its_share_and_one_of_the_rest(share):
+    asked = []
+
+    def field(x, t, d, cond):
+        asked.append((x, t, d))
+        return x + rows(t, x)
+
+    x, given = ones(4), jnp.full((3, 4), 2.0)
+    for first in (None, given):
+        asked.clear()
+        u = split_steps(field, x, T, D, None, share, first=first, clip=None)
+        part = share * np.asarray(D)
+        begun = given if first is not None else x + rows(T, x)
+        middle, t, d = asked[-1]
+        assert len(asked) == (1 if first is not None else 2)
+        np.testing.assert_allclose(middle, x + part[:, None] * begun, rtol=1e-6)
+        np.testing.assert_allclose([t, d], [T + part, D - part], rtol=1e-6)
+        np.testing.assert_allclose(x + rows(D, x) * u, middle + rows(d, x) * (middle + rows(t, x)), rtol=1e-5)

@@ -116,3 +116,56 @@ def test_stages_are_equal_intervals_of_whole_steps(n, stages):
 
 def test_the_last_stage_is_that_of_the_end():
     assert [int(times.stage(jnp.float32(share), 4)) for share in (0, 0.24, 0.25, 0.75, 1)] == [0, 0, 1, 3, 3]
+
+
+# Continuous times
+
+
+def moments_of_logit_normal(mean: float, std: float):
+    """Means of one, of the smaller and of the larger of two, by quadrature on the normal density."""
+    z, h = np.linspace(-8, 8, 4001, retstep=True)
+    density, value = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) * h, 1 / (1 + np.exp(-(mean + std * z)))
+    below = np.cumsum(density)
+    return [np.sum(density * weight * value) for weight in (1, 2 * (1 - below), 2 * below)]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.4, 1.0), (1.0, 1.4)])
+def test_logit_normal_times_have_their_mean(key, mean, std):
+    t = np.asarray(times.logit_normal(key, 16384, mean=mean, std=std))
+    assert abs(t.mean() - moments_of_logit_normal(mean, std)[0]) < 4.5 * t.std() / 128
+    assert t.mean() > 0.55
+
+
+def test_ordered_pairs_are_the_smaller_and_the_larger_of_two_times(key):
+    t, d = (np.asarray(a, np.float64) for a in times.logit_normal_pairs(key, 16384))
+    _, smaller, larger = moments_of_logit_normal(0.4, 1.0)
+    assert abs(t.mean() - smaller) < 4.5 * t.std() / 128
+    assert abs((t + d).mean() - larger) < 4.5 * (t + d).std() / 128
+    assert d.min() >= 0 and (t + d).max() < 1
+    t, d = (np.asarray(a, np.float64) for a in times.uniform_pairs(key, 16384))
+    assert abs(t.mean() - 1 / 3) < 4.5 * t.std() / 128 and abs(d.mean() - 1 / 3) < 4.5 * d.std() / 128
+
+
+def test_gaps_are_logit_normal_and_starts_uniform_on_the_rest(key):
+    t, d = (np.asarray(a, np.float64) for a in times.logit_normal_gaps(key, 16384, mean=0.4))
+    assert abs(d.mean() - moments_of_logit_normal(0.4, 1.0)[0]) < 4.5 * d.std() / 128
+    part = t / (1 - d)
+    assert abs(part.mean() - 0.5) < 4.5 * part.std() / 128 and part.max() <= 1 + 1e-6
+
+
+def test_a_share_of_pairs_goes_to_the_end(key):
+    plain, _ = times.to_end(times.uniform_pairs, 0.0)(key, 4096, jnp.float32)
+    t, d = times.to_end(times.uniform_pairs, 0.25)(key, 4096, jnp.float32)
+    np.testing.assert_array_equal(t, plain)
+    share = np.mean(np.asarray(d == 1 - t))
+    assert abs(share - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4096)
+
+
+def test_schedules_of_alpha_run_from_end_to_end():
+    progress = jnp.linspace(0, 1, 101)
+    fall = np.asarray(jax.vmap(times.sigmoid_fall)(progress))
+    assert fall[0] > 0.99 and np.all(np.diff(fall) <= 0)
+    np.testing.assert_allclose(fall[50], 0.5, rtol=1e-5)
+    assert np.all(fall[75:] == 0) and np.all(fall[:70] >= 0.005)
+    found = jax.vmap(times.exponential_fall)(jnp.array([0, 0.5, 1.0]))
+    np.testing.assert_allclose(found, [0.1, np.sqrt(0.1 * 0.002), 0.002], rtol=1e-5)

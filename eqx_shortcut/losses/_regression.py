@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .. import weights
 from ..rows import merge_rows, split_rows
 from ..steps import predict
 from ..types import Field, Metrics, Regression
@@ -17,7 +18,12 @@ Reduction = Literal["mean"] | None
 
 def regress(field: Field, rows: Regression) -> Float[Array, " batch"]:
     """Mean squared error of each row, `mean |field(x, t, d, cond) - stop_gradient(u)|^2` over its elements."""
-    error = predict(field, rows.x, rows.t, rows.d, rows.cond) - jax.lax.stop_gradient(rows.u)
+    return row_error(predict(field, rows.x, rows.t, rows.d, rows.cond), rows.u)
+
+
+def row_error(u: Float[Array, "batch *shape"], target: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+    """`mean |u - stop_gradient(target)|^2` of each row over its elements."""
+    error = u - jax.lax.stop_gradient(target)
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 
@@ -44,6 +50,32 @@ def regress_both(
         "velocity": rms(flow.u),
         "velocity_bootstrap": rms(bootstrap.u),
     }
+
+
+def balance(
+    error: Float[Array, " batch"],
+    t: Float[Array, " batch"],
+    d: Float[Array, " batch"],
+    *,
+    elements: int,
+    power: float = 0.0,
+    eps: float | Float[Array, ""] = 0.0,
+    unit: float | Float[Array, " batch"] = 1.0,
+    log_variance: Weight | None = None,
+    weight: Weight | None = None,
+) -> Float[Array, " batch"]:
+    """What each row's mean squared error over so many `elements` counts.
+
+    Times `weights.adaptive` of the error in units of `unit` squared (`eps` is compared with the sum over the elements, as in
+    the papers), over `unit`; then `weights.learned` with `log_variance(t, d)`; then times `weight(t, d)`.
+    """
+    scaled = error / jnp.square(unit)
+    loss = unit * scaled
+    if power:
+        loss = loss * weights.adaptive(scaled, power=power, eps=jnp.broadcast_to(jnp.asarray(eps, t.dtype) / elements, t.shape))
+    if log_variance is not None:
+        loss = weights.learned(loss, log_variance(t, d))
+    return loss if weight is None else loss * weight(t, d)
 
 
 def rms(x: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -1,0 +1,65 @@
+"""Tangents of a field: its derivative along the path, exact or by finite differences."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .steps import predict
+from .types import Cond, Field
+
+Jvp = Callable[[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]], tuple[Any, Any]]
+"""`jax.jvp`, or another function from `(function, primals, tangents)` to its value and its derivative along the tangents."""
+
+
+def along_path(
+    field: Field,
+    x: Float[Array, "batch *shape"],
+    t: Float[Array, " batch"],
+    d: Float[Array, " batch"],
+    cond: Cond,
+    v: Float[Array, "batch *shape"],
+    *,
+    jvp: Jvp = jax.jvp,
+) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+    """`u = field(x, t, d, cond)` and its derivative `Du/Dt = v . du/dx + du/dt - du/dd` with the end `t + d` held fixed.
+
+    One pass with the tangent `(v, 1, -1)` (Geng et al. 2025, in the time of this library).
+    """
+
+    def average(x, t, d):
+        return predict(field, x, t, d, cond)
+
+    return jvp(average, (x, t, d), (v, jnp.ones_like(t), -jnp.ones_like(d)))
+
+
+def along_step(
+    field: Field,
+    x: Float[Array, "batch *shape"],
+    t: Float[Array, " batch"],
+    d: Float[Array, " batch"],
+    cond: Cond,
+    *,
+    jvp: Jvp = jax.jvp,
+) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+    """`u = field(x, t, d, cond)` and its derivative `du/dd` with the start held fixed."""
+    return jvp(lambda d: predict(field, x, t, d, cond), (d,), (jnp.ones_like(d),))
+
+
+def finite_difference(step: float = 0.005) -> Jvp:
+    """A `jax.jvp` by central differences, for kernels that have no tangents: `(f(p + step v) - f(p - step v)) / (2 step)`.
+
+    Two evaluations more than the value, at times and step sizes up to `step` outside of their range. The error is
+    `O(step^2)` plus rounding over `step`.
+    """
+
+    def jvp(function, primals, tangents):
+        def at(h):
+            return function(*jax.tree.map(lambda p, v: p + h * v, primals, tangents))
+
+        slope = jax.tree.map(lambda later, before: (later - before) / (2 * step), at(step), at(-step))
+        return function(*primals), slope
+
+    return jvp
