@@ -3,7 +3,6 @@
 The autoencoder is the Stable-Diffusion VAE's architecture with random weights, images are 256 x 256. Both steps take turns.
 """
 
-import dataclasses
 import time
 
 import equinox as eqx
@@ -19,7 +18,7 @@ from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import Step, TrainState, init_state, make_step
 
 BATCH, ROUNDS = 4, 5
-CONFIG = dataclasses.replace(preset("B/2"), remat="mlp")
+CONFIG = preset("B/2")
 TX = AdamW().build(1000)
 
 

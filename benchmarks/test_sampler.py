@@ -13,7 +13,7 @@ from eqx_shortcut.types import Batch
 
 @pytest.mark.parametrize("guidance", [1.0, 1.5])
 @pytest.mark.parametrize("steps", [1, 4, 128])
-def test_sample(benchmark, batch: Batch, key: jax.Array, steps: int, guidance: float) -> None:
+def test_sample(benchmark, batch: Batch, key: jax.Array, steps: int, guidance: float, peak: float) -> None:
     count, height, width, channels = batch.x.shape
     shape = (height, width, channels)
     network = dataclasses.replace(preset("tiny"), precision="float32").build(shape, 10, key=key)
@@ -25,3 +25,5 @@ def test_sample(benchmark, batch: Batch, key: jax.Array, steps: int, guidance: f
     run()
     benchmark(run)
     benchmark.extra_info["images_per_second"] = count / benchmark.stats["median"]
+    work = count * steps * network.config.flops(shape) * (1 if guidance == 1 else 2)
+    benchmark.extra_info["share_of_peak"] = work / benchmark.stats["median"] / peak

@@ -8,22 +8,24 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 @contextlib.contextmanager
-def compiled_anew(mesh: jax.sharding.Mesh) -> Iterator[None]:
-    """Where the mesh has several CPU devices, nothing is read from or written to JAX's cache of compiled programs.
-
-    XLA (of jaxlib 0.10) runs the collectives of a program that it compiled in one order on every device, but not those of
-    one that it reads back: devices then wait for one another in different ones, and after 40 seconds the process is ended.
-    Other platforms keep their programs.
-    """
+def compiled_anew() -> Iterator[None]:
+    """Nothing is read from or written to JAX's cache of compiled programs."""
     kept = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
-    if mesh.size == 1 or mesh.devices.flat[0].platform != "cpu" or not kept:
-        yield
-        return
     _keep(False)
     try:
         yield
     finally:
         _keep(kept)
+
+
+def compiled_for(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager[None]:
+    """`compiled_anew` where the mesh has several CPU devices; other programs are kept.
+
+    XLA (of jaxlib 0.10) runs the collectives of a program that it compiled in one order on every device, but not those of
+    one that it reads back: devices then wait for one another in different ones, and after 40 seconds the process is ended.
+    """
+    several_cpus = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return compiled_anew() if several_cpus else contextlib.nullcontext()
 
 
 def _keep(keep: bool) -> None:

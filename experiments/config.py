@@ -255,6 +255,8 @@ class Config:
     """Log to TensorBoard too (needs the extra `tensorboard`)."""
     wandb: WandB = WandB()
     """Log to Weights & Biases too."""
+    profile: str | None = None
+    """A:B writes a trace of steps A to B into the run folder, for TensorBoard's profiler or XProf."""
     dry_run: bool = False
     """Print the settings and what they cost, and do nothing."""
     replay: int | None = None
@@ -271,6 +273,16 @@ class Config:
             raise ValueError(f"--overfit {self.overfit}: use 1 or more")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema-decay {self.ema_decay}: use a number from 0 to below 1")
+        if self.profile is not None:
+            profiled(self.profile)
+
+
+def profiled(steps: str) -> tuple[int, int]:
+    """First and last step of `A:B`; raises ValueError unless they are numbers with 1 <= A <= B."""
+    first, _, last = steps.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"--profile {steps}: name the first and the last step, from 1 on, as in 10:12")
+    return int(first), int(last)
 
 
 @dataclasses.dataclass(frozen=True)

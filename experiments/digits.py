@@ -18,7 +18,7 @@ from eqx_shortcut.optimizer import AdamW
 
 DEFAULT = Config(
     data=Digits(),
-    network=DiTConfig(hidden=192, depth=4, heads=4, patch=4, embed_scale=100, remat="mlp"),
+    network=DiTConfig(hidden=192, depth=4, heads=4, patch=4, embed_scale=100),
     objective=Shortcut(steps=32, bootstrap_every=2),
     optimizer=AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0),
     steps=2500,

@@ -18,7 +18,7 @@ from eqx_shortcut.optimizer import AdamW
 
 DEFAULT = Config(
     data=FashionMNIST(),
-    network=DiTConfig(hidden=192, depth=6, heads=6, patch=4, embed_scale=100, remat="mlp"),
+    network=DiTConfig(hidden=192, depth=6, heads=6, patch=4, embed_scale=100),
     objective=Shortcut(steps=64, bootstrap_every=4),
     optimizer=AdamW(lr=1e-3, schedule="cosine", warmup=500, weight_decay=0.0, clip=1.0),
     steps=50_000,
@@ -29,7 +29,7 @@ DEFAULT = Config(
 )
 QUICK = dataclasses.replace(
     DEFAULT,
-    network=DiTConfig(hidden=128, depth=4, heads=4, patch=4, embed_scale=100, remat="mlp"),
+    network=DiTConfig(hidden=128, depth=4, heads=4, patch=4, embed_scale=100),
     objective=Shortcut(steps=32, bootstrap_every=2),
     optimizer=AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0),
     steps=1500,

@@ -9,13 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from config import Config, Expected, LatentConfig
 from devices import abstract_state, bytes_a_device, chosen_mesh, in_words, is_shape, laid_out, shapes
 from eqx_shortcut import settings, sharding, storage
 from eqx_shortcut.data import TFDS, Images, Latents, Rows, prepare
 from eqx_shortcut.data.latents import MANIFEST, blank
+from eqx_shortcut.flops import flops
 from eqx_shortcut.models.pretrained import load_autoencoder
 from eqx_shortcut.train import TrainState, make_update
 from running import check
@@ -102,34 +102,3 @@ def memory_of(analysis: Any) -> int:
     """Bytes on one device: what comes in, what goes out in other places, and what is needed between."""
     returned = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return analysis.argument_size_in_bytes + returned + analysis.temp_size_in_bytes
-
-
-def flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
-    """Multiplications and additions in matrix products and convolutions, each pass of a scan counted.
-
-    XLA's own analysis counts the body of a loop once, and the blocks of a network are such a body.
-    """
-    return sum(_flops(equation) for equation in (jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr).eqns)
-
-
-def _flops(equation: Any) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        return 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-    if name == "rows_matmul":  # see eqx_shortcut.models.matmul
-        _, *inputs = equation.invars[0].aval.shape
-        return 2 * equation.outvars[0].aval.size * math.prod(inputs)
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval
-        return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-    inner = [flops(found) for value in params.values() for found in _programs(value)]
-    if name == "cond":
-        return max(inner)
-    return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
-
-
-def _programs(value: Any) -> list[ClosedJaxpr | Jaxpr]:
-    if isinstance(value, ClosedJaxpr | Jaxpr):
-        return [value]
-    return [found for item in value for found in _programs(item)] if isinstance(value, tuple | list) else []

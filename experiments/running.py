@@ -16,7 +16,7 @@ import eqx_shortcut
 from config import Config, Judge
 from devices import chosen_mesh, in_words
 from encoding import identity
-from eqx_shortcut import distributed, figures, log, programs, settings, sharding, storage
+from eqx_shortcut import distributed, figures, flops, log, programs, settings, sharding, storage
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.data.pipeline import Batches
@@ -27,6 +27,7 @@ from examples import Data, open_data
 from judging import Measures, judge_samples, table
 from monitoring import Monitor
 from places import cache_home
+from profiling import Profile
 from saving import Saver, Tolerance, tolerant
 from start import check_start, start
 from watching import Norms, SpikeWatch
@@ -37,7 +38,7 @@ MAY_CHANGE = (
     "wandb workers vae cache encode_batch"
 ).split()
 
-UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay")
+UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
 
 
 class Interrupted(Exception):
@@ -52,7 +53,7 @@ def run(experiment: str, config: Config, judge: Judge | None) -> None:
     """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps, if asked for."""
     use_compilation_cache()
     mesh = chosen_mesh(config)
-    with programs.compiled_anew(mesh), jax.set_mesh(mesh):
+    with programs.compiled_for(mesh), jax.set_mesh(mesh):
         run_on(mesh, experiment, config, judge)
 
 
@@ -228,9 +229,18 @@ def train_network(
     else:
         print(f"{folder}: {parameter_count(state):,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(mesh)}")
     step, start = training_step(config, data, mesh), int(state.step)
-    norms, recording = Norms(folder, config, data, mesh, start=start), Recorder(folder, config, record, start=start)
+    share = share_of_peak(config, data, state)
+    norms = Norms(folder, config, data, mesh, start=start)
+    recording = Recorder(folder, config, record, start=start, share=share)
+    profile = Profile(folder / "profile", config.profile, start=start)
     spikes, until = SpikeWatch(folder, config, record, checkpoints, loader.get_state), config.steps
-    with contextlib.closing(loader), contextlib.closing(norms), recording as recorder, distributed.signals() as asked_to_stop:
+    with (
+        contextlib.closing(loader),
+        contextlib.closing(profile),
+        contextlib.closing(norms),
+        recording as recorder,
+        distributed.signals() as asked_to_stop,
+    ):
 
         def keep_records() -> None:
             recorder.keep()
@@ -253,6 +263,7 @@ def train_network(
             recorder.add(*monitor(trained(config, data.train, state), state.networks))
 
         events = (
+            profile,
             recorder,
             norms,
             tolerant(every(config.sample_every, until, draw), f"pictures to {folder}"),
@@ -296,6 +307,15 @@ def parameter_count(state: TrainState) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
 
 
+def share_of_peak(config: Config, data: Data, state: TrainState) -> float | None:
+    """Model operations of an image over what the devices can do in a second (MFU at an image a second); None if unknown."""
+    limit = flops.peak(jax.devices()[0])
+    if limit is None:
+        return None
+    work = flops.of_step(config.objective, state.networks, config.batch, data.train.shape)
+    return work / config.batch / (limit * jax.device_count())
+
+
 def loggers(folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int) -> list[log.Logger]:
     """Where the metrics of a run go that continues after step `start`."""
     found: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
@@ -311,12 +331,12 @@ def loggers(folder: pathlib.Path, config: Config, record: dict[str, Any], *, sta
 class Recorder:
     """Progress bar, metrics and pictures of a run. Metrics are read one step late, so that the device never waits for them.
 
-    Of several processes the first alone shows and writes.
+    Speed goes to the bar, TensorBoard and W&B: metrics.jsonl, which holds nothing that depends on the clock, goes without.
     """
 
-    def __init__(self, folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int):
+    def __init__(self, folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int, share: float | None):
         self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
-        self._until, self._batch = config.steps, config.batch
+        self._until, self._batch, self._share = config.steps, config.batch, share
         self._loggers = loggers(folder, config, record, start=start) if distributed.first() else []
         silent = start >= config.steps or not distributed.first()
         self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=silent)
@@ -350,11 +370,14 @@ class Recorder:
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in metrics.items()} | {"lr": float(np.asarray(self._rate(step - 1)))}
         values, self._added = values | self._added, {}
+        speed = (self._bar.format_dict["rate"] or 0) * self._batch
+        text, speeds = f"loss {values['loss']:.4f}, {speed:,.0f} images/s", {"images_per_second": speed}
+        if self._share is not None:
+            text, speeds = f"{text}, {speed * self._share:.0%} MFU", speeds | {"mfu": speed * self._share}
         with self._tolerated():
             for logger in self._loggers:
-                logger.write(step, values)
-        speed = (self._bar.format_dict["rate"] or 0) * self._batch
-        self._bar.set_postfix_str(f"loss {values['loss']:.4f}, {speed:,.0f} images/s")
+                logger.write(step, values if isinstance(logger, log.JsonLines) else values | speeds)
+        self._bar.set_postfix_str(text)
 
     def keep(self) -> None:
         """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""

@@ -31,7 +31,7 @@ def test_programs_of_several_cpu_devices_are_compiled_anew_and_others_kept(kept)
         mesh = sharding.make_mesh(devices=jax.devices()[:devices])
         x = sharding.replicate(jnp.zeros(3), mesh)
         before = len(list(kept.iterdir()))
-        with programs.compiled_anew(mesh):
+        with programs.compiled_for(mesh):
             jax.jit(lambda x, number=number: x + number)(x)
         written.append(len(list(kept.iterdir())) > before)
     assert written == [True, False, True]

@@ -1,11 +1,12 @@
 """The diffusion transformer (Peebles and Xie 2023) conditioned on time and step size, as in Frans et al. (2024)."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -14,7 +15,7 @@ from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, norma
 
 StepEmbedding = Literal["log2", "linear", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
-Rematerialise = Literal["none", "mlp", "block"]
+Rematerialise = Literal["none", "elementwise", "mlp", "block"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +40,9 @@ class DiTConfig:
     """Dropout inside the MLPs during training."""
     precision: Precision = "auto"
     """Compute dtype; parameters are always float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
-    remat: Rematerialise = "none"
-    """What the backward pass computes again to save memory: nothing, the MLPs, or whole blocks."""
+    remat: Rematerialise = "elementwise"
+    """What the backward pass computes again instead of keeping it: nothing, all but matrix products, the MLPs, or whole blocks.
+    Attention weights are never kept."""
     unroll: int = 1
     """Blocks per iteration of the scan over depth: more compile longer and may run faster."""
 
@@ -56,6 +58,16 @@ class DiTConfig:
     def build(self, shape: tuple[int, int, int], classes: int, *, key: PRNGKeyArray) -> "DiT":
         """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`."""
         return DiT(self, shape, classes, key=key)
+
+    def flops(self, shape: tuple[int, int, int]) -> int:
+        """Operations in the matrix products of one forward pass of one example; a multiplication and an addition are two."""
+        height, width, channels = shape
+        tokens, pixels = height * width // self.patch**2, self.patch**2 * channels
+        wide = int(self.hidden * self.mlp_ratio)
+        block = 4 * self.hidden**2 + 2 * tokens * self.hidden + 2 * self.hidden * wide
+        modulations = (6 * self.depth + 2) * self.hidden**2
+        embeddings = 2 * (ScalarEmbedding.frequencies + self.hidden) * self.hidden
+        return 2 * (tokens * (self.depth * block + 2 * pixels * self.hidden) + modulations + embeddings)
 
     def dtype(self) -> DTypeLike:
         """The compute dtype, with `auto` resolved for the devices at hand."""
@@ -111,18 +123,25 @@ class Block(eqx.Module):
 
     def attention(self, x: Float[Array, "tokens size"]) -> Float[Array, "tokens size"]:
         """Softmax attention with logits `q . k / head_dim`, the reference's scale (not its square root)."""
-        qkv = self.qkv(x, x.dtype)
-        q, k, v = qkv[:, 0], qkv[:, 1], qkv[:, 2]
-        # JAX takes the softmax of half-precision logits in float32, which strict promotion would refuse.
-        with jax.numpy_dtype_promotion("standard"):
-            y = jax.nn.dot_product_attention(q, k, v, scale=1 / q.shape[-1])
-        return self.out(y.reshape(x.shape), x.dtype)
+        q, k, v = jnp.unstack(self.qkv(x, x.dtype).transpose(1, 2, 0, 3))
+        # Computed again in the backward pass, which costs less than writing the attention weights and reading them.
+        y = checkpoint_name(jax.checkpoint(_attend)(q / q.shape[-1], k, v), "attention")
+        return self.out(y.transpose(1, 0, 2).reshape(x.shape), x.dtype)
 
     def mlp(self, x: Float[Array, "tokens size"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "tokens size"]:
         """Two layers with the tanh form of GELU between, dropout after each."""
         k_up, k_down = (None, None) if key is None else jax.random.split(key)
         y = dropout(jax.nn.gelu(self.up(x, x.dtype)), rate, k_up)
         return dropout(self.down(y, x.dtype), rate, k_down)
+
+
+def _attend(
+    q: Float[Array, "heads tokens dim"], k: Float[Array, "heads tokens dim"], v: Float[Array, "heads tokens dim"]
+) -> Float[Array, "heads tokens dim"]:
+    # Heads first, so that both products are batched over leading axes: on CPU other orders take half as long again.
+    logits = jnp.einsum("hqc,hkc->hqk", q, k)
+    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+    return jnp.einsum("hqk,hkc->hqc", weights, v)
 
 
 class FinalLayer(eqx.Module):
@@ -234,7 +253,7 @@ class DiT(eqx.Module):
 
     def _blocks(self, x, c, key, keep):
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
-        keys = None if key is None else jax.random.split(key, self.config.depth)
+        keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, self.config.depth)
 
         def body(x, layer):
             block, k = layer
@@ -243,10 +262,18 @@ class DiT(eqx.Module):
 
         if self.config.remat == "block":
             body = jax.checkpoint(body)
+        elif self.config.remat == "elementwise":
+            # In a scan there is no other computation that XLA could merge the second one with.
+            body = jax.checkpoint(body, policy=_is_product, prevent_cse=False)
         elif is_split():
             # Kept for the backward pass, the gathered weights of all blocks would be the whole model on each device.
             body = jax.checkpoint(body, policy=keeps(arrays))
         return jax.lax.scan(body, x, (arrays, keys), unroll=min(self.config.unroll, self.config.depth))
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    # A policy of `jax.checkpoint`: what is kept are the outputs of `matmul` and of attention, which is marked by a name.
+    return primitive.name in ("rows_matmul", "name")
 
 
 def _step_input(d: Float[Array, ""], step: StepEmbedding) -> Float[Array, ""]:

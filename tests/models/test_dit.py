@@ -80,7 +80,7 @@ def plain_gradient():
     return square(network_of())
 
 
-@pytest.mark.parametrize("options", [{"remat": "mlp"}, {"remat": "block"}, {"unroll": 9}], ids=str)
+@pytest.mark.parametrize("options", [{"remat": "none"}, {"remat": "mlp"}, {"remat": "block"}, {"unroll": 9}], ids=str)
 def test_memory_and_unrolling_change_no_number(options):
     (value, gradient), (plain, plain_grad) = square(network_of(**options)), plain_gradient()
     np.testing.assert_allclose(value, plain, rtol=1e-6)

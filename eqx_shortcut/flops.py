@@ -1,0 +1,76 @@
+"""Floating-point operations: of a traced program, of a training step, and what chips can do in a second."""
+
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from .objectives import Networks, Objective
+from .types import Batch
+
+PEAKS = (
+    (r"B200", 2250e12),
+    (r"H100 (PCIe|NVL)", 756e12),
+    (r"H100|H200|GH200", 989e12),
+    (r"A100", 312e12),
+    (r"L40S", 362e12),
+    (r"L4$", 121e12),
+    (r"A10G?$", 125e12),
+    (r"TPU v6", 918e12),
+    (r"TPU v5 ?(lite|e)", 197e12),
+    (r"TPU v5", 459e12),
+    (r"TPU v4", 275e12),
+)
+"""Dense bfloat16 operations a second by pattern of `device_kind` (data sheets of NVIDIA and Google); the first match wins."""
+
+
+def peak(device: Any) -> float | None:
+    """Dense bfloat16 operations a second of a device by the table `PEAKS`; None where it is not listed, as no CPU is."""
+    return next((value for pattern, value in PEAKS if re.search(pattern, device.device_kind)), None)
+
+
+def of_step(objective: Objective, networks: Networks, batch: int, shape: tuple[int, int, int]) -> int:
+    """Model operations of a training step on `batch` examples: every forward of the loss, and two more of the batch.
+
+    Those two are its gradient; nothing is counted for what the backward pass computes again, nor for the optimizer.
+    """
+
+    def loss():
+        examples = Batch(jnp.zeros((batch, *shape)), jnp.zeros(batch, jnp.int32))
+        return objective(networks, examples, jax.random.key(0), jnp.zeros(()))
+
+    return flops(jax.make_jaxpr(loss)()) + 2 * batch * networks.online.config.flops(shape)
+
+
+def flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
+    """Multiplications and additions in matrix products and convolutions, each pass of a scan counted.
+
+    XLA's own analysis counts the body of a loop once, and the blocks of a network are such a body.
+    """
+    return sum(_flops(equation) for equation in (jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr).eqns)
+
+
+def _flops(equation: Any) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        return 2 * equation.outvars[0].aval.size * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+    if name == "rows_matmul":  # see eqx_shortcut.models.matmul
+        _, *inputs = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(inputs)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+    inner = [flops(found) for value in params.values() for found in _programs(value)]
+    if name == "cond":
+        return max(inner)
+    return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+
+
+def _programs(value: Any) -> list[ClosedJaxpr | Jaxpr]:
+    if isinstance(value, ClosedJaxpr | Jaxpr):
+        return [value]
+    return [found for item in value for found in _programs(item)] if isinstance(value, tuple | list) else []

@@ -1,0 +1,54 @@
+"""The trace of a few steps: begun and ended where asked, whole when a run ends early, and refused with the rule."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from config import profiled
+from profiling import Profile
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked of the profiler."""
+    asked: list[str] = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: asked.append(f"start {folder}"))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: asked.append("stop"))
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("start", "calls"),
+    [(1, ["", "start t", "", "stop", ""]), (2, ["start t", "", "stop", ""]), (3, ["", "", ""])],
+)
+def test_steps_3_to_4_are_traced(begun: list[str], start: int, calls: list[str]):
+    """Of a run from `start` to step 5: what each moment between steps asks for; a run that starts in between traces nothing."""
+    profile, found = Profile(pathlib.Path("t"), "3:4", start=start), [begun[-1] if begun else ""]
+    for step in range(start + 1, 6):
+        before = len(begun)
+        profile(step, None, {"loss": jnp.zeros(())})  # pyright: ignore[reportArgumentType]
+        found.append("".join(begun[before:]))
+    assert found == calls
+    profile.close()
+    assert begun.count("stop") == ("start t" in begun)
+
+
+def test_a_run_that_ends_early_keeps_its_trace(begun: list[str]):
+    profile = Profile(pathlib.Path("t"), "1:9", start=0)
+    profile.close()
+    profile.close()
+    assert begun == ["start t", "stop"]
+
+
+def test_a_trace_is_written(tmp_path: pathlib.Path):
+    profile = Profile(tmp_path / "profile", "1:1", start=0)
+    profile(1, None, {"loss": jnp.ones(()) + 1})  # pyright: ignore[reportArgumentType]
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
+
+
+@pytest.mark.parametrize("steps", ["3:2", "0:4", "3", "a:b", ":", "-1:2"])
+def test_a_range_that_is_none_is_refused(steps: str):
+    with pytest.raises(ValueError, match=f"--profile {steps}: name the first and the last step"):
+        profiled(steps)
