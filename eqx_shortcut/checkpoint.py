@@ -1,5 +1,6 @@
 """Checkpoints of a run with Orbax: asynchronous, the newest few kept and milestones, each with hashes of its files."""
 
+import dataclasses
 import json
 import os
 import time
@@ -26,10 +27,10 @@ class CheckpointError(RuntimeError):
 class Checkpoints:
     """The checkpoints in one folder, one step a sub-folder, with separate items.
 
-    `online`, `ema` and `teacher` are networks; `optimizer` and `loop` the rest of the state; `data` the position in the
-    data; `config` the settings. So sampling reads `ema` alone. A checkpoint takes its place by a rename once it is
-    whole, hashes of its files included; in an object store, which renames nothing, by a mark that is written last. The
-    newest `keep` stay, and those of steps that are multiples of `milestones`.
+    `online`, `ema` and `teacher` are networks, `extra` is what is trained beside them; `optimizer` and `loop` the rest of the
+    state; `data` the position in the data; `config` the settings. So sampling reads `ema` alone. A checkpoint takes its place
+    by a rename once it is whole, hashes of its files included; in an object store, which renames nothing, by a mark that is
+    written last. The newest `keep` stay, and those of steps that are multiples of `milestones`.
     """
 
     def __init__(
@@ -221,17 +222,16 @@ def _items(state: TrainState) -> dict[str, PyTree]:
     networks = state.networks
     loop = {"step": state.step, "key": state.key, "skipped": state.skipped, "streak": state.streak}
     items = {"online": networks.online, "ema": networks.ema, "optimizer": state.opt_state, "loop": loop}
-    if networks.teacher is not None:
-        items["teacher"] = networks.teacher
+    items |= {name: part for name in ("teacher", "extra") if (part := getattr(networks, name)) is not None}
     return {name: eqx.filter(tree, eqx.is_array) for name, tree in items.items()}
 
 
 def _rebuilt(like: TrainState, items: dict[str, PyTree]) -> TrainState:
     def fill(tree, name):
-        return eqx.combine(items[name], eqx.filter(tree, eqx.is_array, inverse=True))
+        return eqx.combine(items[name], eqx.filter(tree, eqx.is_array, inverse=True)) if name in items else None
 
-    teacher = fill(like.networks.teacher, "teacher") if "teacher" in items else None
-    networks = type(like.networks)(fill(like.networks.online, "online"), fill(like.networks.ema, "ema"), teacher)
+    names = ("online", "ema", "teacher", "extra")
+    networks = dataclasses.replace(like.networks, **{name: fill(getattr(like.networks, name), name) for name in names})
     return TrainState(networks=networks, opt_state=fill(like.opt_state, "optimizer"), **items["loop"])
 
 

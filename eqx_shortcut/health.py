@@ -62,12 +62,21 @@ def make_layers(
     @eqx.filter_jit
     def measure(given, state):
         batch, loss_fn = loss_of_step(objective, given, state, steps, accumulate)
-        _, gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.online)
+        _, gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.trained)
         updates, _ = optimized(tx, gradient, state)
-        parts = {"batch": batch, "weights": state.networks.online, "gradient": gradient, "update": updates}
-        return replicate({name: layers(tree) for name, tree in parts.items()})
+        parts = {"weights": state.networks.trained, "gradient": gradient, "update": updates}
+        found = {name: _layers_of_trained(tree, state) for name, tree in parts.items()}
+        return replicate({"batch": layers(batch), **found})
 
     return lambda state, raw: measure((raw, prepare), state)
+
+
+def _layers_of_trained(tree: PyTree, state: TrainState) -> Layers:
+    if state.networks.extra is None:
+        return layers(tree)
+    online, extra = tree
+    # First, for its gradient comes last: whatever is wrong with the network's is wrong with the loss and so with this one.
+    return Layers([*((f"extra/{name}", statistics) for name, statistics in layers(extra).items()), *layers(online).items()])
 
 
 def make_activations(objective: Objective, *, prepare: Prepare, steps: int) -> Callable[[TrainState, Any], dict[str, Layers]]:
@@ -88,7 +97,7 @@ def make_activations(objective: Objective, *, prepare: Prepare, steps: int) -> C
         probes = {name: network and _Probe(network, functools.partial(opened, name)) for name, network in present.items()}
         networks = dataclasses.replace(state.networks, **probes)
         _, loss_fn = loss_of_step(objective, given, dataclasses.replace(state, networks=networks), steps)
-        return loss_fn(probes["online"])[0]
+        return loss_fn(networks.trained)[0]
 
     def measure(state: TrainState, raw: Any) -> dict[str, Layers]:
         for told in calls.values():

@@ -14,12 +14,17 @@ def dump(value: Any) -> Any:
     """A dataclass as `{"kind": "module:Class", field: ...}`, nested; paths as strings, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: dump(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": f"{type(value).__module__}:{type(value).__qualname__}", **fields}
+        return {"kind": _kind(type(value)), **fields}
     if isinstance(value, dict):
         return {key: dump(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [dump(item) for item in value]
     return str(value) if isinstance(value, pathlib.PurePath) else value
+
+
+def _kind(found: type) -> str:
+    # By the package that exports it, so that a record does not depend on the files within.
+    return f"{found.__module__.partition('._')[0]}:{found.__qualname__}"
 
 
 def parse(value: Any) -> Any:

@@ -43,21 +43,23 @@ def init_state(
     key: PRNGKeyArray,
     *,
     teacher: bool = False,
+    extra: Callable[[PRNGKeyArray], Any] = lambda key: None,
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
     """The state before the first step; `build(key)` makes the network, of which average and teacher start as copies.
 
-    `shardings` constrains it to its layout before anything of it exists: what is split is never whole on a device.
+    `extra(key)` makes what is trained beside it, or None (see Objective.extra). `shardings` constrains the state to its layout
+    before anything of it exists: what is split is never whole on a device.
     """
 
     @eqx.filter_jit
     def make(key):
         k_network, k_train = jax.random.split(key)
         network = build(k_network)
-        opt_state = tx.init(eqx.filter(network, eqx.is_inexact_array))
         zero = jnp.zeros((), jnp.int32)
         # Returned several times from one jit, so that the sets of weights are distinct buffers and all can be donated.
-        networks = Networks(network, network, network if teacher else None)
+        networks = Networks(network, network, network if teacher else None, extra(jax.random.fold_in(key, 2)))
+        opt_state = tx.init(eqx.filter(networks.trained, eqx.is_inexact_array))
         return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero))
 
     return make(key)
@@ -105,7 +107,7 @@ def make_update(
 
     def update(given: tuple[Any, Prepare], state: TrainState) -> tuple[TrainState, Metrics]:
         _, loss_fn = loss_of_step(objective, given, state, steps, accumulate)
-        (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.online)
+        (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.trained)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = _updated(state, gradient, tx, ema_decay, finite)
@@ -119,14 +121,14 @@ def make_update(
 def loss_of_step(
     objective: Objective, given: tuple[Any, Prepare], state: TrainState, steps: int, accumulate: int = 1
 ) -> tuple[Batch, Callable[[Any], tuple[Float[Array, ""], Metrics]]]:
-    """The batch of the step after `state`, and loss and metrics as a function of the network, with the draws of that step."""
+    """The batch of the step after `state`, and loss and metrics as a function of `networks.trained`, with that step's draws."""
     raw, prepare = given
     k_prepare, k_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
     batch = prepare(raw, k_prepare)
     progress = _share(state.step, steps)
 
-    def loss_fn(online):
-        networks = dataclasses.replace(state.networks, online=online, turns=accumulate)
+    def loss_fn(trained):
+        networks = dataclasses.replace(state.networks.with_trained(trained), turns=accumulate)
         return objective(networks, batch, k_loss, progress)
 
     return batch, loss_fn
@@ -136,7 +138,7 @@ def optimized(tx: optax.GradientTransformation, gradient: PyTree, state: TrainSt
     """What the optimizer adds to the weights, and its new state."""
     # Optax mixes dtypes, which callers who chose strict promotion would be refused.
     with jax.numpy_dtype_promotion("standard"):
-        return tx.update(gradient, state.opt_state, eqx.filter(state.networks.online, eqx.is_inexact_array))
+        return tx.update(gradient, state.opt_state, eqx.filter(state.networks.trained, eqx.is_inexact_array))
 
 
 def _share(step: Int[Array, ""], steps: int) -> Float[Array, ""]:
@@ -151,9 +153,8 @@ def _updated(
     finite: Bool[Array, ""],
 ) -> TrainState:
     updates, opt_state = optimized(tx, gradient, state)
-    online = eqx.apply_updates(state.networks.online, updates)
-    average = ema.update(state.networks.ema, online, ema_decay)
-    networks = eqx.tree_at(lambda n: (n.online, n.ema), state.networks, (online, average))
+    networks = state.networks.with_trained(eqx.apply_updates(state.networks.trained, updates))
+    networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay))
     networks, opt_state = _where(finite, (networks, opt_state), (state.networks, state.opt_state))
     bad = (~finite).astype(jnp.int32)
     return TrainState(

@@ -1,5 +1,6 @@
 """What a row's error counts in a loss."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,3 +19,20 @@ def adaptive(
 def learned(error: Float[Array, " batch"], log_variance: Float[Array, " batch"]) -> Float[Array, " batch"]:
     """`exp(-w) error + w`, least at `w = log error`, where its gradient is that of `log error` (Kendall et al. 2018)."""
     return jnp.exp(-log_variance) * error + log_variance
+
+
+class LogVariance(eqx.Module):
+    """A learned `w(t, d) = sum_jk c_jk cos(pi j t) cos(pi k d)`, 0 at first: the `log_variance` of the losses that take one.
+
+    Karras et al. (2024) learn such a weight, of the noise level alone; the cosines of both are ours.
+    """
+
+    coefficients: Float[Array, "orders orders"]
+
+    def __init__(self, orders: int = 8):
+        self.coefficients = jnp.zeros((orders, orders))
+
+    def __call__(self, t: Float[Array, " batch"], d: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        frequencies = jnp.pi * jnp.arange(self.coefficients.shape[0], dtype=t.dtype)[None]
+        of_t, of_d = (jnp.cos(frequencies * values[:, None]) for values in (t, d))
+        return jnp.sum((of_t @ self.coefficients.astype(t.dtype)) * of_d, axis=1)

@@ -11,13 +11,24 @@ import tyro
 from eqx_shortcut.data import CIFAR10, TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Images, Parquet
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import (
+    ESC,
+    AlphaFlow,
     ConsistencyDistillation,
     ConsistencyTraining,
+    ContinuousConsistency,
     Diffusion,
+    Eulerian,
     FlowMatching,
+    ImprovedMeanFlow,
+    Lagrangian,
     LiveReflow,
+    MeanFlow,
     ProgressiveDistillation,
+    ProgressiveMap,
     Shortcut,
+    SoFlow,
+    SplitMeanFlow,
+    TerminalVelocity,
 )
 from eqx_shortcut.optimizer import AdamW
 from places import Place
@@ -30,6 +41,17 @@ AnyObjective = (
     | Annotated[ConsistencyTraining, tyro.conf.subcommand("consistency-training")]
     | Annotated[LiveReflow, tyro.conf.subcommand("live-reflow")]
     | Annotated[Diffusion, tyro.conf.subcommand("diffusion")]
+    | Annotated[MeanFlow, tyro.conf.subcommand("mean-flow")]
+    | Annotated[ImprovedMeanFlow, tyro.conf.subcommand("improved-mean-flow")]
+    | Annotated[ESC, tyro.conf.subcommand("esc")]
+    | Annotated[AlphaFlow, tyro.conf.subcommand("alpha-flow")]
+    | Annotated[SplitMeanFlow, tyro.conf.subcommand("split-mean-flow")]
+    | Annotated[SoFlow, tyro.conf.subcommand("so-flow")]
+    | Annotated[Lagrangian, tyro.conf.subcommand("lagrangian")]
+    | Annotated[TerminalVelocity, tyro.conf.subcommand("terminal-velocity")]
+    | Annotated[Eulerian, tyro.conf.subcommand("eulerian")]
+    | Annotated[ProgressiveMap, tyro.conf.subcommand("progressive-map")]
+    | Annotated[ContinuousConsistency, tyro.conf.subcommand("continuous-consistency")]
 )
 # Each experiment has its own source, so the command line offers that one's options and no choice between them.
 AnySource = tyro.conf.AvoidSubcommands[Digits | FashionMNIST | CIFAR10]

@@ -46,6 +46,7 @@ def abstract_state(config: Config, shape: tuple[int, int, int], classes: int) ->
             config.optimizer.build(config.steps),
             jax.random.key(config.seed),
             teacher=config.objective.stages > 0,
+            extra=config.objective.extra,
         )
     )
 
@@ -61,7 +62,7 @@ def laid_out(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
 def bytes_a_device(state: TrainState) -> dict[str, int]:
     """What each part of a state laid out takes on one device."""
     networks = state.networks
-    parts = {"weights": networks.online, "average": networks.ema, "moments": state.opt_state, "teacher": networks.teacher}
+    parts = {"weights": networks.trained, "average": networks.ema, "moments": state.opt_state, "teacher": networks.teacher}
     return {name: sum(size_of(leaf) for leaf in shapes(part)) for name, part in parts.items() if part is not None}
 
 

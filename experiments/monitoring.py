@@ -1,6 +1,7 @@
 """What is measured and drawn between the steps of a run, on the average of the weights, without a gradient or an update."""
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 from typing import Any
@@ -51,7 +52,7 @@ class Monitor:
         values, pictures = {}, {}
         progress = jnp.float32(model.step / self._config.steps)
         if self._config.figures.batches:
-            averaged = Networks(networks.ema, networks.ema, networks.teacher)
+            averaged = dataclasses.replace(networks, online=networks.ema)
             values |= self._validation(averaged, networks, progress)
             errors, pictures = self._errors(model, averaged, progress)
             values |= errors

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 from typing import Any
 
@@ -136,8 +137,7 @@ def report_quality(folder: pathlib.Path, quality: dict[str, Any]) -> None:
 
 def default_name(config: Config) -> str:
     """The objective's class in lower case with dashes."""
-    name = type(config.objective).__name__
-    return "".join(f"-{c.lower()}" if c.isupper() else c for c in name).lstrip("-")
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", type(config.objective).__name__).lower()
 
 
 def use_compilation_cache() -> None:
@@ -199,6 +199,7 @@ def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: 
         config.optimizer.build(config.steps),
         jax.random.key(config.seed),
         teacher=config.objective.stages > 0,
+        extra=config.objective.extra,
         shardings=lambda state: sharding.lay_out(state, mesh),
     )
     return start(config, state) if fresh else state

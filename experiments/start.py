@@ -59,17 +59,27 @@ def trained(run: pathlib.Path) -> Trained:
 
 
 def check_teacher(config: Config, teacher: Trained) -> None:
-    """Raises ValueError unless the teacher knows the velocity at the step size at which it will be asked."""
+    """Raises ValueError unless the teacher knows the velocity at the step size at which it will be asked.
+
+    A network of continuous step sizes is asked at any; one of a single step size answers it at d = 0 too (see `adopted`).
+    """
     known, asked = teacher.objective.velocity_step, config.objective.teacher_step
     if known is None:
         raise ValueError(
             f"{config.teacher} was trained by {type(teacher.objective).__name__} and knows no velocity to teach: name a run of "
             "flow matching, shortcut or live reflow with --teacher"
         )
-    if asked is not None and known != asked:
+    if asked is None or known == asked or teacher.objective.continuous:
+        return
+    if asked:
         raise ValueError(
             f"{config.teacher} was trained with steps={round(1 / known)} and would be asked at d = 1/{round(1 / asked)}: "
             f"use --objective.steps {round(1 / known)}"
+        )
+    if teacher.objective.only_step is None:
+        raise ValueError(
+            f"{config.teacher} was trained by {type(teacher.objective).__name__} down to d = {known:g}, and would be asked at "
+            "d = 0: name a run of flow matching, or of a method at continuous step sizes, with --teacher"
         )
 
 

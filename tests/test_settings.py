@@ -111,3 +111,9 @@ def test_an_entry_that_one_side_lacks_differs_whichever_side_it_is():
     assert settings.differences({"a": 1}, {}) == {"a": (1, None)}
     assert settings.differences({}, {"a": 1}) == {"a": (None, 1)}
     assert settings.differences({"a": {"b": 1}}, {"a": 2}) == {"a": ({"b": 1}, 2)}
+
+
+def test_objectives_are_stored_by_the_package_that_exports_them():
+    """So were they when it was one file: earlier records and later ones name the same class."""
+    assert settings.dump(Shortcut())["kind"] == "eqx_shortcut.objectives:Shortcut"
+    assert settings.find_class("eqx_shortcut.objectives:Shortcut") is Shortcut

@@ -1,5 +1,6 @@
 """One step and the loop around it: what a step changes, what it may not, and what the loop tells its events."""
 
+import contextlib
 import dataclasses
 from typing import Any, ClassVar
 
@@ -10,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import Batch, sharding
+from eqx_shortcut import Batch, health, sharding, weights
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
-from eqx_shortcut.train import STREAK, Diverged, TrainState, every, fit, init_state, make_step
+from eqx_shortcut.train import STREAK, Diverged, TrainState, every, fit, init_state, loss_of_step, make_step
 
 
 class Line(eqx.Module):
@@ -151,6 +152,54 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(bad):
         np.testing.assert_array_equal(old, new)
     assert np.array_equal(numbers(state.key), key)
     assert (int(state.step), int(state.skipped), int(state.streak)) == (2, 1, 1)
+
+
+# What is trained beside the network
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed(Squares):
+    """Squares, each row weighed by what is learned of it."""
+
+    def __call__(self, networks, batch: Batch, key, progress):
+        line, noise = networks.online, jax.random.normal(key, (batch.x.shape[0], 2))
+        error, t = jnp.mean((batch.x @ line.w + line.b[None] - noise) ** 2, axis=1), jnp.linspace(0, 1, len(noise))
+        return (loss := jnp.mean(weights.learned(error, networks.extra(t, 1 - t)))), {"loss": loss}
+
+    def extra(self, key):
+        return weights.LogVariance(3)
+
+
+def test_what_is_trained_beside_the_network_is_optimised_with_it_and_kept_by_skipped_steps_and_checkpoints(tmp_path):
+    """By the rule of the network, here gradient descent; health sees every gradient; checkpoints have an item of it."""
+    objective, tx = Weighed(), optax.sgd(0.1, momentum=0.5)
+    like = init_state(build, tx, jax.random.key(0), extra=objective.extra)
+    assert not jnp.any(like.networks.extra.coefficients)
+    assert_same(like.networks.online, init_state(build, tx, jax.random.key(0)).networks.online)
+    layers = health.make_layers(objective, tx, prepare=to_batch, steps=10)(like, X)
+    assert list(layers["gradient"]) == ["extra/coefficients", "w", "b"]
+
+    def loss(coefficients):
+        given, networks = ((X, to_batch), like.networks)
+        extra = eqx.tree_at(lambda e: e.coefficients, networks.extra, coefficients)
+        return loss_of_step(objective, given, like, 10)[1]((networks.online, extra))[0]
+
+    slope = jax.grad(loss)(like.networks.extra.coefficients)
+    step, _ = start(tx, objective=objective)
+    state, (row,) = run(step, like, [X])
+    np.testing.assert_allclose(state.networks.extra.coefficients, -0.1 * slope, rtol=1e-5, atol=1e-7)
+    norms = [part.norm for part in layers["gradient"].values()]
+    np.testing.assert_allclose(np.linalg.norm(norms), row["grad_norm"], rtol=1e-5)
+    before = numbers((state.networks, state.opt_state))
+    state, _ = run(step, state, [BAD["nan"]])
+    for old, new in zip(before, numbers((state.networks, state.opt_state)), strict=True):
+        np.testing.assert_array_equal(old, new)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state, {}, wait=True)
+        found = checkpoints.restore(init_state(build, tx, jax.random.key(1), extra=objective.extra))
+    assert (tmp_path / "2" / "extra").is_dir() and found is not None
+    assert jax.tree.structure(found[0]) == jax.tree.structure(state)
+    assert_same(found[0], state)
 
 
 # The teacher

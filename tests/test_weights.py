@@ -1,3 +1,4 @@
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,3 +22,13 @@ def test_a_learned_weight_is_least_at_the_log_of_the_error():
     np.testing.assert_allclose(slope(jnp.log(error)), 0, atol=1e-6)
     assert np.all(np.asarray(slope(jnp.log(error) + 0.1)) > 0) and np.all(np.asarray(slope(jnp.log(error) - 0.1)) < 0)
     np.testing.assert_allclose(weights.learned(error, jnp.log(error)), 1 + jnp.log(error), rtol=1e-6)
+
+
+def test_a_learned_log_variance_is_a_series_of_cosines_in_both_times_that_starts_at_zero():
+    t, d = jnp.array([0.0, 0.3, 1.0]), jnp.array([1.0, 0.2, 0.0])
+    found = weights.LogVariance(3)
+    np.testing.assert_array_equal(found(t, d), np.zeros(3))
+    c = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
+    series = [c[j, k] * np.cos(np.pi * j * t) * np.cos(np.pi * k * d) for j in range(3) for k in range(3)]
+    found = eqx.tree_at(lambda w: w.coefficients, found, jnp.asarray(c))
+    np.testing.assert_allclose(found(t, d), sum(series), rtol=1e-5)

@@ -1,5 +1,6 @@
 """The loss on images that are not trained on."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -38,6 +39,6 @@ def validation_loss(
 
     The same key means the same times, noise and dropped labels, so that the values of a run compare.
     """
-    quiet = Networks(WithoutDropout(networks.online), networks.ema, networks.teacher)
+    quiet = dataclasses.replace(networks, online=WithoutDropout(networks.online))
     _, metrics = objective(quiet, batch, key, progress)
     return {name: value for name, value in metrics.items() if name.startswith("loss")}

@@ -1,5 +1,6 @@
 """Every method by its command: from a teacher, from other weights, on pairs; continued without the teacher; refused."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -10,14 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 
 import eqx_shortcut
 from commands import in_process, snapshot
-from eqx_shortcut import settings
+from config import AnyObjective, Config
+from eqx_shortcut import settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
-from eqx_shortcut.data import read_pairs
+from eqx_shortcut.data import Digits, read_pairs
 from eqx_shortcut.log import read_lines
+from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import TrainState, init_state
+from running import check, default_name
 
 STEPS, EVERY = 6, 3
 TINY = (
@@ -142,6 +148,36 @@ def diffusion(base: pathlib.Path) -> pathlib.Path:
 
 def test_diffusion_is_trained_and_sampled(diffusion):
     check_run(diffusion)
+
+
+# At continuous step sizes
+
+
+CONTINUOUS = (
+    "mean-flow improved-mean-flow esc alpha-flow split-mean-flow so-flow lagrangian terminal-velocity eulerian progressive-map "
+    "continuous-consistency"
+).split()
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_a_method_at_continuous_step_sizes_is_a_subcommand_and_refused_where_the_step_embedding_is_infinite(name):
+    """And it comes back from the record of a run, whose folder is named after it."""
+    objective = tyro.cli(AnyObjective, args=[name])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert settings.parse(json.loads(json.dumps(settings.dump(objective)))) == objective
+    config = Config(data=Digits(), network=DiTConfig(), objective=objective, optimizer=AdamW(), batch=32)
+    assert default_name(config) == name
+    with pytest.raises(ValueError, match=r"continuous step sizes, 0 included, .* use --network.step linear"):
+        check(config, sharding.make_mesh())
+    check(dataclasses.replace(config, network=DiTConfig(step="linear")), sharding.make_mesh())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_a_method_at_continuous_step_sizes_is_trained_and_sampled(tmp_path, name):
+    linear = ["--network.step", "linear", "--network.dropout", "0.1"]
+    code, _, err = in_process("digits", [f"objective:{name}", *TINY, *linear, "--runs", str(tmp_path)])
+    assert code == 0, err
+    check_run(tmp_path / "digits" / name)
 
 
 # Pairs

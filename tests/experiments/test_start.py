@@ -13,11 +13,19 @@ from config import Config
 from eqx_shortcut import sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.models import DiTConfig, NetworkField
-from eqx_shortcut.objectives import ConsistencyDistillation, Diffusion, FlowMatching, Objective, Shortcut
+from eqx_shortcut.objectives import (
+    ConsistencyDistillation,
+    ContinuousConsistency,
+    Diffusion,
+    FlowMatching,
+    MeanFlow,
+    Objective,
+    Shortcut,
+)
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import init_state
 from eqx_shortcut.trained import Trained
-from start import adopted, start
+from start import adopted, check_teacher, start
 
 EIGHT_DEVICES = True
 NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2, precision="float32"), (4, 4, 1), 3
@@ -98,6 +106,17 @@ def test_a_state_starts_as_its_teacher_in_buffers_of_its_own_on_every_device(mon
             assert len(kernel.devices()) == 8
             np.testing.assert_array_equal(kernel, wanted)
         assert len({kernel.addressable_shards[0].data.unsafe_buffer_pointer() for kernel in kernels}) == 3
+
+
+def test_a_teacher_is_asked_at_continuous_step_sizes_if_it_knows_them_or_only_one():
+    distil = config_of(ContinuousConsistency(distil=True), teacher=HERE)
+    for objective in (FlowMatching(), MeanFlow()):
+        check_teacher(distil, Trained(None, objective, SHAPE, CLASSES, 5))
+    check_teacher(config_of(ConsistencyDistillation(), teacher=HERE), Trained(None, MeanFlow(), SHAPE, CLASSES, 5))
+    with pytest.raises(ValueError, match=r"by Shortcut down to d = 0.125, and would be asked at d = 0: name a run of flow"):
+        check_teacher(distil, Trained(None, Shortcut(steps=8), SHAPE, CLASSES, 5))
+    with pytest.raises(ValueError, match="ContinuousConsistency and knows no velocity to teach"):
+        check_teacher(distil, Trained(None, ContinuousConsistency(), SHAPE, CLASSES, 5))
 
 
 def test_a_run_that_was_never_trained_is_refused(monkeypatch):

@@ -1,0 +1,187 @@
+"""What objectives have in common: what they may call, what they must say, and the views of a network that samplers call."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .. import samplers
+from ..models.field import NetworkField
+from ..types import Batch, Cond, Draws, Field, Metrics, Regression
+
+Loss = tuple[Float[Array, ""], Metrics]
+
+
+class Networks(eqx.Module):
+    """What an objective may call; only `online` and `extra` are differentiated.
+
+    But for `extra` each is a network of one example, `network(x, t, d, cond, *, key=None)`, with a property `null` (see DiT).
+    """
+
+    online: Any
+    ema: Any
+    teacher: Any = None
+    extra: Any = None
+    """What the objective trains beside `online` and sampling does not need (see Objective.extra)."""
+    turns: int = eqx.field(static=True, default=1)
+    """In so many parts, one after another, a batch goes through `online`."""
+
+    def field(self, key: PRNGKeyArray) -> Field:
+        """The network to train as a field, each row under its own dropout mask."""
+        return NetworkField(self.online, key, self.turns)
+
+    @property
+    def trained(self) -> Any:
+        """What is differentiated and optimised: `online`, or, where there is an `extra`, the pair of both."""
+        return self.online if self.extra is None else (self.online, self.extra)
+
+    def with_trained(self, trained: Any) -> "Networks":
+        """The same with another `trained`."""
+        online, extra = (trained, None) if self.extra is None else trained
+        return dataclasses.replace(self, online=online, extra=extra)
+
+
+class Term(NamedTuple):
+    """One of the regressions that a loss is the mean of, to be asked at chosen times.
+
+    For each number `n` of `sections` its rows have `t` on `{0, 1/n, ..., (n - 1)/n}`. `target` builds the regression of draws
+    with such `t` and `d = 1/n`, and says itself which `d` the network is told.
+    """
+
+    name: str
+    share: float
+    """Share of the rows of a batch."""
+    sections: Int[Array, " levels"]
+    target: Callable[[Draws], Regression]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A frozen dataclass of hyper-parameters that turns networks and a batch into a loss.
+
+    A class that names it as a base inherits what most objectives have in common: no teacher, any batch, no guidance inside,
+    Euler's sampler.
+    """
+
+    continuous: ClassVar[bool] = False
+    """Whether the network is asked at continuous step sizes, 0 included."""
+
+    @property
+    def stages(self) -> int:
+        """0 without a teacher, 1 with one throughout, k with one replaced k - 1 times by the network at equal intervals."""
+        return 0
+
+    @property
+    def teacher_step(self) -> float | None:
+        """The step size at which the first teacher is asked for the velocity; None without a teacher."""
+        return None
+
+    @property
+    def velocity_step(self) -> float | None:
+        """The step size at which the trained network answers the velocity, and so can teach; None if it never does."""
+        return None
+
+    @property
+    def only_step(self) -> float | None:
+        """The one step size at which the network is trained; None if there are several."""
+        return None
+
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        """Loss and metrics of one batch; `progress` is the share of training done, in [0, 1)."""
+        ...
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """What the loss is made of at this share of training, for measuring errors by time; none if that is not known."""
+        return ()
+
+    def extra(self, key: PRNGKeyArray) -> Any:
+        """What is trained beside the network, a module that the loss finds as `networks.extra`; None if nothing is."""
+        return None
+
+    def snapshot(self, networks: Networks) -> Any:
+        """The network that becomes the teacher of the next stage."""
+        return networks.ema
+
+    def check(self, batch: int) -> None:
+        """Raise ValueError, with the remedy, if a batch of that many rows cannot be trained on."""
+
+    def sampling(self, network: Any) -> Field:
+        """The field that samplers call: the network, asked at step sizes it was trained at."""
+        ...
+
+    def sample(
+        self,
+        field: Field,
+        noise: Float[Array, "batch *shape"],
+        cond: Cond,
+        *,
+        steps: samplers.Steps,
+        renoise: samplers.Renoise,
+    ) -> Float[Array, "batch *shape"]:
+        """Data from noise by the method's own sampler, on the view `sampling`, guided or not."""
+        return samplers.euler(field, noise, cond, steps=steps)
+
+    def guides(self, steps: int) -> bool:
+        """Whether a guidance scale applies when sampling in `steps`: not where the network already contains guidance, or never
+        learnt to do without labels."""
+        return True
+
+
+class OnField(Objective):
+    """What the objectives below have in common: a loss of the online network as a field."""
+
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        """`loss` of one batch, with the online network as the field, each row under its own dropout mask."""
+        k_draws, k_mask = jax.random.split(key)
+        return self.loss(networks.field(k_mask), networks, batch, k_draws, progress)
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        """Loss and metrics of one batch; only `field` is trained."""
+        ...
+
+
+def stopped(network: Any) -> Any:
+    # Losses stop the gradient of what a target answers; stopped here, its tangents are not computed in the first place.
+    return jax.tree.map(lambda leaf: jax.lax.stop_gradient(leaf) if eqx.is_inexact_array(leaf) else leaf, network)
+
+
+class AtStep(eqx.Module):
+    """A field asked at no finer step than `finest`, or, if `fixed`, at that step only."""
+
+    field: NetworkField
+    finest: float = eqx.field(static=True)
+    fixed: bool = eqx.field(static=True, default=False)
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
+    ) -> Float[Array, "batch *shape"]:
+        d = jnp.full_like(d, self.finest) if self.fixed else jnp.maximum(d, self.finest)
+        return self.field(x, t, d, cond)
+
+
+class AtEnds(eqx.Module):
+    """A field asked at `d = 1`, or at `finest` when the step is that fine."""
+
+    field: NetworkField
+    finest: float = eqx.field(static=True)
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
+    ) -> Float[Array, "batch *shape"]:
+        return self.field(x, t, jnp.where(d > self.finest, 1.0, self.finest), cond)
+
+
+class ToData(eqx.Module):
+    """A field asked at `d = 1 - t`, the whole way to the data, whatever the step, and no finer than `finest`."""
+
+    field: NetworkField
+    finest: float = eqx.field(static=True)
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
+    ) -> Float[Array, "batch *shape"]:
+        return self.field(x, t, jnp.maximum(1 - t, self.finest), cond)

@@ -1,0 +1,186 @@
+"""Consistency models as objectives."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import losses, samplers, times, weights
+from ..guidance import guided
+from ..models.field import NetworkField
+from ..types import Batch, Cond, Draws, Field
+from ._base import Loss, Networks, OnField, Term, ToData
+
+
+def _to_data(draws: Draws) -> Draws:
+    return Draws(draws.x, draws.noise, draws.t, 1 - draws.t, draws.cond)
+
+
+class _Consistency(OnField):
+    """What consistency models have in common: they are asked for the whole way to the data, and sampled by jumps to it."""
+
+    steps: int
+    renoise: bool
+
+    def check(self, batch: int) -> None:
+        """Any batch will do; `steps` must be a power of two."""
+        times.log2_steps(self.steps)
+
+    def sampling(self, network: Any) -> Field:
+        """The network at `d = 1 - t`."""
+        return ToData(NetworkField(network), 1 / self.steps)
+
+    def sample(
+        self,
+        field: Field,
+        noise: Float[Array, "batch *shape"],
+        cond: Cond,
+        *,
+        steps: samplers.Steps,
+        renoise: samplers.Renoise,
+    ) -> Float[Array, "batch *shape"]:
+        """Jumps to the data with new noise between, or Euler steps."""
+        if self.renoise:
+            return samplers.consistency(field, noise, cond, steps=steps, renoise=renoise)
+        return samplers.euler(field, noise, cond, steps=steps)
+
+    def guides(self, steps: int) -> bool:
+        """Never: no label is hidden in training, so the unlabelled velocity is not known."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyDistillation(_Consistency):
+    """Consistency distillation (Song et al. 2023): the same data from both ends of each step of a teacher."""
+
+    steps: int = 128
+    """Steps of the teacher, a power of two."""
+    guidance: float = 1.0
+    """Guidance scale of the teacher; 1 is none."""
+    clip: float | None = 4.0
+    """Limit of the teacher's point, in units of the data."""
+    renoise: bool = True
+    """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
+
+    @property
+    def stages(self) -> int:
+        """One teacher throughout."""
+        return 1
+
+    @property
+    def teacher_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return losses.consistency_distillation(
+            field,
+            batch,
+            key,
+            target=NetworkField(networks.ema),
+            teacher=NetworkField(networks.teacher),
+            steps=self.steps,
+            guidance=self.guidance,
+            null=networks.online.null,
+            clip=self.clip,
+        )
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Agreement over one step of the teacher."""
+        teacher = guided(NetworkField(networks.teacher), self.guidance, networks.online.null)
+
+        def target(draws):
+            field, gap = NetworkField(networks.ema), 1 / self.steps
+            return losses.consistency_distillation_target(field, teacher, _to_data(draws), gap=gap, clip=self.clip)
+
+        return (Term("consistency", 1.0, jnp.array([self.steps]), target),)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsistencyTraining(_Consistency):
+    """Consistency training (Song et al. 2023): the same data from both ends of a gap on each line, without a teacher."""
+
+    steps: int = 128
+    """The gap falls from 1 to 2/steps over training, by halves at equal intervals; a power of two."""
+    renoise: bool = True
+    """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return losses.consistency_training(
+            field,
+            batch,
+            key,
+            target=NetworkField(networks.ema),
+            level=self._level(progress),
+        )
+
+    def _level(self, progress):
+        return times.stage(progress, times.log2_steps(self.steps))
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Agreement over the gap of this share of training."""
+        sections = 2 ** self._level(progress)
+
+        def target(draws):
+            return losses.consistency_training_target(NetworkField(networks.ema), _to_data(draws), gap=1 / sections)
+
+        return (Term("consistency", 1.0, sections[None], target),)
+
+
+@dataclasses.dataclass(frozen=True)
+class ContinuousConsistency(_Consistency):
+    """Continuous-time consistency (Lu and Song 2025), sCT or sCD: the data seen do not change along the path."""
+
+    continuous: ClassVar[bool] = True
+    std: float = 0.5
+    """Standard deviation of the data."""
+    warmup_share: float = 0.1
+    """Share of training over which the network's tangent comes in, from nothing."""
+    normalise: float | None = 0.1
+    """Tangents are divided by their root mean square plus this; None leaves them."""
+    distil: bool = False
+    """Take the path's velocity from a teacher (sCD); False: from the data (sCT)."""
+    guidance: float = 1.0
+    """Guidance scale of the teacher; 1 is none."""
+    log_variance: bool = True
+    """Learn a weight of each t."""
+    renoise: bool = True
+    """Sample with new noise between the steps; False: by Euler steps."""
+
+    @property
+    def stages(self) -> int:
+        """One teacher throughout, or none."""
+        return int(self.distil)
+
+    @property
+    def teacher_step(self) -> float | None:
+        """0, with a teacher."""
+        return 0.0 if self.distil else None
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return losses.continuous_consistency(
+            field,
+            batch,
+            key,
+            teacher=NetworkField(networks.teacher) if self.distil else None,
+            warmup=jnp.minimum(progress / self.warmup_share, 1) if self.warmup_share else 1.0,
+            std=self.std,
+            guidance=self.guidance,
+            null=networks.online.null,
+            normalise=self.normalise,
+            log_variance=networks.extra,
+        )
+
+    def extra(self, key: PRNGKeyArray) -> Any:
+        """The logarithm of the error's variance at each `t`, if it is learned."""
+        return weights.LogVariance() if self.log_variance else None
+
+    def check(self, batch: int) -> None:
+        """Any batch will do; what is guided is a teacher."""
+        if self.guidance != 1 and not self.distil:
+            raise ValueError(f"guidance={self.guidance} guides a teacher, and there is none: use distil, or leave it at 1")
+
+    def sampling(self, network: Any) -> Field:
+        """The network at `d = 1 - t`."""
+        return ToData(NetworkField(network), 0.0)

@@ -1,0 +1,109 @@
+"""Flow maps by self-distillation as objectives."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import losses, times, weights
+from ..models.field import NetworkField
+from ..types import Batch, Field
+from ._base import Loss, Networks, stopped
+from ._pairs import OnPairs, jvp
+
+
+@dataclasses.dataclass(frozen=True)
+class _FlowMap(OnPairs):
+    """What the three have in common: uniform times, rows that weigh the same but for a learned weight."""
+
+    power: float = 0.0
+    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
+    log_variance: bool = True
+    """Learn a weight of each t and d."""
+
+    def extra(self, key: PRNGKeyArray) -> Any:
+        """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
+        return weights.LogVariance() if self.log_variance else None
+
+    def options(self, networks: Networks) -> dict[str, Any]:
+        """Those of pairs, and the learned weight."""
+        return {**super().options(networks), "log_variance": networks.extra}
+
+
+def _target(field: Field, networks: Networks, ema: bool) -> Field:
+    # The network itself under the same dropout mask.
+    return NetworkField(networks.ema) if ema else stopped(field)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lagrangian(_FlowMap):
+    """Lagrangian self-distillation (Boffi et al. 2025): the end of a step moves with the velocity at that end."""
+
+    target_ema: bool = False
+    """The velocity at the end from the average of the weights; False: from the weights themselves."""
+    finite_difference: float | None = None
+    """Step of central differences in place of the exact tangent; None: exact."""
+
+    @property
+    def pairs(self) -> times.Pairs:
+        """The distribution of `(t, d)`."""
+        return times.uniform_pairs
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return losses.lagrangian(
+            field,
+            batch,
+            key,
+            target=_target(field, networks, self.target_ema),
+            pairs=self.pairs,
+            jvp=jvp(self.finite_difference),
+            **self.options(networks),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TerminalVelocity(Lagrangian):
+    """Terminal velocity matching (2025): Lagrangian with logit-normal step sizes and an average of the weights (decay 0.99)."""
+
+    log_variance: bool = False
+    """Learn a weight of each t and d."""
+    target_ema: bool = True
+    """The velocity at the end from the average of the weights; False: from the weights themselves."""
+    gap_mean: float = 0.0
+    """Mean of the normal variable whose sigmoid is a step size."""
+    gap_std: float = 1.0
+    """Its standard deviation."""
+
+    @property
+    def pairs(self) -> times.Pairs:
+        """Logit-normal `d`, and `t` uniform on what it leaves."""
+        return partial(times.logit_normal_gaps, mean=self.gap_mean, std=self.gap_std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Eulerian(_FlowMap):
+    """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
+
+    stop_tangent: bool = True
+    """Stop the gradient through the tangent."""
+    finite_difference: float | None = None
+    """Step of central differences in place of the exact tangent; None: exact."""
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        tangent = jvp(self.finite_difference)
+        return losses.eulerian(field, batch, key, stop_tangent=self.stop_tangent, jvp=tangent, **self.options(networks))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgressiveMap(_FlowMap):
+    """Progressive self-distillation (Boffi et al. 2025): a step is two, as in shortcut models, at any time and step size."""
+
+    share: float | None = 0.5
+    """Share of the first of the two steps; None: uniform for each row."""
+    target_ema: bool = False
+    """The two steps from the average of the weights; False: from the weights themselves."""
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        target = _target(field, networks, self.target_ema)
+        return losses.progressive_map(field, batch, key, target=target, share=self.share, **self.options(networks))

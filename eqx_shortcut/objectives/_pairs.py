@@ -1,0 +1,90 @@
+"""What objectives at continuous step sizes have in common."""
+
+import dataclasses
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+from jaxtyping import Array, Float
+
+from .. import tangents, times
+from ..guidance import Guidance
+from ..models.field import NetworkField
+from ..rows import check_share
+from ..types import Field
+from ._base import Networks, OnField
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPairs(OnField):
+    """Rows of a step `[t, t + d]`, among rows of `d = 0` that learn the velocity."""
+
+    continuous: ClassVar[bool] = True
+    bootstrap_every: int = 4
+    """One row in this many has a step size, the others have d = 0; must divide the batch."""
+    guidance: float = 1.0
+    """Guidance scale inside the velocity; 1 is none."""
+    mix: float = 0.0
+    """Share of the network's own labelled velocity in it: the scale learnt is guidance / (1 - mix)."""
+    interval: tuple[float, float] = (0.0, 1.0)
+    """Times between which the velocity is guided."""
+    label_dropout: float = 0.1
+    """Probability of hiding a row's label, which guidance needs."""
+    power: float = 1.0
+    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
+    eps: float = 0.01
+    """Summed square below which an error is small."""
+
+    @property
+    def velocity_step(self) -> float:
+        """0."""
+        return 0.0
+
+    @property
+    def guided(self) -> Guidance | None:
+        """The guidance inside the velocity; None if there is none."""
+        return None if self.guidance == 1 and self.mix == 0 else Guidance(self.guidance, self.mix, self.interval)
+
+    def options(self, networks: Networks) -> dict[str, Any]:
+        """What all losses on pairs are told in the same words."""
+        return {
+            "bootstrap_every": self.bootstrap_every,
+            "guidance": self.guided,
+            "null": networks.online.null,
+            "dropout": self.label_dropout,
+            "power": self.power,
+            "eps": self.eps,
+        }
+
+    def check(self, batch: int) -> None:
+        """One row in `bootstrap_every` must be left for steps, and others for the velocity."""
+        check_share(batch, self.bootstrap_every)
+        if not 0 <= self.mix < 1:
+            raise ValueError(f"mix={self.mix} makes no scale of guidance / (1 - mix): use a number from 0 to below 1")
+
+    def sampling(self, network: Any) -> Field:
+        """The network, at any step size."""
+        return NetworkField(network)
+
+    def guides(self, steps: int) -> bool:
+        """Unless trained with guidance, which every step size then contains."""
+        return self.guided is None
+
+
+@dataclasses.dataclass(frozen=True)
+class OnLogitNormalPairs(OnPairs):
+    """`t` and `t + d` are two logit-normal times in order."""
+
+    time_mean: float = 0.4
+    """Mean of the normal variable whose sigmoid is a time; a positive one favours the data."""
+    time_std: float = 1.0
+    """Its standard deviation."""
+
+    def pairs(self, progress: Float[Array, ""]) -> times.Pairs:
+        """The distribution of `(t, d)` at this share of training."""
+        return partial(times.logit_normal_pairs, mean=self.time_mean, std=self.time_std)
+
+
+def jvp(step: float | None) -> tangents.Jvp:
+    """`jax.jvp`, or central differences of that step."""
+    return jax.jvp if step is None else tangents.finite_difference(step)

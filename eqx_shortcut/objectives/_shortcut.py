@@ -1,0 +1,85 @@
+"""Shortcut models as an objective."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import losses, times
+from ..models.field import NetworkField
+from ..types import Batch, Field
+from ._base import AtStep, Loss, Networks, OnField, Term, stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortcut(OnField):
+    """Shortcut models (Frans et al. 2024): flow matching, and one step equals two half steps."""
+
+    steps: int = 128
+    """Finest number of steps, a power of two."""
+    bootstrap_every: int = 8
+    """One row in this many is a bootstrap row; must divide the batch."""
+    bootstrap_ema: bool = True
+    """Bootstrap targets from the average of the weights; False: from the weights themselves."""
+    guidance: float = 1.0
+    """Guidance scale inside the bootstrap targets of the finest step; 1 is none."""
+    dt_bias: bool = False
+    """Half of the bootstrap rows for d = 1 and d = 1/2."""
+    label_dropout: float = 0.1
+    """Probability of hiding a flow row's label."""
+    clip: float | None = 4.0
+    """Limit of bootstrap points and targets, in units of the data."""
+
+    @property
+    def velocity_step(self) -> float:
+        """`1/steps`."""
+        return 1 / self.steps
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return losses.shortcut(
+            field,
+            batch,
+            key,
+            target=NetworkField(networks.ema if self.bootstrap_ema else stopped(networks.online)),
+            steps=self.steps,
+            bootstrap_every=self.bootstrap_every,
+            guidance=self.guidance,
+            null=networks.online.null,
+            dropout=self.label_dropout,
+            dt_bias=self.dt_bias,
+            clip=self.clip,
+        )
+
+    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+        """Flow matching, and two half steps at each larger step size, of which the smallest alone is guided."""
+        target = NetworkField(networks.ema if self.bootstrap_ema else networks.online)
+        share, sections = 1 / self.bootstrap_every, 2 ** jnp.arange(times.log2_steps(self.steps))
+
+        def bootstrap(sections, guidance):
+            build = partial(losses.bootstrap_target, target, guidance=guidance, null=networks.online.null, clip=self.clip)
+            return Term("bootstrap", share, sections, build)
+
+        flow = Term("flow", 1 - share, jnp.array([self.steps]), losses.flow_target)
+        if self.guidance == 1 or len(sections) == 1:
+            return flow, bootstrap(sections, self.guidance)
+        return flow, bootstrap(sections[-1:], self.guidance), bootstrap(sections[:-1], 1.0)
+
+    def check(self, batch: int) -> None:
+        """Every step size needs a bootstrap row, and the finest one a guided row if there is guidance."""
+        losses.check_strata(batch, self.steps, self.bootstrap_every)
+        rows = batch // self.bootstrap_every
+        if self.guidance != 1 and not times.finest_rows(rows, self.steps, bias=self.dt_bias):
+            raise ValueError(
+                f"guidance={self.guidance} would guide nothing: with dt_bias {rows} bootstrap rows leave none for the "
+                f"finest step of steps={self.steps}; use a larger batch, a smaller bootstrap_every, or no dt_bias"
+            )
+
+    def sampling(self, network: Any) -> Field:
+        """The network at `d`, but never finer than `1/steps`, which is the finest it was trained at."""
+        return AtStep(NetworkField(network), 1 / self.steps)
+
+    def guides(self, steps: int) -> bool:
+        """At the finest step only, if trained with guidance, which larger steps then contain."""
+        return self.guidance == 1 or steps >= self.steps

@@ -1,0 +1,250 @@
+"""Objectives at continuous step sizes: each is its loss with what it says, at every share of training."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut import Batch, losses, samplers, tangents, times, weights
+from eqx_shortcut.guidance import Guidance
+from eqx_shortcut.models import NetworkField
+from eqx_shortcut.objectives import (
+    ESC,
+    AlphaFlow,
+    ContinuousConsistency,
+    Eulerian,
+    ImprovedMeanFlow,
+    Lagrangian,
+    MeanFlow,
+    Networks,
+    Objective,
+    ProgressiveMap,
+    SoFlow,
+    SplitMeanFlow,
+    TerminalVelocity,
+)
+
+N = 24
+
+
+class Toy(eqx.Module):
+    """A network of one example; with a key it adds noise, as dropout would."""
+
+    weight: jax.Array
+
+    @property
+    def null(self):
+        return jnp.array(9)
+
+    def __call__(self, x, t, d, cond, *, key=None):
+        noise = 0.0 if key is None else jax.random.normal(key, x.shape)
+        return jnp.sin(self.weight * x) + t * x - d * self.weight + cond.astype(x.dtype) / 10 + noise
+
+
+def networks(objective: Objective | None = None) -> Networks:
+    """With a learned weight other than 0, if the objective has one."""
+    extra = None if objective is None else objective.extra(jax.random.key(0))
+    extra = jax.tree.map(lambda c: c + 0.03, extra)
+    return Networks(Toy(jnp.float32(0.5)), Toy(jnp.float32(-0.7)), Toy(jnp.float32(0.3)), extra)
+
+
+def batch() -> Batch:
+    x = np.random.default_rng(0).standard_normal((N, 3))
+    return Batch(jnp.asarray(x, jnp.float32), jnp.arange(N) % 2)
+
+
+GUIDED: dict[str, Any] = {"guidance": 2.0, "mix": 0.25, "interval": (0.1, 0.8)}
+PAIRS: dict[str, Any] = {"bootstrap_every": 4, "label_dropout": 0.5, "eps": 0.1, **GUIDED}
+SAID = {"guidance": Guidance(2.0, 0.25, (0.1, 0.8)), "dropout": 0.5, "eps": 0.1, "bootstrap_every": 4}
+LINES = partial(times.logit_normal_pairs, mean=-0.3, std=0.5)
+EVERY = [
+    MeanFlow(),
+    ImprovedMeanFlow(),
+    ESC(),
+    AlphaFlow(),
+    SplitMeanFlow(),
+    SoFlow(),
+    Lagrangian(),
+    TerminalVelocity(),
+    Eulerian(),
+    ProgressiveMap(),
+    ContinuousConsistency(),
+    ContinuousConsistency(distil=True),
+]
+each = pytest.mark.parametrize("objective", EVERY, ids=lambda o: type(o).__name__ + "-distil" * getattr(o, "distil", False))
+TIMES: dict[str, Any] = {"time_mean": -0.3, "time_std": 0.5}
+SAME = "the network itself, under the same mask"
+
+# An objective, its loss, and what the loss is told beside what all are told.
+CASES = {
+    "mean_flow": (MeanFlow(**TIMES, power=0.5), "mean_flow", {"pairs": LINES, "power": 0.5}),
+    "mean_flow by differences": (
+        MeanFlow(finite_difference=0.01),
+        "mean_flow",
+        {"jvp": tangents.finite_difference(0.01)},
+    ),
+    "mean_flow with a learned weight": (MeanFlow(log_variance=True), "mean_flow", {"log_variance": True}),
+    "improved_mean_flow": (ImprovedMeanFlow(**TIMES), "improved_mean_flow", {"pairs": LINES}),
+    "split_mean_flow": (SplitMeanFlow(**TIMES, clip=1.0), "split_mean_flow", {"target": SAME, "pairs": LINES, "clip": 1.0}),
+    "lagrangian": (Lagrangian(), "lagrangian", {"target": SAME, "log_variance": True}),
+    "lagrangian of the average": (Lagrangian(target_ema=True, power=1.0), "lagrangian", {"target": "ema", "power": 1.0}),
+    "terminal_velocity": (
+        TerminalVelocity(gap_mean=0.5, gap_std=0.3),
+        "terminal_velocity",
+        {"target": "ema", "pairs": partial(times.logit_normal_gaps, mean=0.5, std=0.3)},
+    ),
+    "eulerian": (Eulerian(), "eulerian", {"log_variance": True}),
+    "eulerian through the tangent": (
+        Eulerian(stop_tangent=False, log_variance=False),
+        "eulerian",
+        {"stop_tangent": False},
+    ),
+    "progressive_map": (ProgressiveMap(), "progressive_map", {"target": SAME, "log_variance": True}),
+    "progressive_map of the average": (
+        ProgressiveMap(share=None, target_ema=True),
+        "progressive_map",
+        {"target": "ema", "share": None, "log_variance": True},
+    ),
+}
+
+
+def found_and_expected(objective, name, said, key, progress=0.5):
+    """What an objective answers, and its loss with what it is said to be told."""
+    both, (k_draws, k_mask) = networks(objective), jax.random.split(key)
+    field = NetworkField(both.online, k_mask)
+    target = {SAME: field, "ema": NetworkField(both.ema)}
+    said = {k: target.get(v, v) if isinstance(v, str) else v for k, v in said.items()}
+    if objective.extra(key) is not None and said.pop("log_variance", True):
+        said["log_variance"] = both.extra
+
+    found = objective(both, batch(), key, jnp.float32(progress))[0]
+    return found, getattr(losses, name)(field, batch(), k_draws, null=both.online.null, **said)[0]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_is_its_loss(key, case):
+    objective, name, said = CASES[case]
+    found, expected = found_and_expected(dataclasses.replace(objective, **PAIRS), name, SAID | said, key)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("progress", "alpha"), [(0.0, 0.9999939), (0.5, 0.5), (1.0, 0.0)])
+def test_alpha_flow_falls_from_flow_matching_to_mean_flow(key, progress, alpha):
+    objective = AlphaFlow(**TIMES, **PAIRS, clip=1.0)
+    said = {"target": SAME, "alpha": alpha, "pairs": LINES, "clip": 1.0}
+    found, expected = found_and_expected(objective, "alpha_flow", SAID | said, key, progress)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("progress", "alpha"), [(0.0, 0.1), (0.5, 0.0002**0.5), (1.0, 0.002)])
+def test_so_flow_falls_by_equal_factors(key, progress, alpha):
+    objective = SoFlow(**TIMES, **PAIRS, clip=1.0)
+    said = {"target": SAME, "alpha": alpha, "pairs": LINES, "clip": 1.0}
+    found, expected = found_and_expected(objective, "so_flow", SAID | said, key, progress)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.4), (0.5, 0.2), (1.0, 0.0)])
+def test_esc_is_mean_flow_on_posterior_means_with_more_steps_to_the_data_early(key, progress, share):
+    objective = ESC(**TIMES, **PAIRS, early_to_data=0.4)
+    said = {"pairs": times.to_end(LINES, share), "posterior_every": 2}
+    found, expected = found_and_expected(objective, "mean_flow", SAID | said, key, progress)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("progress", "warmup"), [(0.0, 0.0), (0.05, 0.5), (1.0, 1.0)])
+@pytest.mark.parametrize("distil", [False, True])
+def test_continuous_consistency_warms_up_from_the_data_or_a_teacher(key, progress, warmup, distil):
+    objective = ContinuousConsistency(distil=distil, std=0.7, normalise=0.2, guidance=2.0 if distil else 1.0)
+    helpers = {"teacher": NetworkField(networks().teacher), "guidance": 2.0} if distil else {}
+    said = {"warmup": warmup, "std": 0.7, "normalise": 0.2, **helpers}
+    found, expected = found_and_expected(objective, "continuous_consistency", said, key, progress)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    at_once = dataclasses.replace(objective, warmup_share=0.0)
+    found, expected = found_and_expected(at_once, "continuous_consistency", said | {"warmup": 1.0}, key, progress)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [AlphaFlow(), SoFlow()])
+def test_a_small_alpha_does_not_see_the_dropout_mask(key, objective):
+    """The target under a mask of its own, or none, would differ by that mask, and not by what a small step makes of it."""
+    both, (k_draws, k_mask) = networks(), jax.random.split(key)
+    _, metrics = objective(both, batch(), key, jnp.float32(0.7))
+    field, other = NetworkField(both.online, k_mask), NetworkField(both.online)
+    _, apart = losses.alpha_flow(field, batch(), k_draws, target=other, alpha=0.01, null=both.online.null, dropout=0.1)
+    assert metrics["loss_bootstrap"] < 0.05 * apart["loss_bootstrap"]
+
+
+# What the trainer and the samplers are told
+
+
+@each
+def test_they_are_continuous_and_have_what_they_train_beside_the_network(objective):
+    assert isinstance(objective, Objective) and objective.continuous and objective.only_step is None
+    assert objective.terms(networks(), jnp.float32(0.5)) == ()
+    distils = getattr(objective, "distil", False)
+    velocity = None if isinstance(objective, ContinuousConsistency) else 0.0
+    assert (objective.stages, objective.teacher_step, objective.velocity_step) == (
+        int(distils),
+        0.0 if distils else None,
+        velocity,
+    )
+    learned = isinstance(objective, ESC | Lagrangian | Eulerian | ProgressiveMap | ContinuousConsistency)
+    learned &= not isinstance(objective, TerminalVelocity)
+    assert isinstance(objective.extra(jax.random.key(0)), weights.LogVariance) is learned
+    every = {ImprovedMeanFlow: 2, ContinuousConsistency: None}.get(type(objective), 4)
+    assert getattr(objective, "bootstrap_every", None) == every
+    objective.check(N)
+
+
+@pytest.mark.parametrize("objective", [SplitMeanFlow(), ESC(), TerminalVelocity(), ContinuousConsistency(distil=True)])
+def test_the_network_and_what_is_beside_it_alone_are_trained(key, objective):
+    grad = eqx.filter_grad(lambda networks: objective(networks, batch(), key, jnp.float32(0.5))[0])(networks(objective))
+    assert float(jnp.abs(grad.online.weight)) > 0
+    assert float(grad.ema.weight) == float(grad.teacher.weight) == 0
+    assert grad.extra is None or float(jnp.abs(grad.extra.coefficients).min()) > 0
+
+
+@each
+def test_they_are_asked_at_any_step_or_the_whole_way(objective):
+    whole = isinstance(objective, ContinuousConsistency)
+    x, t, d = jnp.ones((3, 2)), jnp.array([0.0, 0.5, 0.9]), jnp.array([1.0, 0.5, 1 / 1000])
+    network = networks().online
+    field, expected = objective.sampling(network), NetworkField(network)(x, t, 1 - t if whole else d, jnp.arange(3))
+    np.testing.assert_allclose(field(x, t, d, jnp.arange(3)), expected, rtol=1e-6)
+    assert objective.guides(1) is objective.guides(1000) is not whole
+
+
+@pytest.mark.parametrize("objective", [MeanFlow(), ContinuousConsistency(), ContinuousConsistency(renoise=False)])
+def test_they_are_sampled_by_euler_steps_or_by_jumps(key, objective):
+    noise, field = jax.random.normal(key, (3, 2)), objective.sampling(networks().online)
+    found = objective.sample(field, noise, jnp.arange(3), steps=2, renoise=lambda i: noise)
+    jumps = partial(samplers.consistency, renoise=lambda i: noise)
+    sampler = jumps if getattr(objective, "renoise", False) else samplers.euler
+    np.testing.assert_array_equal(found, sampler(field, noise, jnp.arange(3), steps=2))
+
+
+@pytest.mark.parametrize("inside", [{"guidance": 1.5}, {"mix": 0.5}])
+def test_what_contains_guidance_is_not_guided_again(inside):
+    assert not MeanFlow(**inside).guides(1) and not SoFlow(**inside).guides(128)
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "message"),
+    [
+        (MeanFlow(bootstrap_every=1), 64, r"bootstrap_every=1 .*use 2 or more"),
+        (SoFlow(), 6, r"batch 6 is not a multiple of every=4"),
+        (Lagrangian(mix=1.0), 64, r"mix=1.0 makes no scale of guidance / \(1 - mix\): use a number from 0 to below 1"),
+        (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),
+        (AlphaFlow(), 6, r"batch 6 is not a multiple of every=4"),
+        (ContinuousConsistency(guidance=2.0), 64, r"guidance=2.0 guides a teacher, and there is none: use distil, or"),
+    ],
+)
+def test_check_names_value_and_remedy(objective, rows, message):
+    with pytest.raises(ValueError, match=message):
+        objective.check(rows)
