@@ -118,7 +118,7 @@ def quality_plot(
         figure.legend(loc="outside right upper", frameon=False)
     else:
         axes.legend(frameon=False)
-    _write_figure(path, figure)
+    write_figure(path, figure)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -244,7 +244,8 @@ def _figure() -> Any:
     return figure, figure.add_subplot()
 
 
-def _write_figure(path: storage.Path, figure: Any) -> None:
+def write_figure(path: storage.Path, figure: Any) -> None:
+    """Writes a figure of matplotlib as its suffix says: png, svg or pdf."""
     import matplotlib
 
     # Text of a PDF as letters that can be searched; the same figure is the same file.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from eqx_shortcut.objectives import (
     Lagrangian,
     LiveReflow,
     MeanFlow,
+    Objective,
     ProgressiveDistillation,
     ProgressiveMap,
     Shortcut,
@@ -53,6 +55,13 @@ AnyObjective = (
     | Annotated[ProgressiveMap, tyro.conf.subcommand("progressive-map")]
     | Annotated[ContinuousConsistency, tyro.conf.subcommand("continuous-consistency")]
 )
+
+
+def named(objective: Objective) -> str:
+    """Its class in lower case with dashes, by which its runs are called."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", type(objective).__name__).lower()
+
+
 # Each experiment has its own source, so the command line offers that one's options and no choice between them.
 AnySource = tyro.conf.AvoidSubcommands[Digits | FashionMNIST | CIFAR10]
 ImageSource = (

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from config import Config
+from config import Config, named
 from devices import chosen_mesh
 from eqx_shortcut import health, log, storage
 from eqx_shortcut.checkpoint import Checkpoints
@@ -19,7 +19,6 @@ from running import (
     check,
     check_data,
     check_record,
-    default_name,
     described,
     first_state,
     open_loader,
@@ -41,7 +40,7 @@ def replay(experiment: str, config: Config, number: int) -> None:
     mesh = chosen_mesh(config)
     with jax.set_mesh(mesh):
         check(config, mesh)
-        folder = config.runs / experiment / (config.name or default_name(config))
+        folder = config.runs / experiment / (config.name or named(config.objective))
         if not storage.exists(folder / "config.json"):
             raise ValueError(f"{folder} holds no run to replay: name the run with --runs and --name, as it was trained")
         data = open_data(config, mesh)

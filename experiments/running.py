@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import signal
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import eqx_shortcut
-from config import Config, Judge
+from config import Config, Judge, named
 from devices import chosen_mesh, in_words
 from encoding import identity
 from eqx_shortcut import distributed, figures, flops, log, programs, settings, sharding, storage
@@ -64,7 +63,7 @@ def run_on(mesh: jax.sharding.Mesh, experiment: str, config: Config, judge: Judg
     data = open_data(config, mesh)
     check_data(config, data)
     record = described(experiment, config, data)
-    folder = config.runs / experiment / (config.name or default_name(config))
+    folder = config.runs / experiment / (config.name or named(config.objective))
     with distributed.together():
         check_record(folder, record)
     state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
@@ -133,11 +132,6 @@ def report_quality(folder: pathlib.Path, quality: dict[str, Any]) -> None:
         {folder.name: curve}, folder / "quality.png", measure="pixel Frechet distance", floor=quality["held_out"]["frechet"]
     )
     print(table(quality))
-
-
-def default_name(config: Config) -> str:
-    """The objective's class in lower case with dashes."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "-", type(config.objective).__name__).lower()
 
 
 def use_compilation_cache() -> None:

@@ -8,6 +8,7 @@ from .inception_score import inception_score
 from .kernel import kernel_distance, maximum_mean_discrepancy
 from .moments import Gaussian, Moments, moments
 from .neighbours import PRDC, nearest_distances, prdc
+from .sliced import half_circle, sliced_wasserstein
 from .statistics import Statistics, read_images, read_statistics, write_statistics
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "collect",
     "compare",
     "frechet_distance",
+    "half_circle",
     "inception_score",
     "kernel_distance",
     "maximum_mean_discrepancy",
@@ -32,5 +34,6 @@ __all__ = [
     "prdc",
     "read_images",
     "read_statistics",
+    "sliced_wasserstein",
     "write_statistics",
 ]

@@ -2,5 +2,6 @@
 
 from .dit import DiT, DiTConfig
 from .field import NetworkField
+from .mlp import MLP, MLPConfig
 
-__all__ = ["DiT", "DiTConfig", "NetworkField"]
+__all__ = ["MLP", "DiT", "DiTConfig", "MLPConfig", "NetworkField"]

@@ -15,7 +15,7 @@ import tyro
 
 import eqx_shortcut
 from commands import in_process, snapshot
-from config import AnyObjective, Config
+from config import AnyObjective, Config, named
 from eqx_shortcut import settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits, read_pairs
@@ -23,7 +23,7 @@ from eqx_shortcut.log import read_lines
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import TrainState, init_state
-from running import check, default_name
+from running import check
 
 STEPS, EVERY = 6, 3
 TINY = (
@@ -165,7 +165,7 @@ def test_a_method_at_continuous_step_sizes_is_a_subcommand_and_refused_where_the
     objective = tyro.cli(AnyObjective, args=[name])  # pyright: ignore[reportArgumentType, reportCallIssue]
     assert settings.parse(json.loads(json.dumps(settings.dump(objective)))) == objective
     config = Config(data=Digits(), network=DiTConfig(), objective=objective, optimizer=AdamW(), batch=32)
-    assert default_name(config) == name
+    assert named(config.objective) == name
     with pytest.raises(ValueError, match=r"continuous step sizes, 0 included, .* use --network.step linear"):
         check(config, sharding.make_mesh())
     check(dataclasses.replace(config, network=DiTConfig(step="linear")), sharding.make_mesh())

@@ -1,0 +1,112 @@
+"""A small network for points and other vectors: a residual multilayer perceptron told time, step size and label."""
+
+import dataclasses
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from .layers import Dense, normal, sinusoids, zeros
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPConfig:
+    """Size and options of the multilayer perceptron."""
+
+    hidden: int = 128
+    """Width of the layers."""
+    depth: int = 3
+    """Residual layers."""
+    embed_scale: float = 6.0
+    """Factor on t and d before their sinusoids, whose fastest turns by so many rad from 0 to 1. Losses with a tangent in time
+    or step size need it small, since the tangent's error grows with it: at 100 they fail."""
+    frequencies: int = 16
+    """Sinusoids of t, and as many of d, of rates from the fastest down to its 16th part."""
+
+    def __post_init__(self):
+        for field in ("hidden", "depth"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: use 1 or more")
+        if self.frequencies < 2 or self.frequencies % 2:
+            raise ValueError(f"frequencies={self.frequencies}: use an even number, half of them sines and half cosines")
+
+    def build(self, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray) -> "MLP":
+        """A network for examples of `shape` and `classes` labels (0: none), initialised from `key`."""
+        return MLP(self, shape, classes, key=key)
+
+
+class Layer(eqx.Module):
+    """`h + W silu((1 + a) U h + b)` with `a, b` from the condition; without a norm, so that tangents are smooth."""
+
+    modulation: Dense
+    up: Dense
+    down: Dense
+
+    def __init__(self, size: int, *, key: PRNGKeyArray):
+        k_modulation, k_up, k_down = jax.random.split(key, 3)
+        self.modulation = Dense(size, (2, size), key=k_modulation)
+        self.up = Dense(size, size, key=k_up)
+        self.down = Dense(size, size, key=k_down)
+
+    def __call__(self, h: Float[Array, " size"], c: Float[Array, " size"]) -> Float[Array, " size"]:
+        scale, shift = self.modulation(c, h.dtype)
+        return h + self.down(jax.nn.silu((1 + scale) * self.up(h, h.dtype) + shift), h.dtype)
+
+
+class MLP(eqx.Module):
+    """Residual layers modulated by sinusoids of `t` and of `d` (linear, so also at `d = 0`) and by the label.
+
+    An untrained network answers 0.
+    """
+
+    inputs: Dense
+    time: Dense
+    step: Dense
+    label: Float[Array, "labels size"]
+    layers: tuple[Layer, ...]
+    out: Dense
+    config: MLPConfig = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    classes: int = eqx.field(static=True)
+
+    def __init__(self, config: MLPConfig, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray):
+        k_inputs, k_time, k_step, k_label, k_layers, k_out = jax.random.split(key, 6)
+        size, numbers = config.hidden, math.prod(shape)
+        self.inputs = Dense(numbers, size, key=k_inputs)
+        self.time = Dense(config.frequencies, size, key=k_time)
+        self.step = Dense(config.frequencies, size, key=k_step)
+        self.label = normal(k_label, (classes + 1, size))
+        self.layers = tuple(Layer(size, key=k) for k in jax.random.split(k_layers, config.depth))
+        self.out = Dense(size, numbers, key=k_out, init=zeros)
+        self.config, self.shape, self.classes = config, shape, classes
+
+    @property
+    def null(self) -> Int[Array, ""]:
+        """The label that stands for no label."""
+        return jnp.asarray(self.classes)
+
+    def __call__(
+        self,
+        x: Float[Array, "*shape"],
+        t: Float[Array, ""],
+        d: Float[Array, ""],
+        label: Int[Array, ""],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*shape"]:
+        c = jax.nn.silu(self.time(self._waves(t), x.dtype) + self.step(self._waves(d), x.dtype) + self.label[label])
+        h = self.inputs(x.reshape(-1), x.dtype)
+        for layer in self.layers:
+            h = layer(h, c)
+        return self.out(jax.nn.silu(h), x.dtype).reshape(x.shape)
+
+    def held_at(self, d: float) -> "MLP":
+        """The network that answers at every step size as this one does at `d`: the kernel on its step's sinusoids is 0."""
+        kernel = self.step.kernel
+        constant = self.step(self._waves(jnp.asarray(d, kernel.dtype)), kernel.dtype)
+        return eqx.tree_at(lambda n: (n.step.kernel, n.step.bias), self, (jnp.zeros_like(kernel), constant))
+
+    def _waves(self, value: Float[Array, ""]) -> Float[Array, " frequencies"]:
+        return sinusoids(self.config.embed_scale * value.astype(jnp.float32), self.config.frequencies, period=16)

@@ -1,0 +1,228 @@
+"""Any objective on points in the plane: trains a small network in under a minute on two CPU cores, and draws what it learnt.
+
+    python experiments/toy2d.py                                       # a shortcut model of eight Gaussians
+    python experiments/toy2d.py objective:flow-matching --data moons
+
+Writes RUNS/toy2d/NAME/: map.png (the map of one step, the way of many, samples in 1, 2, 4 and 128 steps), their sliced
+Wasserstein distances in quality.json, metrics.jsonl, loss.png. An objective that distils has its teacher trained first, by flow
+matching with the same settings. `toy2d_table.py` compares all objectives; `summary.py runs/toy2d` what was trained.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from config import AnyObjective, named
+from eqx_shortcut.models import MLPConfig
+from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
+from eqx_shortcut.optimizer import AdamW
+from opening import command
+from places import Place
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import PRNGKeyArray
+
+    from eqx_shortcut.data.points import Points
+    from eqx_shortcut.models import MLP
+    from eqx_shortcut.train import Event, TrainState
+    from eqx_shortcut.trained import Trained
+
+Data = Literal["moons", "checkerboard", "spirals", "eight-gaussians"]
+STEPS = (1, 2, 4, 128)
+DIRECTIONS = 64
+SEED = 1000
+LOG_EVERY = 20
+OPTIMIZER = AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train, sample, judge and draw."""
+
+    objective: AnyObjective = dataclasses.field(default_factory=Shortcut)
+    """What is trained."""
+    network: MLPConfig = dataclasses.field(default_factory=MLPConfig)
+    """Size and options of the network."""
+    optimizer: AdamW = OPTIMIZER
+    """How it is trained."""
+    data: Data = "eight-gaussians"
+    """Distribution of the points; each step draws new ones."""
+    steps: int = 2000
+    """Training steps."""
+    batch: int = 512
+    """Points a step."""
+    ema_decay: float = 0.99
+    """Decay a step of the average of the weights."""
+    count: int = 10_000
+    """Samples for each distance; the points that they are compared with are ten times as many."""
+    seed: int = 0
+    """Seed of initialisation and training; the points and the noise of the distances are the same for all."""
+    name: str | None = None
+    """Name of the run; by default DATA-OBJECTIVE-SEED."""
+    runs: Place = pathlib.Path("runs")
+    """Folder of all runs: this one lies in RUNS/toy2d/NAME."""
+
+    def __post_init__(self):
+        for field, lowest in (("steps", 1), ("batch", 1), ("count", 2), ("seed", 0)):
+            if getattr(self, field) < lowest:
+                raise ValueError(f"--{field} {getattr(self, field)}: use {lowest} or more")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--ema-decay {self.ema_decay}: use a number from 0 to below 1")
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Where the run lies."""
+        return self.runs / "toy2d" / (self.name or f"{self.data}-{named(self.objective)}-{self.seed}")
+
+
+def main(config: Config) -> None:
+    """Trains, judges and draws, and prints the table."""
+    from judging import table
+
+    quality = run(config)
+    print(table(quality))
+    print(f"pictures and numbers: {config.folder}/map.png, quality.json, loss.png")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains, judges and draws; returns what quality.json holds."""
+    from eqx_shortcut import figures, log, storage
+    from running import use_compilation_cache
+    from toy2d_figure import draw
+
+    use_compilation_cache()
+    config.objective.check(config.batch)
+    settle(config)
+    model = train(config)
+    quality, seen = judge(config, model)
+    storage.write(config.folder / "quality.json", json.dumps(quality, indent=1))
+    title = f"{type(config.objective).__name__}, {config.data}, {config.steps:,} training steps of {config.batch} points"
+    draw(model, seen, config.folder / "map.png", title=title)
+    figures.loss_plot(log.read_lines(config.folder / "metrics.jsonl"), config.folder / "loss.png")
+    return quality
+
+
+def settle(config: Config) -> None:
+    """Writes config.json, or makes sure that the folder is that of these settings; raises ValueError naming what differs."""
+    from eqx_shortcut import settings
+
+    record = {key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")}
+    path, remedy = config.folder / "config.json", "Start a new one with --name"
+    settings.settle(path, {"experiment": "toy2d", **record}, "another run", remedy)
+
+
+def sampler(data: Data) -> "Callable[[PRNGKeyArray, int], Points]":
+    """The distribution of that name."""
+    from eqx_shortcut.data import points
+
+    return getattr(points, data.replace("-", "_"))
+
+
+def train(config: Config) -> "Trained":
+    """The average of the weights at the end; an objective that distils starts from its teacher, as the other runs do."""
+    from eqx_shortcut.log import JsonLines
+    from eqx_shortcut.train import every
+
+    teacher = None
+    if config.objective.stages:
+        teacher = fitted(config, FlowMatching(), None, []).network.held_at(FlowMatching().only_step)
+    logger = JsonLines(config.folder / "metrics.jsonl", start=0)
+
+    def record(number: int, state: "TrainState", metrics: dict[str, Any]) -> None:
+        logger.write(number, {name: float(value) for name, value in metrics.items()})
+
+    try:
+        return fitted(config, config.objective, teacher, [every(LOG_EVERY, config.steps, record)])
+    finally:
+        logger.close()
+
+
+def fitted(config: Config, objective: Objective, teacher: "MLP | None", events: "list[Event]") -> "Trained":
+    """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
+    import jax
+    import jax.numpy as jnp
+    from tqdm import tqdm
+
+    from eqx_shortcut.train import Diverged, fit, init_state, make_step
+    from eqx_shortcut.trained import Trained
+    from eqx_shortcut.types import Batch
+
+    tx, points = config.optimizer.build(config.steps), sampler(config.data)
+
+    def prepare(raw: None, key: "PRNGKeyArray") -> Batch:
+        return Batch(points(key, config.batch), jnp.zeros(config.batch, jnp.int32))
+
+    key = jax.random.key(config.seed)
+    build = lambda key: config.network.build((2,), 0, key=key)  # noqa: E731
+    state = init_state(build, tx, key, teacher=teacher is not None, extra=objective.extra)
+    if teacher is not None:
+        # Three sets of buffers, since a step consumes its state.
+        online, average, fixed = (jax.tree.map(jnp.copy, teacher) for _ in range(3))
+        networks = dataclasses.replace(state.networks, online=online, ema=average, teacher=fixed)
+        state = dataclasses.replace(state, networks=networks)
+    step = make_step(objective, tx, prepare=prepare, ema_decay=config.ema_decay, steps=config.steps)
+    with tqdm(total=config.steps, desc=type(objective).__name__, unit="step", dynamic_ncols=True) as bar:
+
+        def advance(number: int, state: "TrainState", metrics: dict[str, Any]) -> None:
+            bar.update()
+
+        try:
+            state = fit(step, state, itertools.repeat(None), until=config.steps, events=[*events, advance])
+        except Diverged as error:
+            raise ValueError(str(error)) from error
+    return Trained(state.networks.ema, objective, (2,), 0, config.steps, labelled=False)
+
+
+class Seen(NamedTuple):
+    """What the distances were taken of: points of the distribution, noise, and the samples from it by number of steps."""
+
+    data: "np.ndarray"
+    noise: "np.ndarray"
+    samples: "dict[int, np.ndarray]"
+    distances: dict[int, float]
+
+
+def judge(config: Config, model: "Trained") -> tuple[dict[str, Any], Seen]:
+    """Distances of samples to points of the distribution, beside that of other points of it, with their protocol."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from tqdm import tqdm
+
+    from eqx_shortcut.evaluate import half_circle, sliced_wasserstein
+    from eqx_shortcut.trained import noise, sample_from
+
+    k_data, k_other, k_noise = jax.random.split(jax.random.key(SEED), 3)
+    points = sampler(config.data)
+    data, other = np.asarray(points(k_data, 10 * config.count)), np.asarray(points(k_other, config.count))
+    start = noise(model, k_noise, jnp.arange(config.count))
+
+    def distance(samples: np.ndarray) -> float:
+        return sliced_wasserstein(samples, data, half_circle(DIRECTIONS)) if np.isfinite(samples).all() else float("nan")
+
+    found = {}
+    for steps in tqdm(STEPS, desc="sampling", unit="sampler", leave=False):
+        found[steps] = np.asarray(sample_from(model, k_noise, start, steps=steps))
+    distances = {steps: distance(samples) for steps, samples in found.items()}
+    quality = {
+        "protocol": {
+            "sliced_wasserstein": f"of order 2 over {DIRECTIONS} directions, to points of {config.data}",
+            "samples": config.count,
+            "points": len(data),
+            "held-out points": len(other),
+            "weights": "ema",
+            "training step": config.steps,
+            "seed of points and noise": SEED,
+        },
+        "held_out": {"sliced_wasserstein": distance(other)},
+        "results": [{"steps": steps, "sliced_wasserstein": value} for steps, value in distances.items()],
+    }
+    return quality, Seen(data, np.asarray(start), found, distances)
+
+
+if __name__ == "__main__":
+    command(main, Config, __doc__)
