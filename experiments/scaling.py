@@ -36,8 +36,8 @@ class Config:
     """Devices that share heads and MLPs where tensor parallelism is shown."""
     batch: int = 32
     """Images a device and step."""
-    remat: Literal["none", "mlp", "block"] = "none"
-    """What the backward pass computes again to save memory."""
+    remat: Literal["none", "elementwise", "mlp", "block"] = "elementwise"
+    """What the backward pass computes again instead of keeping it."""
     out: pathlib.Path = pathlib.Path("scaling.json")
     """File to write; rows that it holds already, of the same settings, are not computed again."""
 

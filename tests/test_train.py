@@ -422,6 +422,7 @@ def three_steps(objective: Any, devices: int) -> TrainState:
     return state
 
 
+@pytest.mark.slow  # the short versions are in test_layouts.py and models/test_dit.py
 def test_three_steps_are_equal_on_1_and_8_devices():
     """But for the biases of the attention's keys, whose gradient is rounding: a shift of all logits changes nothing."""
     objective = Shortcut(steps=4, bootstrap_every=2)

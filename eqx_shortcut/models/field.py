@@ -31,6 +31,8 @@ class NetworkField(eqx.Module):
         def answer(rows):
             return jax.vmap(lambda x, t, d, c, k: self.network(x, t, d, c, key=k))(*rows)
 
+        if self.turns == 1:  # also for a number of rows that is known later, as in an exported program
+            return answer(rows)
         # A call on part of a batch may have fewer rows than turns.
         turns = math.gcd(self.turns, x.shape[0])
-        return answer(rows) if turns == 1 else joined(jax.lax.map(jax.checkpoint(answer), in_turns(rows, turns)))
+        return joined(jax.lax.map(jax.checkpoint(answer), in_turns(rows, turns)))
