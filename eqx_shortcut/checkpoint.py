@@ -174,11 +174,15 @@ class Checkpoints:
         """Removes what a run that was killed or a full disk left, nothing being written now; returns whether there was any."""
         if jax.process_index():
             return False
-        found = list(self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}"))
-        torn = [path for path in found if not _whole(path) and (path.name.isdigit() or TMP_DIR_SUFFIX in path.name)]
+        torn = self._unfinished()
         for path in torn:
             storage.remove(path)
         return bool(torn)
+
+    def _unfinished(self) -> list[storage.Path]:
+        """Folders of checkpoints that are not whole: in an object store they have their names already."""
+        found = self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}")
+        return [path for path in found if not _whole(path) and (path.name.isdigit() or TMP_DIR_SUFFIX in path.name)]
 
     def _set_aside(self, steps: Iterable[int]) -> None:
         with distributed.together():
@@ -188,10 +192,9 @@ class Checkpoints:
 
     def _seal(self) -> None:
         # Orbax calls this when every item is written, just before the folder gets its name: so a checkpoint that bears
-        # its name has its hashes. In an object store the folder has its name already, and gets its mark next.
-        for folder in self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}"):
-            if not _whole(folder):
-                storage.write(folder / MANIFEST, json.dumps(_hashes(folder, _folders(folder)), indent=1))
+        # its name has its hashes. In an object store it gets its mark next.
+        for folder in self._unfinished():
+            storage.write(folder / MANIFEST, json.dumps(_hashes(folder, _folders(folder)), indent=1))
 
     def _verify(self, step: int, items: Iterable[str] | None = None) -> None:
         """Raises CheckpointError unless the files of these items, or of all, are those that were written."""

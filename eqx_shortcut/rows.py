@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
+BATCH = ("data", "fsdp")
+"""The axes of a mesh whose devices see different rows of a batch."""
+
 
 def rows(t: Float[Array, " batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
     """`t` with unit axes appended, in the dtype of `like`, so that `rows(t, x) * x` scales each example by its own `t`."""
@@ -80,9 +83,14 @@ def parts(n: int, groups: int) -> int:
 
     It is `groups` without a mesh, or where the rows do not divide so.
     """
-    shape = jax.sharding.get_abstract_mesh().shape
-    whole = math.lcm(groups, shape.get("data", 1) * shape.get("fsdp", 1))
+    whole = math.lcm(groups, shares())
     return groups if n % whole else whole
+
+
+def shares() -> int:
+    """How many shares of a batch the devices of the mesh in use (`jax.set_mesh`) see; 1 without a mesh."""
+    sizes = jax.sharding.get_abstract_mesh().shape
+    return math.prod(sizes.get(axis, 1) for axis in BATCH)
 
 
 def check_divides(batch: int, every: int) -> None:

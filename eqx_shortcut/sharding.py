@@ -15,9 +15,9 @@ from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from .rows import BATCH, shares
+
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
-"""The axes whose devices see different rows of a batch."""
 
 Rule = Callable[[tuple[int, ...], jax.sharding.Mesh], PartitionSpec]
 """From the shape of an array to its layout."""
@@ -57,8 +57,7 @@ def spread(tree: PyTree) -> PyTree:
 
     Inside jit. Without a mesh, or where the devices do not divide the rows, it stays as it is.
     """
-    sizes = jax.sharding.get_abstract_mesh().shape
-    n = math.prod(sizes.get(axis, 1) for axis in BATCH)
+    n = shares()
     return _constrained(tree, PartitionSpec(BATCH), lambda array: n > 1 and array.ndim > 0 and array.shape[0] % n == 0)
 
 

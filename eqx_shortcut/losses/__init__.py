@@ -1,6 +1,6 @@
 """Pure losses: `(field, batch, key, *, ...) -> (loss, metrics)`. Nothing here knows a config, a mesh or a file."""
 
-from ._alpha_flow import alpha_flow, alpha_flow_target, so_flow, split_mean_flow
+from ._alpha_flow import alpha_flow, alpha_flow_target, so_flow
 from ._consistency import (
     consistency_distillation,
     consistency_distillation_target,
@@ -10,7 +10,15 @@ from ._consistency import (
 )
 from ._continuous_consistency import continuous_consistency, continuous_consistency_target, whole_way_draws
 from ._diffusion import diffusion, diffusion_target
-from ._flow_map import eulerian, eulerian_error, lagrangian, lagrangian_error, progressive_map, terminal_velocity
+from ._flow_map import (
+    eulerian,
+    eulerian_error,
+    lagrangian,
+    lagrangian_error,
+    progressive_map,
+    split_mean_flow,
+    terminal_velocity,
+)
 from ._flow_matching import flow_draws, flow_matching, flow_target
 from ._live_reflow import live_reflow, live_reflow_draws, live_reflow_target
 from ._mean_flow import improved_mean_flow, mean_flow, mean_flow_target

@@ -1,6 +1,6 @@
 """Alpha-Flow (Zhang et al. 2025) and its relatives: a step of share `alpha` and a step of the rest."""
 
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,65 +54,19 @@ def alpha_flow(
         return regress(field, rows), rows
 
     unit = jnp.where(jnp.asarray(alpha) == 0, 1, alpha) if per_alpha else 1.0
-    flow = partial(velocity_target, target, guidance=guidance, null=null)
     return bootstrap_and_flow(
         field,
         batch,
         key,
         build,
-        flow,
+        target,
         pairs=pairs,
         bootstrap_every=bootstrap_every,
+        guidance=guidance,
         null=null,
         dropout=dropout,
         reduction=reduction,
         unit=unit,
-        power=power,
-        eps=eps,
-        weight=weight,
-    )
-
-
-def split_mean_flow(
-    field: Field,
-    batch: Batch,
-    key: PRNGKeyArray,
-    *,
-    target: Field,
-    bootstrap_every: int = 4,
-    pairs: times.Pairs = times.logit_normal_pairs,
-    guidance: Guidance | None = None,
-    null: Cond = None,
-    dropout: float = 0.0,
-    clip: float | None = 4.0,
-    power: float = 0.0,
-    eps: float = 0.01,
-    weight: Weight | None = None,
-    reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
-    """`alpha_flow` with `target`'s own first step in place of the line's, and `alpha` uniform for each row: no tangent.
-
-    The target is exact at the exact field, at every `alpha`. Rows weigh the same unless `power` is set. Guo et al. (2025).
-    """
-    k_draws, k_alpha = jax.random.split(key)
-
-    def build(draws):
-        alpha = jax.random.uniform(k_alpha, draws.t.shape, draws.t.dtype)
-        rows = alpha_flow_target(target, velocity_target(target, draws), alpha, own_first=True, clip=clip)
-        return regress(field, rows), rows
-
-    flow = partial(velocity_target, target, guidance=guidance, null=null)
-    return bootstrap_and_flow(
-        field,
-        batch,
-        k_draws,
-        build,
-        flow,
-        pairs=pairs,
-        bootstrap_every=bootstrap_every,
-        null=null,
-        dropout=dropout,
-        reduction=reduction,
         power=power,
         eps=eps,
         weight=weight,
@@ -126,38 +80,14 @@ def so_flow(
     *,
     target: Field,
     alpha: float | Float[Array, ""] = 0.002,
-    bootstrap_every: int = 4,
-    pairs: times.Pairs = times.logit_normal_pairs,
-    guidance: Guidance | None = None,
-    null: Cond = None,
-    dropout: float = 0.0,
-    clip: float | None = 4.0,
-    power: float = 1.0,
-    eps: float = 0.01,
-    weight: Weight | None = None,
-    reduction: Reduction = "mean",
+    **options: Any,
 ) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
     """`alpha_flow` at a small `alpha`, without tangent: three rows in four are flow matching, each is weighed by its error.
 
-    `alpha` falls from 0.1 to 0.002 over training (`times.exponential_fall`), the default being the last. SoFlow (2025).
+    `alpha` falls from 0.1 to 0.002 over training (`times.exponential_fall`), the default being the last. `options` are those of
+    `alpha_flow`. SoFlow (2025).
     """
-    return alpha_flow(
-        field,
-        batch,
-        key,
-        target=target,
-        alpha=alpha,
-        bootstrap_every=bootstrap_every,
-        pairs=pairs,
-        guidance=guidance,
-        null=null,
-        dropout=dropout,
-        clip=clip,
-        power=power,
-        eps=eps,
-        weight=weight,
-        reduction=reduction,
-    )
+    return alpha_flow(field, batch, key, target=target, alpha=alpha, **options)
 
 
 def alpha_flow_target(

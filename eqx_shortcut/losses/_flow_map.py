@@ -1,6 +1,5 @@
 """Flow maps by self-distillation (Boffi, Albergo, Vanden-Eijnden 2025): three ways to say that the average follows the flow."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -46,15 +45,15 @@ def lagrangian(
     def build(draws):
         return lagrangian_error(field, target, draws, jvp=jvp)
 
-    flow = partial(velocity_target, target, guidance=guidance, null=null)
     return bootstrap_and_flow(
         field,
         batch,
         key,
         build,
-        flow,
+        target,
         pairs=pairs,
         bootstrap_every=bootstrap_every,
+        guidance=guidance,
         null=null,
         dropout=dropout,
         reduction=reduction,
@@ -109,15 +108,15 @@ def eulerian(
     def build(draws):
         return eulerian_error(field, draws, stop_tangent=stop_tangent, jvp=jvp)
 
-    flow = partial(velocity_target, field, guidance=guidance, null=null)
     return bootstrap_and_flow(
         field,
         batch,
         key,
         build,
-        flow,
+        field,
         pairs=pairs,
         bootstrap_every=bootstrap_every,
+        guidance=guidance,
         null=null,
         dropout=dropout,
         reduction=reduction,
@@ -160,15 +159,15 @@ def progressive_map(
         rows = alpha_flow_target(target, velocity_target(target, draws), alpha, own_first=True, clip=clip)
         return regress(field, rows), rows
 
-    flow = partial(velocity_target, target, guidance=guidance, null=null)
     return bootstrap_and_flow(
         field,
         batch,
         k_draws,
         build,
-        flow,
+        target,
         pairs=pairs,
         bootstrap_every=bootstrap_every,
+        guidance=guidance,
         null=null,
         dropout=dropout,
         reduction=reduction,
@@ -177,6 +176,24 @@ def progressive_map(
         log_variance=log_variance,
         weight=weight,
     )
+
+
+def split_mean_flow(
+    field: Field,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    target: Field,
+    pairs: times.Pairs = times.logit_normal_pairs,
+    clip: float | None = 4.0,
+    **options: Any,
+) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+    """`progressive_map` with a share that is uniform for each row and logit-normal times: no tangent.
+
+    It is `alpha_flow` with `target`'s own first step in place of the line's. The target is exact at the exact field.
+    `options` are those of `progressive_map`. Guo et al. (2025).
+    """
+    return progressive_map(field, batch, key, target=target, share=None, pairs=pairs, clip=clip, **options)
 
 
 def lagrangian_error(

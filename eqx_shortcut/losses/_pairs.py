@@ -74,20 +74,24 @@ def bootstrap_and_flow(
     batch: Batch,
     key: PRNGKeyArray,
     bootstrap: Callable[[Draws], tuple[Float[Array, " rows"], Regression]],
-    flow: Callable[[Draws], Regression],
+    own: Field,
     *,
     pairs: times.Pairs,
     bootstrap_every: int,
+    guidance: Guidance | None,
     null: Cond,
     dropout: float,
     reduction: Reduction,
     **options: Any,
 ) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
-    """Loss and metrics: each `bootstrap_every`-th row has the error `bootstrap(draws)`, the others regress `flow(draws)`."""
+    """Loss and metrics: each `bootstrap_every`-th row has the error `bootstrap(draws)`, the others regress the velocity.
+
+    That is the line's, guided by the velocity of `own`; `options` are those of `balance_both`.
+    """
     draws = pair_draws(batch, key, pairs=pairs, bootstrap_every=bootstrap_every, null=null, dropout=dropout)
     first, rest = split_rows(draws, bootstrap_every)
     error, average = bootstrap(first)
-    velocity = flow(rest)
+    velocity = velocity_target(own, rest, guidance=guidance, null=null)
     errors = error, regress(field, velocity)
     return balance_both(errors, average, velocity, bootstrap_every, reduction, **options)
 

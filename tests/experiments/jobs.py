@@ -10,24 +10,27 @@ from commands import EXPERIMENTS
 
 def start(script: str, args: list[str], *before: tuple[str, ...], devices: int = 1) -> list[subprocess.Popen]:
     """The processes of one job, as many as `before`, which is what else Python is given before the script of each."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    told = os.environ | {
-        "JAX_COORDINATOR_ADDRESS": address,
-        "JAX_NUM_PROCESSES": str(len(before)),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0",
-    }
     return [
         subprocess.Popen(
             [sys.executable, *options, str(EXPERIMENTS / f"{script}.py"), *args],
-            env=told | {"JAX_PROCESS_ID": str(number)},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number, options in enumerate(before)
+        for options, environment in zip(before, environments(len(before), devices), strict=True)
     ]
+
+
+def environments(count: int, devices: int = 1) -> list[dict[str, str]]:
+    """What each of so many processes is told, of so many devices each; one alone is told of no others."""
+    told = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"}
+    if count == 1:
+        return [told]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        told |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": str(count)}
+    return [told | {"JAX_PROCESS_ID": str(number)} for number in range(count)]
 
 
 def finish(job: list[subprocess.Popen], timeout: float = 300) -> list[tuple[int, str, str]]:

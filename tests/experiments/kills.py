@@ -2,16 +2,15 @@
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
 from commands import EXPERIMENTS
+from jobs import environments
 
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --objective.steps 4 "
@@ -189,24 +188,14 @@ class Job:
     @contextlib.contextmanager
     def _started(self, inside: str = ""):
         self.home.mkdir(parents=True, exist_ok=True)
-        told = os.environ | {
-            "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={self.devices}",
-            "JAX_COMPILATION_CACHE_DIR": str(self.cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        if self.processes > 1:
-            with socket.socket() as free:
-                free.bind(("localhost", 0))
-                told |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}"}
-            told |= {"JAX_NUM_PROCESSES": str(self.processes)}
+        kept = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         line = [*TINY, "--steps", str(self.steps), "--checkpoint.every", str(self.every), "--runs", str(self.home), *self.more]
         started: list[subprocess.Popen] = []
         try:
-            for number in range(self.processes):
-                environment = told | ({"JAX_PROCESS_ID": str(number)} if self.processes > 1 else {})
+            for number, environment in enumerate(environments(self.processes, self.devices)):
                 with self._output(number).open("wb") as said:
                     command = digits(line, self._notes(number), inside)
-                    started.append(subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT))
+                    started.append(subprocess.Popen(command, env=environment | kept, stdout=said, stderr=subprocess.STDOUT))
             yield started
         finally:
             for process in started:
