@@ -18,7 +18,6 @@ import io
 import json
 import pathlib
 import sys
-import time
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
@@ -33,8 +32,9 @@ from eqx_shortcut.models import NetworkField
 from eqx_shortcut.models.dit import DiT, DiTConfig, preset
 from eqx_shortcut.objectives import Networks, Shortcut
 from eqx_shortcut.optimizer import AdamW
-from eqx_shortcut.train import TrainState, make_update
+from eqx_shortcut.train import TrainState
 from eqx_shortcut.types import Batch
+from turns import Turn, alternate, compiled, our_update
 
 CLASSES, SHAPE, EVERY, DECAY = 1000, (32, 32, 4), 8, 0.999
 OPTIMIZER = AdamW(lr=1e-4, weight_decay=0.1)
@@ -98,37 +98,6 @@ def our_state(network: DiT) -> TrainState:
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state)
 
 
-def our_update(state: TrainState, steps: int) -> tuple[Any, Any]:
-    """The step as a jitted function of arrays, its state donated as in training, and the state's arrays."""
-    objective = Shortcut(steps=steps, bootstrap_every=EVERY)
-    update = make_update(objective, OPTIMIZER.build(1000), ema_decay=DECAY, steps=1000)
-    arrays, static = eqx.partition(state, eqx.is_array)
-
-    def step(arrays, batch):
-        new, metrics = update((batch, lambda raw, _: raw), eqx.combine(arrays, static))
-        return eqx.filter(new, eqx.is_array), metrics
-
-    return jax.jit(step, donate_argnums=0), arrays
-
-
-def compiled(lower: Any) -> tuple[Any, dict[str, float]]:
-    """The program, and what it cost to make and needs to run; the persistent cache is off."""
-    start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
-        traced = lower()
-    lowered = time.perf_counter()
-    cpu = time.process_time()
-    program = traced.compile()
-    memory = program.memory_analysis()
-    return program, {
-        "lower_s": lowered - start,
-        "compile_s": time.perf_counter() - lowered,
-        "compile_cpu_s": time.process_time() - cpu,
-        "temporaries_mib": memory.temp_size_in_bytes / 2**20,
-        "gflop": program.cost_analysis()["flops"] / 1e9,
-    }
-
-
 def compare(checkout: pathlib.Path, name: str, rounds: int, options: dict[str, Any]) -> dict[str, Any]:
     """Both programs' costs and, but for the sizes that are too large to run, the ratios of their times."""
     size, batch = SIZES[name]
@@ -140,7 +109,8 @@ def compare(checkout: pathlib.Path, name: str, rounds: int, options: dict[str, A
     x, labels = jax.random.normal(key, (batch, *SHAPE)), jnp.arange(batch) % CLASSES
     flat = flattened(other.state.params)
     network = reference.from_parameters(flat, config, SHAPE, CLASSES)
-    step, arrays = our_update(our_state(network), steps)
+    objective = Shortcut(steps=steps, bootstrap_every=EVERY)
+    step, arrays = our_update(objective, OPTIMIZER.build(1000), our_state(network), DECAY)
     ours, our_costs = compiled(lambda: step.lower(arrays, Batch(x, labels)))
     theirs, their_costs = compiled(lambda: other.update.lower(other.state, None, x, labels))
     found = {"size": name, "ours": our_costs, "theirs": their_costs}
@@ -176,28 +146,6 @@ def difference(other: Original, network: DiT, x: Any, labels: Any) -> float:
     with contextlib.redirect_stdout(io.StringIO()):
         answer = other.forward({"params": reference.nested(flat)}, x, t, -jnp.log2(d), labels)
     return float(jnp.max(jnp.abs(NetworkField(network)(x, t, d, labels) - answer)))
-
-
-class Turn:
-    """A program that is given its own last state."""
-
-    def __init__(self, run: Any, state: Any):
-        self._run, self._state = run, state
-
-    def __call__(self) -> float:
-        start = time.perf_counter()
-        self._state, metrics = self._run(self._state)
-        jax.block_until_ready((self._state, metrics))
-        return time.perf_counter() - start
-
-
-def alternate(rounds: int, *turns: Turn) -> np.ndarray:
-    """Seconds by round and program; each round begins with the other one than the last. Two rounds more come first."""
-    times = np.zeros((rounds + 2, len(turns)))
-    for i in range(rounds + 2):
-        for j in range(len(turns)) if i % 2 else reversed(range(len(turns))):
-            times[i, j] = turns[j]()
-    return times[2:]
 
 
 def main() -> None:

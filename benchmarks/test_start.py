@@ -30,7 +30,7 @@ def test_import(benchmark) -> None:
 
 @pytest.mark.parametrize("cache", ["cold", "warm"])
 def test_first_step(benchmark, cache: str, tmp_path: pathlib.Path) -> None:
-    line = "--steps 1 --quality.steps --figures.batches 0 --sample-every 9 --checkpoint-every 9".split()
+    line = "--steps 1 --quality.steps --figures.batches 0 --sample-every 9 --checkpoint.every 9".split()
     kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "xla")}
 
     def run(name: str) -> None:

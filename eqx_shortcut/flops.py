@@ -13,12 +13,13 @@ from .types import Batch
 
 PEAKS = (
     (r"B200", 2250e12),
-    (r"H100 (PCIe|NVL)", 756e12),
+    (r"H100 PCIe", 756e12),
+    (r"H100 NVL", 835e12),
     (r"H100|H200|GH200", 989e12),
     (r"A100", 312e12),
     (r"L40S", 362e12),
     (r"L4$", 121e12),
-    (r"A10G?$", 125e12),
+    (r"A10$", 125e12),
     (r"TPU v6", 918e12),
     (r"TPU v5 ?(lite|e)", 197e12),
     (r"TPU v5", 459e12),

@@ -1,0 +1,103 @@
+"""The methods that `compare.py` puts side by side: what each is told on a data set, in the words of its command.
+
+What a method needs beside its own training is trained within its budget: where there is a teacher, or pairs are made, both
+phases have half of it each.
+"""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+from config import Config
+
+EXPERIMENTS = pathlib.Path(__file__).parent
+TEACHER = "flow-matching"
+
+
+class Method(NamedTuple):
+    """A row of the table."""
+
+    arguments: str
+    """What the experiment is told."""
+    teacher: bool = False
+    """It distils a flow-matching model."""
+    pairs: bool = False
+    """It goes on from a flow-matching model, on pairs of noise and that model's samples."""
+
+    @property
+    def phases(self) -> int:
+        """Trainings one after another."""
+        return 2 if self.teacher or self.pairs else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A data set, and what is told of it."""
+
+    script: str
+    """The experiment."""
+    preset: str
+    """Its settings that are changed, by name."""
+    methods: dict[str, Method]
+    """In the order of the table."""
+    pairs: int
+    """Pairs that reflow trains on."""
+    grid: int
+    """Steps on the finest grid: of the methods that have one, and of the sampler that makes pairs."""
+
+
+def usual(grid: int, *, flow: str, tangents: str) -> dict[str, Method]:
+    """All methods on a data set whose preset is tuned for shortcut models, with `grid` steps on the finest grid.
+
+    `flow` is what else flow matching and diffusion are told, and `tangents` the methods with a derivative in their target.
+    """
+    discrete, continuous = f"--objective.steps {grid}", "--network.step linear"
+    return {
+        TEACHER: Method(f"objective:flow-matching {discrete} {flow}"),
+        "diffusion": Method(f"objective:diffusion --objective.clip 1 {flow}"),
+        "shortcut": Method("objective:shortcut"),
+        "shortcut-original": Method(
+            "objective:shortcut --objective.steps 128 --objective.bootstrap-every 8 --network.embed-scale 1 --ema-decay 0.999"
+        ),
+        "progressive-distillation": Method(f"objective:progressive-distillation {discrete}", teacher=True),
+        "consistency-distillation": Method(f"objective:consistency-distillation {discrete}", teacher=True),
+        "consistency-training": Method(f"objective:consistency-training {discrete}"),
+        "live-reflow": Method(f"objective:live-reflow {discrete} --objective.bootstrap-every 2"),
+        "reflow": Method(f"objective:flow-matching {discrete} {flow}", pairs=True),
+        "mean-flow": Method(f"objective:mean-flow {continuous} {tangents}"),
+        "improved-mean-flow": Method(f"objective:improved-mean-flow {continuous} {tangents}"),
+        "esc": Method(f"objective:esc {continuous} {tangents}"),
+        "alpha-flow": Method(f"objective:alpha-flow {continuous} {tangents}"),
+        "so-flow": Method(f"objective:so-flow {continuous}"),
+        "split-mean-flow": Method(f"objective:split-mean-flow {continuous}"),
+        "lagrangian": Method(f"objective:lagrangian {continuous} {tangents}"),
+        "terminal-velocity": Method(f"objective:terminal-velocity {continuous} {tangents}"),
+        "eulerian": Method(f"objective:eulerian {continuous} {tangents}"),
+        "progressive-map": Method(f"objective:progressive-map {continuous}"),
+        "continuous-consistency": Method(f"objective:continuous-consistency {continuous} {tangents}"),
+    }
+
+
+SETTINGS = {
+    "digits": Setting(
+        "digits", "default", usual(32, flow="--optimizer.lr 4e-3", tangents="--network.embed-scale 10"), pairs=4000, grid=32
+    ),
+    "fashion-mnist": Setting(
+        "fashion_mnist",
+        "quick",
+        usual(32, flow="--optimizer.lr 4e-3", tangents="--network.embed-scale 10"),
+        pairs=4000,
+        grid=32,
+    ),
+}
+
+
+def parsed(setting: Setting, method: Method) -> Config:
+    """The settings that a method is trained with, as its experiment reads them."""
+    import importlib
+
+    from common import parse
+
+    module = importlib.import_module(setting.script)
+    presets = getattr(module, "PRESETS", None) or {"default": ("", module.DEFAULT)}
+    return parse(presets, doc=None, args=[setting.preset, *method.arguments.split()])

@@ -1,0 +1,87 @@
+"""compare.py: every method's command is one its experiment accepts, budgets are equal, and a table comes out."""
+
+import itertools
+import json
+import pathlib
+
+import pytest
+
+from commands import in_process
+from compare import Cell, Config, commands, finish, lengths, worked
+from config import named
+from methods import SETTINGS, TEACHER, parsed
+
+ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.methods]
+
+
+@pytest.mark.parametrize(("data", "name"), ALL)
+def test_every_method_is_what_its_name_says_and_can_be_trained(data: str, name: str) -> None:
+    config = parsed(SETTINGS[data], SETTINGS[data].methods[name])
+    assert named(config.objective) == {"shortcut-original": "shortcut", "reflow": TEACHER}.get(name, name)
+    config.objective.check(config.batch)
+    assert not (config.objective.continuous and config.network.step == "log2")
+    assert (config.objective.stages > 0) == SETTINGS[data].methods[name].teacher
+
+
+@pytest.mark.parametrize(("data", "name"), ALL)
+def test_budgets_are_equal(data: str, name: str, tmp_path: pathlib.Path) -> None:
+    config = Config(data, runs=tmp_path)  # pyright: ignore[reportArgumentType]
+    setting, budget = config.setting, 3000
+    assert sum(lengths(config, name, budget, None)) == budget
+    costs = {method: 1 + 0.1 * i for i, method in enumerate(setting.methods)}
+    found = lengths(config, name, budget, costs)
+    spent = sum(n * costs[phase] for n, phase in zip(found, [TEACHER, name][-len(found) :], strict=True))
+    if setting.methods[name].pairs:
+        spent += setting.pairs * setting.grid / (3 * parsed(setting, setting.methods[name]).batch)
+    # Rounded to whole steps.
+    assert spent == pytest.approx(budget * costs["shortcut"], abs=sum(costs[phase] for phase in (TEACHER, name)))
+
+
+def test_the_phases_of_a_method_hand_over(tmp_path: pathlib.Path) -> None:
+    config = Config("digits", runs=tmp_path)
+    teacher, student = (
+        dict(itertools.pairwise(words)) for words in commands(config, Cell("progressive-distillation", 3), [7, 5])
+    )
+    assert pathlib.Path(student["--teacher"]) == tmp_path / "digits" / teacher["--name"]
+    assert (teacher["--steps"], student["--steps"], teacher["--seed"], student["--seed"]) == ("7", "5", "3", "3")
+    assert student["--name"] == "progressive-distillation-3"
+    first, pairs, last = commands(config, Cell("reflow", 0), [7, 5])
+    assert pathlib.Path(pairs[2]) == tmp_path / "digits" / dict(itertools.pairwise(first))["--name"]
+    told = dict(itertools.pairwise(last))
+    assert told["--pairs"] == dict(itertools.pairwise(pairs))["--out"]
+    assert told["--init-from"] == pairs[2]
+    # One teacher serves all that need one of its length and seed.
+    assert commands(config, Cell("consistency-distillation", 0), [7, 5])[0] == first
+
+
+def test_a_failing_run_is_named_and_one_that_is_finished_is_not_begun(tmp_path: pathlib.Path) -> None:
+    words = ("python", "experiments/digits.py", "--steps", "0", "--runs", str(tmp_path), "--name", "shortcut-0")
+    with pytest.raises(ValueError, match=r"digits.py --steps 0 .* failed: .*use 1 or more"):
+        list(worked([[words]], 2))
+    (tmp_path / "digits" / "shortcut-0").mkdir(parents=True)
+    (tmp_path / "digits" / "shortcut-0" / "quality.json").write_text("{}")
+    finish(words)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_table_figure_and_samples(tmp_path: pathlib.Path) -> None:
+    args = f"digits --steps 4 --methods shortcut reflow --workers 2 --out {tmp_path}/out --runs {tmp_path}/runs".split()
+    assert in_process("compare", args)[0] == 0
+    record = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert list(record["runs"]) == ["shortcut-0", "reflow-0"]
+    assert [row["steps"] for row in record["runs"]["reflow-0"]["results"]] == [1, 2, 4, 8, 32, 128]
+    assert record["runs"]["reflow-0"]["protocol"]["training step"] == 2
+    text = (tmp_path / "out" / "table.md").read_text()
+    for name in ("quality.png", "samples-1.png", "samples-4.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+    # Again: nothing is trained, the table is the same; and what the other methods add is added.
+    code, said, _ = in_process("compare", args)
+    assert code == 0
+    assert text in said
+
+
+def test_help_names_the_data_sets() -> None:
+    code, said, _ = in_process("compare", ["--help"])
+    assert code == 0
+    assert all(data in said for data in SETTINGS)
