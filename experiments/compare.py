@@ -5,8 +5,8 @@
 
 Only what is missing in RUNS/EXPERIMENT is trained, so the same command continues, and other methods or seeds can be added. With
 the file of `benchmarks/cost.py EXPERIMENT --out` the budget is equal time instead: that of shortcut for the preset's steps.
-Writes OUT/table.md and table.json (all finished runs, each with the commands that make it), quality.png, and samples-1.png and
-samples-4.png: the same noise down the columns, a row a method.
+Writes OUT/table.md and table.json (each run with the commands that make it, and those that were there before), quality.png, and
+samples-1.png and samples-4.png of the first seed: the same noise down the columns, a row a method.
 """
 
 import concurrent.futures
@@ -188,26 +188,29 @@ def finish(words: tuple[str, ...]) -> None:
 
 
 def report(config: Config, made: dict[str, list[str]]) -> None:
-    """Writes table, figure and samples of all finished runs of the methods, and prints the table."""
+    """Writes table, figure and samples, and prints the table: of the runs that OUT/table.json knows and of those here."""
     from eqx_shortcut import figures, settings
-    from results import TITLES, compare, stem, table
+    from results import TITLES, compared, read, rows, stem, table
 
-    order = list(config.setting.methods)
-    finished = [path.parent for path in config.folder.glob("*-*/quality.json") if stem(path.parent) in order]
-    finished.sort(key=lambda run: (order.index(stem(run)), int(run.name.rpartition("-")[2])))
-    found, record = compare(finished), config.out / "table.json"
-    known = settings.read(record)["commands"] if record.exists() else {}
+    record, order = config.out / "table.json", list(config.setting.methods)
+    known = settings.read(record) if record.exists() else {"commands": {}, "runs": {}}
+    here = [path.parent for path in config.folder.glob("*-*/quality.json") if stem(path.parent) in order]
+    runs = known["runs"] | {run.name: read(run) for run in here}
+    names = sorted(runs, key=lambda name: (order.index(stem(pathlib.Path(name))), int(name.rpartition("-")[2])))
+    found = compared({pathlib.Path(name): rows(pathlib.Path(name), runs[name]) for name in names})
     config.out.mkdir(parents=True, exist_ok=True)
-    text = table(found)
+    text, title = table(found), TITLES.get(found.measure, found.measure)
     (config.out / "table.md").write_text(text + "\n")
-    results = {run.name: json.loads((run / "quality.json").read_text()) for run in finished}
-    record.write_text(json.dumps({**surroundings(), "commands": known | made, "runs": results}, indent=1) + "\n")
-    title = TITLES.get(found.measure, found.measure)
+    kept = {"commands": known["commands"] | made, "runs": {name: runs[name] for name in names}}
+    record.write_text(json.dumps(surroundings() | kept, indent=1) + "\n")
     figures.quality_plot(found.curves, config.out / "quality.png", measure=title, floor=found.floors)
-    for steps in (1, 4):
-        draw([run for run in finished if run.name.endswith("-0")], steps, config.out / f"samples-{steps}.png")
+    drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name).exists()]
+    for steps in (1, 4) if drawn else ():
+        draw(drawn, steps, config.out / f"samples-{steps}.png")
     print(text)
-    print(f"{config.out}: table.md, table.json, quality.png, samples-1.png, samples-4.png of {len(finished)} runs")
+    print(
+        f"{config.out}: table.md, table.json and quality.png of {len(names)} runs; samples-1.png, samples-4.png of {len(drawn)}"
+    )
 
 
 def draw(runs: list[pathlib.Path], steps: int, path: pathlib.Path) -> None:

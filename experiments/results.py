@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 TITLES = {"frechet": "pixel Frechet distance"}
@@ -28,48 +28,56 @@ class Comparison(NamedTuple):
 
 
 def compare(runs: Sequence[pathlib.Path], measure: str | None = None, names: Sequence[str] = ()) -> Comparison:
-    """The runs as curves: those of one name are one curve, by default those named NAME-SEED.
+    """The runs as curves (see `compared`). Raises ValueError if one lacks the measure, or nothing was measured of it."""
+    return compared({run: rows(run, read(run)) for run in runs}, measure, names)
+
+
+def compared(found: Mapping[pathlib.Path, Sequence[Row]], measure: str | None = None, names: Sequence[str] = ()) -> Comparison:
+    """What was measured of runs as curves: those of one name are one curve, by default those named NAME-SEED.
 
     Rows of a run that were measured differently (a guidance scale, say) are curves of their own; `notes` say what differs
     between runs. `measure` is by default the first that all have. Raises ValueError if one lacks it.
     """
-    found = {run: read_run(run) for run in runs}
     measure = measure or _first_common(found)
     curves: dict[str, dict[int, list[float]]] = {}
-    for i, (run, rows) in enumerate(found.items()):
-        rows = [row for row in rows if measure in row.measures]
-        if not rows:
-            raise ValueError(f"{run} has no measure {measure}: it has {', '.join(_measures(found[run]))}")
-        own = _differing(row.protocol for row in rows)
-        for row in rows:
+    kept: dict[pathlib.Path, list[Row]] = {}
+    for i, (run, all_rows) in enumerate(found.items()):
+        kept[run] = [row for row in all_rows if measure in row.measures]
+        if not kept[run]:
+            raise ValueError(f"{run} has no measure {measure}: it has {', '.join(_measures(all_rows))}")
+        own = _differing(row.protocol for row in kept[run])
+        for row in kept[run]:
             name = ", ".join([names[i] if names else stem(run), *(f"{key} {row.protocol.get(key)}" for key in own)])
             curves.setdefault(name, {}).setdefault(row.steps, []).append(row.measures[measure])
-        found[run] = rows
-    first = {run: rows[0].protocol for run, rows in found.items()}
+    first = {run: rows[0].protocol for run, rows in kept.items()}
     notes = [
         f"{key}: {', '.join(f'{protocol.get(key)} ({run.name})' for run, protocol in first.items())}"
         for key in _differing(first.values())
     ]
-    floors = {float(f"{row.floor[measure]:.3g}") for rows in found.values() for row in rows if measure in row.floor}
+    floors = {float(f"{row.floor[measure]:.3g}") for rows in kept.values() for row in rows if measure in row.floor}
     return Comparison(measure, curves, sorted(floors), notes)
 
 
-def read_run(run: pathlib.Path) -> list[Row]:
-    """All that was measured of a run. Raises ValueError if nothing was."""
+def read(run: pathlib.Path) -> dict[str, Any]:
+    """What files of a run say was measured of it, `quality` at its end and `evaluation` later; only those that there are."""
     from eqx_shortcut import settings
 
+    files = {name: run / f"{name}.json" for name in ("evaluation", "quality")}
+    return {name: settings.read(path) for name, path in files.items() if path.exists()}
+
+
+def rows(run: pathlib.Path, files: Mapping[str, Any]) -> list[Row]:
+    """All that those files say was measured of a run. Raises ValueError if it is nothing."""
     rows = []
     try:
-        if (run / "evaluation.json").exists():
-            found = settings.read(run / "evaluation.json")
+        if found := files.get("evaluation"):
             for result in found["results"]:
                 chosen = {key: value for key, value in result.items() if key not in ("steps", "measures", "protocol")}
                 # The scale of the guidance before the word on whether it was applied.
                 protocol = {**result["protocol"], **chosen}
                 floor = found["floors"].get(floor_key(protocol.get("statistics"), result["count"]), {})
                 rows.append(Row(result["steps"], result["measures"], protocol, floor))
-        if (run / "quality.json").exists():
-            found = settings.read(run / "quality.json")
+        if found := files.get("quality"):
             for result in found["results"]:
                 measures = {key: value for key, value in result.items() if key != "steps"}
                 rows.append(Row(result["steps"], measures, found["protocol"], found["held_out"]))
@@ -112,7 +120,7 @@ def _cell(values: list[float]) -> str:
     return f"{sum(values) / len(values):.3g}{spread}" if values else ""
 
 
-def _first_common(found: dict[pathlib.Path, list[Row]]) -> str:
+def _first_common(found: Mapping[pathlib.Path, Sequence[Row]]) -> str:
     common = [name for name in _measures(next(iter(found.values()))) if all(name in _measures(rows) for rows in found.values())]
     if not common:
         listed = "; ".join(f"{run} has {', '.join(_measures(rows))}" for run, rows in found.items())
@@ -120,7 +128,7 @@ def _first_common(found: dict[pathlib.Path, list[Row]]) -> str:
     return common[0]
 
 
-def _measures(rows: list[Row]) -> list[str]:
+def _measures(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.measures))
 
 

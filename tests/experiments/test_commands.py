@@ -125,25 +125,41 @@ def test_a_run_leaves_its_record_its_pictures_and_a_table(whole):
     assert sorted(int(path.name) for path in (folder / "checkpoints").iterdir()) == [40, 50, 60]
 
 
+def stop(base: pathlib.Path, name: str, number: signal.Signals, after: int, code: int) -> None:
+    """Stops a run by a signal it can hear: it says so in one sentence, and keeps what it has."""
+    folder, result = base / "runs" / "digits" / name, stopped(base, name, after, number)
+    assert result.returncode == code, result.stderr
+    last = sentence(result)
+    reached = int(last.split("after step ")[1].split(",")[0])
+    assert last == f"stopped by {number.name} after step {reached}, checkpoint written: the same command continues"
+    assert after <= reached < STEPS and (folder / "checkpoints" / str(reached)).exists()
+    assert read_lines(folder / "metrics.jsonl")[-1]["step"] == reached
+
+
+def go_on(base: pathlib.Path, name: str, whole: pathlib.Path) -> None:
+    """Continues a run to its end, which is that of the undisturbed one."""
+    result = digits(base, "--name", name)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.split("continuing after step ")[1].split()[0]) < STEPS
+    assert_same_end(base / "runs" / "digits" / name, whole)
+
+
+def test_a_run_that_is_stopped_and_continued_ends_as_if_undisturbed(base, whole):
+    stop(base, "terminated", signal.SIGTERM, 7, 143)
+    go_on(base, "terminated", whole[0])
+
+
+@pytest.mark.slow
 def test_a_run_stopped_in_every_way_and_continued_ends_as_if_undisturbed(base, whole):
-    name, folder = "stopped", base / "runs" / "digits" / "stopped"
-    for number, after, code in ((signal.SIGINT, 7, 130), (signal.SIGTERM, 23, 143)):
-        result = stopped(base, name, after, number)
-        assert result.returncode == code, result.stderr
-        last = sentence(result)
-        reached = int(last.split("after step ")[1].split(",")[0])
-        assert last == f"stopped by {number.name} after step {reached}, checkpoint written: the same command continues"
-        assert after <= reached < STEPS and (folder / "checkpoints" / str(reached)).exists()
-        assert read_lines(folder / "metrics.jsonl")[-1]["step"] == reached
+    name = "stopped"
+    stop(base, name, signal.SIGINT, 7, 130)
+    stop(base, name, signal.SIGTERM, 23, 143)
     # Killed between the hashes and the name of a checkpoint, and as it trains; elsewhere by test_kills.py.
     result = call(base, *kills.digits([*TINY, "--name", name], base / "rows.txt", kills.INSIDE["all but the name"]))
     assert result.returncode == -signal.SIGKILL and "continuing after step" in result.stdout, result.stderr
     result = stopped(base, name, 44, signal.SIGKILL)
     assert result.returncode == -signal.SIGKILL and "continuing after step" in result.stdout
-    result = digits(base, "--name", name)
-    assert result.returncode == 0, result.stderr
-    assert int(result.stdout.split("continuing after step ")[1].split()[0]) < STEPS
-    assert_same_end(folder, whole[0])
+    go_on(base, name, whole[0])
 
 
 def test_the_same_command_on_a_finished_run_prints_the_table_again_without_training(base, whole):

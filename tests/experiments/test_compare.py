@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from commands import in_process
-from compare import Cell, Config, commands, finish, lengths, worked
+from compare import Cell, Config, commands, finish, lengths, report, worked
 from config import named
 from methods import SETTINGS, TEACHER, parsed
 
@@ -63,6 +63,24 @@ def test_a_failing_run_is_named_and_one_that_is_finished_is_not_begun(tmp_path: 
     finish(words)
 
 
+def test_a_table_keeps_the_runs_that_were_made_elsewhere(tmp_path: pathlib.Path) -> None:
+    def quality(distance: float) -> dict:
+        rows = [{"steps": steps, "frechet": distance / steps} for steps in (1, 4)]
+        return {"quality": {"protocol": {}, "held_out": {"frechet": 0.5}, "results": rows}}
+
+    config = Config("digits", runs=tmp_path / "runs", out=tmp_path)
+    stored = {"commands": {"shortcut-1": ["python"]}, "runs": {"shortcut-1": quality(2.0), "flow-matching-0": quality(8.0)}}
+    (tmp_path / "table.json").write_text(json.dumps(stored | {"runs": stored["runs"] | {"shortcut-0": quality(4.0)}}))
+    report(config, {"shortcut-0": ["python too"]})
+    *_, flow, shortcut, floor = (tmp_path / "table.md").read_text().splitlines()
+    assert flow == "| flow-matching, 1 seed | 8 | 2 |"
+    assert shortcut == "| shortcut, 2 seeds | 3 (2 to 4) | 0.75 (0.5 to 1) |"
+    assert floor.startswith("| real against real | 0.5 ")
+    again = json.loads((tmp_path / "table.json").read_text())
+    assert again["commands"] == {"shortcut-1": ["python"], "shortcut-0": ["python too"]}
+    assert list(again["runs"]) == ["flow-matching-0", "shortcut-0", "shortcut-1"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_table_figure_and_samples(tmp_path: pathlib.Path) -> None:
@@ -70,8 +88,9 @@ def test_table_figure_and_samples(tmp_path: pathlib.Path) -> None:
     assert in_process("compare", args)[0] == 0
     record = json.loads((tmp_path / "out" / "table.json").read_text())
     assert list(record["runs"]) == ["shortcut-0", "reflow-0"]
-    assert [row["steps"] for row in record["runs"]["reflow-0"]["results"]] == [1, 2, 4, 8, 32, 128]
-    assert record["runs"]["reflow-0"]["protocol"]["training step"] == 2
+    quality = record["runs"]["reflow-0"]["quality"]
+    assert [row["steps"] for row in quality["results"]] == [1, 2, 4, 8, 32, 128]
+    assert quality["protocol"]["training step"] == 2
     text = (tmp_path / "out" / "table.md").read_text()
     for name in ("quality.png", "samples-1.png", "samples-4.png"):
         assert (tmp_path / "out" / name).stat().st_size > 1000

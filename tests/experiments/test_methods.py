@@ -132,7 +132,9 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("objective", OTHERS)
+@pytest.mark.parametrize(
+    "objective", ["consistency-distillation", *(pytest.param(name, marks=pytest.mark.slow) for name in list(OTHERS)[1:])]
+)
 def test_a_method_starts_from_a_run_of_flow_matching(base, flow, objective):
     flag, args, words = OTHERS[objective]
     folder, out = run(base, objective, flag, str(flow), *args)
