@@ -40,12 +40,14 @@ class Guidance(NamedTuple):
 class Scales(NamedTuple):
     """Guidance scales drawn for each row with density `1/scale` between the two, and told to the network by `Guided`.
 
-    With `intervals` so are the times at which they hold: from before `t = 1/2` to after it, both uniform.
+    They hold at the times of `interval`; with `intervals` these are drawn and told, too: from before `t = 1/2` to after it,
+    both uniform.
     """
 
     low: float = 1.0
     high: float = 8.0
     intervals: bool = False
+    interval: tuple[float, float] = (0.0, 1.0)
 
 
 def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, " batch"]) -> Guided:
@@ -54,12 +56,12 @@ def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, "
     low, high = jnp.log(jnp.asarray((scales.low, scales.high), t.dtype))
     scale = jnp.exp(jax.random.uniform(k_scale, t.shape, t.dtype, low, high))
     if not scales.intervals:
-        return Guided(cond, scale, jnp.zeros_like(t), jnp.ones_like(t))
+        return Guided(cond, scale, *(jnp.full_like(t, end) for end in scales.interval))
     start = jax.random.uniform(k_start, t.shape, t.dtype, 0, 0.5)
     return Guided(cond, scale, start, jax.random.uniform(k_stop, t.shape, t.dtype, 0.5, 1))
 
 
-def told(field: Field, scale: float, *, interval: tuple[float, float] = (0.0, 1.0)) -> Field:
+def told(field: Field, scale: float | Float[Array, ""], *, interval: tuple[float, float] = (0.0, 1.0)) -> Field:
     """The field of a network trained with `Guided` conditions, told that scale and interval beside each condition."""
 
     def at_scale(x, t, d, cond):

@@ -122,6 +122,10 @@ class _Probe(eqx.Module):
     def null(self) -> Any:
         return self.network.null
 
+    @property
+    def velocity(self) -> "_Probe":
+        return dataclasses.replace(self, network=self.network.velocity)
+
     def __call__(self, x: Array, t: Array, d: Array, cond: PyTree, *, key: PRNGKeyArray | None = None) -> Array:
         arrays, static = eqx.partition(self.network, eqx.is_array)
 

@@ -96,10 +96,10 @@ def split(*, fsdp: int | None = None, tensor: int | None = None) -> Rule:
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
-    (r"blocks/qkv/kernel$", split(fsdp=1, tensor=3)),
-    (r"blocks/qkv/bias$", split(tensor=2)),
-    (r"blocks/up/kernel$", split(fsdp=1, tensor=2)),
-    (r"blocks/up/bias$", split(tensor=1)),
+    (r"blocks/qkv/(dense/)?kernel$", split(fsdp=1, tensor=3)),
+    (r"blocks/qkv/(dense/)?bias$", split(tensor=2)),
+    (r"blocks/up/kernel$", split(fsdp=1, tensor=-1)),
+    (r"blocks/up/bias$", split(tensor=-1)),
     (r"blocks/(out|down)/kernel$", split(fsdp=2, tensor=1)),
     (r"blocks/.*kernel$", split(fsdp=1)),
     (r"kernel$", split(fsdp=0)),

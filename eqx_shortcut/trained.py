@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import settings, sharding, storage
 from .checkpoint import Checkpoints, Weights
-from .guidance import guided
+from .guidance import guided, told
 from .objectives import Objective
 from .samplers import Part
 from .steps import step
@@ -70,7 +70,8 @@ def sample(
 
     `labels` is one label each, one for all, or None for labels in turn (for no label, if the run was trained so).
     `guidance` other than 1 extrapolates from unlabelled to labelled velocity, except where the objective does not allow it
-    (`model.objective.guides(steps)` is False), unless `guide_always`.
+    (`model.objective.guides(steps)` is False), unless `guide_always`. A network that is told its scale (`model.objective.told`)
+    is told `guidance`, which costs no second evaluation; it must be one of the scales of its training.
 
     Sample `i` depends on the key and `i` alone, not on `count` or `batch`.
     """
@@ -161,8 +162,18 @@ def trajectory(
 def _settled(model, places, labels, steps, guidance, guide_always):
     if steps < 1:
         raise ValueError(f"steps={steps}: a sample takes at least 1 step")
+    check_guidance(model.objective, guidance)
     applies = guidance != 1 and (guide_always or model.objective.guides(steps))
     return _labels(model, labels, places), jnp.float32(guidance) if applies else None
+
+
+def check_guidance(objective: Objective, guidance: float) -> None:
+    """Raises ValueError for a scale that a network which is told one does not know from its training."""
+    if (scales := objective.told) is not None and not scales.low <= guidance <= scales.high:
+        raise ValueError(
+            f"guidance {guidance:g} is not in {scales.low:g} to {scales.high:g}, the scales that the network is told in "
+            "training: choose one of those"
+        )
 
 
 def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
@@ -194,7 +205,11 @@ def _part(*numbers):
 
 
 def _view(model, scale):
-    return model.field if scale is None else guided(model.field, scale, model.network.null)
+    if scale is None:
+        return model.field
+    if (scales := model.objective.told) is not None:
+        return told(model.field, scale, interval=scales.interval)
+    return guided(model.field, scale, model.network.null)
 
 
 @eqx.filter_jit

@@ -21,7 +21,7 @@ from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.data.pipeline import Batches
 from eqx_shortcut.train import Step, TrainState, every, fit, init_state, make_step
-from eqx_shortcut.trained import Trained
+from eqx_shortcut.trained import Trained, check_guidance
 from eqx_shortcut.types import Metrics
 from examples import Data, open_data
 from judging import Measures, judge_samples, table
@@ -145,11 +145,28 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
     sharding.check_batch(config.batch, mesh, config.accumulate)
     config.objective.check(config.batch)
     check_start(config)
+    check_network(config)
+    for guidance in (config.quality.guidance, config.figures.guidance):
+        check_guidance(config.objective, guidance)
+
+
+def check_network(config: Config) -> None:
+    """Refuses a network without an input or a head that the objective needs."""
+    name = type(config.objective).__name__
     if config.objective.continuous and config.network.step == "log2":
         raise ValueError(
-            f"{type(config.objective).__name__} asks the network at continuous step sizes, 0 included, where the "
+            f"{name} asks the network at continuous step sizes, 0 included, where the "
             "embedding --network.step log2 is infinite: use --network.step linear"
         )
+    told = config.objective.told
+    if told is not None and config.network.guided not in ("interval", *(() if told.intervals else ("scale",))):
+        needed = "interval" if told.intervals else "scale"
+        raise ValueError(
+            f"{name} tells the network the {needed} of its guidance, for which --network.guided {config.network.guided} has no "
+            f"input: use --network.guided {needed}"
+        )
+    if getattr(config.objective, "velocity_head", False) and not config.network.velocity_head:
+        raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
 
 def check_data(config: Config, data: Data) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import Batch, losses, samplers, tangents, times, weights
-from eqx_shortcut.guidance import Guidance
+from eqx_shortcut.guidance import Guidance, Guided, Scales
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
     ESC,
@@ -43,7 +43,14 @@ class Toy(eqx.Module):
 
     def __call__(self, x, t, d, cond, *, key=None):
         noise = 0.0 if key is None else jax.random.normal(key, x.shape)
-        return jnp.sin(self.weight * x) + t * x - d * self.weight + cond.astype(x.dtype) / 10 + noise
+        told = 0.0
+        if isinstance(cond, Guided):
+            cond, told = cond.cond, cond.scale / 7 + cond.start / 3 - cond.stop
+        return jnp.sin(self.weight * x) + t * x - d * self.weight + cond.astype(x.dtype) / 10 + noise + told
+
+    @property
+    def velocity(self):
+        return Toy(self.weight / 3)
 
 
 def networks(objective: Objective | None = None) -> Networks:
@@ -79,6 +86,7 @@ EVERY = [
 each = pytest.mark.parametrize("objective", EVERY, ids=lambda o: type(o).__name__ + "-distil" * getattr(o, "distil", False))
 TIMES: dict[str, Any] = {"time_mean": -0.3, "time_std": 0.5}
 SAME = "the network itself, under the same mask"
+HEAD = "its second head, under the same mask"
 
 # An objective, its loss, and what the loss is told beside what all are told.
 CASES = {
@@ -90,6 +98,7 @@ CASES = {
     ),
     "mean_flow with a learned weight": (MeanFlow(log_variance=True), "mean_flow", {"log_variance": True}),
     "improved_mean_flow": (ImprovedMeanFlow(**TIMES), "improved_mean_flow", {"pairs": LINES}),
+    "improved_mean_flow with two heads": (ImprovedMeanFlow(velocity_head=True), "improved_mean_flow", {"velocity": HEAD}),
     "split_mean_flow": (SplitMeanFlow(**TIMES, clip=1.0), "split_mean_flow", {"target": SAME, "pairs": LINES, "clip": 1.0}),
     "lagrangian": (Lagrangian(), "lagrangian", {"target": SAME, "log_variance": True}),
     "lagrangian of the average": (Lagrangian(target_ema=True, power=1.0), "lagrangian", {"target": "ema", "power": 1.0}),
@@ -117,7 +126,7 @@ def found_and_expected(objective, name, said, key, progress=0.5):
     """What an objective answers, and its loss with what it is said to be told."""
     both, (k_draws, k_mask) = networks(objective), jax.random.split(key)
     field = NetworkField(both.online, k_mask)
-    target = {SAME: field, "ema": NetworkField(both.ema)}
+    target = {SAME: field, HEAD: NetworkField(both.online.velocity, k_mask), "ema": NetworkField(both.ema)}
     said = {k: target.get(v, v) if isinstance(v, str) else v for k, v in said.items()}
     if objective.extra(key) is not None and said.pop("log_variance", True):
         said["log_variance"] = both.extra
@@ -130,6 +139,16 @@ def found_and_expected(objective, name, said, key, progress=0.5):
 def test_each_is_its_loss(key, case):
     objective, name, said = CASES[case]
     found, expected = found_and_expected(dataclasses.replace(objective, **PAIRS), name, SAID | said, key)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("intervals", [False, True])
+def test_improved_mean_flow_tells_the_network_all_scales(key, intervals):
+    """And they hold at the times of the objective, or of each row."""
+    objective = ImprovedMeanFlow(max_scale=5.0, intervals=intervals, interval=(0.2, 0.9), label_dropout=0.5)
+    scales = Scales(1.0, 5.0, intervals, (0.2, 0.9))
+    assert objective.told == scales and objective.guides(1) and ImprovedMeanFlow().told is None
+    found, expected = found_and_expected(objective, "improved_mean_flow", {"guidance": scales, "dropout": 0.5}, key)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -240,6 +259,9 @@ def test_what_contains_guidance_is_not_guided_again(inside):
         (MeanFlow(bootstrap_every=1), 64, r"bootstrap_every=1 .*use 2 or more"),
         (SoFlow(), 6, r"batch 6 is not a multiple of every=4"),
         (Lagrangian(mix=1.0), 64, r"mix=1.0 makes no scale of guidance / \(1 - mix\): use a number from 0 to below 1"),
+        (ImprovedMeanFlow(max_scale=1.0), 64, r"max_scale=1.0, .*: a highest scale is more than 1"),
+        (ImprovedMeanFlow(max_scale=4.0, guidance=2.0), 64, r"guidance=2.0 .* leaves guidance at 1 and mix at 0"),
+        (ImprovedMeanFlow(intervals=True), 64, r"told beside its scale, and none is: name the highest as max_scale"),
         (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),
         (AlphaFlow(), 6, r"batch 6 is not a multiple of every=4"),
         (ContinuousConsistency(guidance=2.0), 64, r"guidance=2.0 guides a teacher, and there is none: use distil, or"),

@@ -206,6 +206,8 @@ def test_scales_are_drawn_with_density_one_over_scale(key):
     assert 0 <= float(found.start.min()) and float(found.start.max()) <= 0.5 <= float(found.stop.min())
     plain = draw_guided(key, None, Scales(2, 2), jnp.zeros(3))
     np.testing.assert_allclose([plain.scale, plain.start, plain.stop], [[2] * 3, [0] * 3, [1] * 3], rtol=1e-6)
+    fixed = draw_guided(key, None, Scales(interval=(0.25, 0.5)), jnp.zeros(3))
+    np.testing.assert_array_equal([fixed.start, fixed.stop], [[0.25] * 3, [0.5] * 3])
 
 
 def test_without_a_label_the_guidance_that_a_network_is_told_stays(key):

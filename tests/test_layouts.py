@@ -39,8 +39,8 @@ def mesh_of(data: int, fsdp: int, tensor: int) -> jax.sharding.Mesh:
 def build(key):
     network = CONFIG.build(SHAPE, CLASSES, key=key)
     # A network that answers 0, as at first, has no gradient but in its last layer.
-    last = network.final.out.kernel
-    return eqx.tree_at(lambda n: n.final.out.kernel, network, 0.1 * jax.random.normal(key, last.shape))
+    kernel = lambda network: network.final.out.kernel  # noqa: E731
+    return eqx.tree_at(kernel, network, 0.1 * jax.random.normal(key, kernel(network).shape))
 
 
 def prepare(raw: Any, key: Any) -> Batch:
@@ -142,6 +142,19 @@ def test_each_device_holds_its_share_of_every_kernel(sizes):
         (like.final.out.kernel, places.final.out.kernel),
     ):
         assert share(kernel, place) == 1 / fsdp
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 4, 2)])
+def test_gated_mlps_and_normalised_heads_are_shared_as_plain_ones_are(sizes):
+    mesh = mesh_of(*sizes)
+    config = DiTConfig(hidden=32, depth=3, heads=4, patch=4, mlp="swiglu", qk_norm=True)
+    like = eqx.filter_eval_shape(lambda key: config.build((16, 16, 4), CLASSES, key=key), jax.random.key(0))
+    blocks, tensor = sharding.layout(like, mesh).blocks, "tensor" if sizes[2] > 1 else None
+    spec = jax.sharding.PartitionSpec
+    assert blocks.up.kernel.spec == spec(None, "fsdp", None, tensor)
+    assert blocks.up.bias.spec == spec(None, None, tensor)
+    assert blocks.qkv.dense.kernel.spec == spec(None, "fsdp", None, tensor, None)
+    assert blocks.qkv.query.is_fully_replicated and blocks.qkv.key.is_fully_replicated
 
 
 def found_in(mesh: jax.sharding.Mesh, objective: Objective, config: DiTConfig, batch: int = 64) -> list[collectives.Collective]:

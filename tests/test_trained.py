@@ -1,5 +1,6 @@
 """A run opened for use: the weights asked for, and samples that depend on key and place alone."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -11,10 +12,19 @@ import numpy as np
 import pytest
 
 import eqx_shortcut
-from eqx_shortcut import settings
+from eqx_shortcut import flops, samplers, settings
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
+from eqx_shortcut.guidance import Guided
 from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.objectives import ConsistencyTraining, Diffusion, FlowMatching, LiveReflow, Networks, Shortcut
+from eqx_shortcut.objectives import (
+    ConsistencyTraining,
+    Diffusion,
+    FlowMatching,
+    ImprovedMeanFlow,
+    LiveReflow,
+    Networks,
+    Shortcut,
+)
 from eqx_shortcut.rows import rows
 from eqx_shortcut.samplers import Part
 from eqx_shortcut.train import TrainState
@@ -209,6 +219,60 @@ def test_guidance_is_not_applied_where_the_network_contains_it(model, key):
         assert not np.allclose(sample(inside, key, 4, steps=steps, guidance=3.0, guide_always=True), plain, atol=1e-3)
     plain, scaled = (sample(inside, key, 4, steps=4, guidance=scale) for scale in (1.0, 3.0))
     assert not np.allclose(plain, scaled, atol=1e-3)
+
+
+TOLD = ImprovedMeanFlow(max_scale=4.0, intervals=True, interval=(0.25, 0.75))
+
+
+@pytest.fixture(scope="module")
+def told_model() -> Trained:
+    """A network that is told scale and times of guidance."""
+    config = dataclasses.replace(NETWORK, step="linear", guided="interval")
+    structure = eqx.filter_eval_shape(lambda key: config.build(SHAPE, CLASSES, key=key), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    network = jax.tree.map(lambda a: jnp.asarray(0.3 * rng.standard_normal(a.shape), a.dtype), structure)
+    return Trained(network, TOLD, SHAPE, CLASSES, 5)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_network_that_is_told_its_guidance_is_told_the_scale_at_every_step(told_model, key, steps):
+    """And the times, which are those of its objective; in one evaluation of each row."""
+    labels, start = jnp.arange(4) % CLASSES, noise(told_model, key, jnp.arange(4))
+    tell = lambda x, t, d, cond: told_model.field(  # noqa: E731
+        x, t, d, Guided(cond, *(jnp.full_like(t, value) for value in (3.0, 0.25, 0.75)))
+    )
+    expected = eqx.filter_jit(lambda x: samplers.euler(tell, x, labels, steps=steps))(start)
+    np.testing.assert_allclose(sample(told_model, key, 4, steps=steps, guidance=3.0), expected, atol=1e-5)
+    assert not np.allclose(sample(told_model, key, 4, steps=steps), expected, atol=1e-3)
+
+
+class Product(eqx.Module):
+    """A network that is one product of numbers, so that its operations count its evaluations."""
+
+    kernel: jax.Array
+
+    @property
+    def null(self) -> jax.Array:
+        return jnp.array(CLASSES)
+
+    def __call__(self, x, t, d, cond, *, key=None):
+        return (x.reshape(-1) @ self.kernel).reshape(x.shape)
+
+
+def test_telling_the_guidance_evaluates_the_network_once_and_extrapolating_twice(key):
+    def evaluations(objective, guidance):
+        model = Trained(Product(jnp.ones((16, 16))), objective, SHAPE, CLASSES, 5)
+        draw = lambda x: sample_from(model, key, x, guidance=guidance, labels=jnp.arange(4) % CLASSES)  # noqa: E731
+        return flops.flops(jax.make_jaxpr(draw)(jnp.zeros((4, *SHAPE)))) / (4 * 2 * 16 * 16)
+
+    assert [evaluations(TOLD, scale) for scale in (1.0, 3.0)] == [1, 1]
+    assert [evaluations(ImprovedMeanFlow(), scale) for scale in (1.0, 3.0)] == [1, 2]
+
+
+@pytest.mark.parametrize("scale", [0.5, 4.5])
+def test_a_scale_that_the_network_was_not_told_in_training_is_refused(told_model, key, scale):
+    with pytest.raises(ValueError, match=f"guidance {scale} is not in 1 to 4, the scales that the network is told in training"):
+        sample(told_model, key, 4, guidance=scale)
 
 
 @pytest.mark.parametrize(("label", "wrong"), [(4, 4), (-1, -1), ([0, 1, 7], 7), ([0, -2, 7], -2)])

@@ -20,6 +20,11 @@ class WithoutDropout(eqx.Module):
         """The network's own."""
         return self.network.null
 
+    @property
+    def velocity(self) -> "WithoutDropout":
+        """The network's second head, without dropout too."""
+        return WithoutDropout(self.network.velocity)
+
     def __call__(
         self,
         x: Float[Array, "*shape"],

@@ -1,21 +1,28 @@
 """The diffusion transformer (Peebles and Xie 2023) conditioned on time and step size, as in Frans et al. (2024)."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .attention import QKNormed, attend, rotary_table, rotate
 from .gather import is_split, keeps
-from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, normal, position_table, xavier, zeros
+from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, embed, label_embedding
+from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 
 StepEmbedding = Literal["log2", "linear", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rematerialise = Literal["none", "elementwise", "mlp", "block"]
+Norm = Literal["layer", "rms"]
+Positions = Literal["table", "rotary", "both"]
+Activation = Literal["gelu", "swiglu"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +38,23 @@ class DiTConfig:
     patch: int = 2
     """Side of a patch, pixels; must divide the image."""
     mlp_ratio: float = 4.0
-    """Width of the MLP over `hidden`."""
+    """Width of the MLP over `hidden`; a SwiGLU is two thirds as wide, of as many parameters."""
+    mlp: Activation = "gelu"
+    """Between the MLP's layers: the tanh form of GELU (reference), or SiLU of one half times the other (Shazeer 2020)."""
+    norm: Norm = "layer"
+    """Norm of the tokens before attention, MLP and the last layer, without parameters: layer norm (reference) or RMS norm."""
+    qk_norm: bool = False
+    """RMS norm of queries and keys with a learned scale; the logits are then divided by sqrt(head_dim), as usual, and not by
+    head_dim, as in the reference."""
+    positions: Positions = "table"
+    """How a patch knows its place: a sine-cosine table added to the tokens (reference), rotary positions in attention, along
+    rows and columns, or both, as LightningDiT has it."""
     step: StepEmbedding = "log2"
     """What the network sees of the step size d: log2(1/d) (reference), d itself (also 0), or nothing."""
+    guided: ToldGuidance = "none"
+    """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
+    velocity_head: bool = False
+    """A second last layer that answers the velocity, for objectives that train one beside the average velocity."""
     embed_scale: float = 1.0
     """Factor on t and on the step before their sinusoids: 1 in the reference; small data learn faster with 100."""
     dropout: float = 0.0
@@ -54,19 +75,30 @@ class DiTConfig:
             raise ValueError(f"hidden={self.hidden} is not divisible by heads={self.heads}: choose heads that divide it")
         if self.hidden % 4:
             raise ValueError(f"hidden={self.hidden} is not a multiple of 4, which 2-D positions need: round it up")
+        if self.positions != "table" and self.hidden // self.heads % 4:
+            raise ValueError(
+                f"heads={self.heads} of hidden={self.hidden} have {self.hidden // self.heads} dimensions, not a multiple of 4, "
+                f"which positions={self.positions} need: choose other heads"
+            )
 
     def build(self, shape: tuple[int, int, int], classes: int, *, key: PRNGKeyArray) -> "DiT":
         """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`."""
         return DiT(self, shape, classes, key=key)
 
+    @property
+    def mlp_width(self) -> int:
+        """Numbers between the MLP's layers; of a SwiGLU, whose kernels are three, to a multiple of 8."""
+        wide = int(self.hidden * self.mlp_ratio)
+        return wide if self.mlp == "gelu" else max(8, 8 * round(wide / 12))
+
     def flops(self, shape: tuple[int, int, int]) -> int:
         """Operations in the matrix products of one forward pass of one example; a multiplication and an addition are two."""
         height, width, channels = shape
         tokens, pixels = height * width // self.patch**2, self.patch**2 * channels
-        wide = int(self.hidden * self.mlp_ratio)
-        block = 4 * self.hidden**2 + 2 * tokens * self.hidden + 2 * self.hidden * wide
+        mlp = self.hidden * self.mlp_width * (2 if self.mlp == "gelu" else 3)
+        block = 4 * self.hidden**2 + 2 * tokens * self.hidden + mlp
         modulations = (6 * self.depth + 2) * self.hidden**2
-        embeddings = 2 * (ScalarEmbedding.frequencies + self.hidden) * self.hidden
+        embeddings = (2 + len(TOLD[self.guided])) * (ScalarEmbedding.frequencies + self.hidden) * self.hidden
         return 2 * (tokens * (self.depth * block + 2 * pixels * self.hidden) + modulations + embeddings)
 
     def dtype(self) -> DTypeLike:
@@ -90,23 +122,32 @@ def preset(name: str) -> DiTConfig:
     return DiTConfig(hidden=hidden, depth=depth, heads=heads, patch=int(patch or 2))
 
 
+NORMS: dict[Norm, Callable[[Array], Array]] = {"layer": layer_norm, "rms": rms_norm}
+
+Rotation = Float[np.ndarray, "2 tokens half"] | None
+
+
 class Block(eqx.Module):
     """`x + gate * attention(modulated norm)`, then `x + gate * mlp(modulated norm)`, all modulated by the condition."""
 
     modulation: Dense
-    qkv: Dense
+    qkv: Dense | QKNormed
     out: Dense
     up: Dense
     down: Dense
 
     def __init__(self, config: DiTConfig, *, key: PRNGKeyArray):
         k_modulation, k_qkv, k_out, k_up, k_down = jax.random.split(key, 5)
-        size, heads, wide = config.hidden, config.heads, int(config.hidden * config.mlp_ratio)
+        size, heads, wide = config.hidden, config.heads, config.mlp_width
         # The reference initialises the modulation like any other layer: "adaLN-Zero" is zero in the final layer only.
         self.modulation = Dense(size, (6, size), key=k_modulation)
-        self.qkv = Dense(size, (3, heads, size // heads), key=k_qkv, init=xavier(size), split=2)
+        qkv = Dense(size, (3, heads, size // heads), key=k_qkv, init=xavier(size), split=2)
+        self.qkv = QKNormed(qkv, size // heads) if config.qk_norm else qkv
         self.out = Dense(size, size, key=k_out, split=0)
-        self.up = Dense(size, wide, key=k_up, split=1)
+        if config.mlp == "gelu":
+            self.up = Dense(size, wide, key=k_up, split=1)
+        else:
+            self.up = Dense(size, (2, wide), key=k_up, init=xavier(wide), split=2)
         self.down = Dense(wide, size, key=k_down, split=0)
 
     def __call__(
@@ -114,34 +155,29 @@ class Block(eqx.Module):
         x: Float[Array, "tokens size"],
         c: Float[Array, " size"],
         config: DiTConfig,
+        rotation: Rotation,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "tokens size"]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c, x.dtype)
-        mlp = eqx.filter_checkpoint(self.mlp) if config.remat == "mlp" else self.mlp
-        x = x + gate_a[None] * self.attention(modulate(layer_norm(x), shift_a, scale_a))
-        return x + gate_m[None] * mlp(modulate(layer_norm(x), shift_m, scale_m), config.dropout, key)
+        norm, mlp = NORMS[config.norm], eqx.filter_checkpoint(self.mlp) if config.remat == "mlp" else self.mlp
+        x = x + gate_a[None] * self.attention(modulate(norm(x), shift_a, scale_a), rotation)
+        return x + gate_m[None] * mlp(modulate(norm(x), shift_m, scale_m), config, key)
 
-    def attention(self, x: Float[Array, "tokens size"]) -> Float[Array, "tokens size"]:
-        """Softmax attention with logits `q . k / head_dim`, the reference's scale (not its square root)."""
+    def attention(self, x: Float[Array, "tokens size"], rotation: Rotation) -> Float[Array, "tokens size"]:
+        """Softmax attention with logits `q . k / head_dim`, the reference's scale (not its square root, but see QKNormed)."""
         q, k, v = jnp.unstack(self.qkv(x, x.dtype).transpose(1, 2, 0, 3))
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         # Computed again in the backward pass, which costs less than writing the attention weights and reading them.
-        y = checkpoint_name(jax.checkpoint(_attend)(q / q.shape[-1], k, v), "attention")
+        y = checkpoint_name(jax.checkpoint(attend)(q / q.shape[-1], k, v), "attention")
         return self.out(y.transpose(1, 0, 2).reshape(x.shape), x.dtype)
 
-    def mlp(self, x: Float[Array, "tokens size"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "tokens size"]:
-        """Two layers with the tanh form of GELU between, dropout after each."""
+    def mlp(self, x: Float[Array, "tokens size"], config: DiTConfig, key: PRNGKeyArray | None) -> Float[Array, "tokens size"]:
+        """Two layers with GELU or a gate between, dropout after each."""
         k_up, k_down = (None, None) if key is None else jax.random.split(key)
-        y = dropout(jax.nn.gelu(self.up(x, x.dtype)), rate, k_up)
-        return dropout(self.down(y, x.dtype), rate, k_down)
-
-
-def _attend(
-    q: Float[Array, "heads tokens dim"], k: Float[Array, "heads tokens dim"], v: Float[Array, "heads tokens dim"]
-) -> Float[Array, "heads tokens dim"]:
-    # Heads first, so that both products are batched over leading axes: on CPU other orders take half as long again.
-    logits = jnp.einsum("hqc,hkc->hqk", q, k)
-    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
-    return jnp.einsum("hqk,hkc->hqc", weights, v)
+        y = self.up(x, x.dtype)
+        y = jax.nn.gelu(y) if config.mlp == "gelu" else jax.nn.silu(y[:, 0]) * y[:, 1]
+        return dropout(self.down(dropout(y, config.dropout, k_up), x.dtype), config.dropout, k_down)
 
 
 class FinalLayer(eqx.Module):
@@ -154,25 +190,33 @@ class FinalLayer(eqx.Module):
         self.modulation = Dense(size, (2, size), key=key, init=zeros)
         self.out = Dense(size, outputs, key=key, init=zeros)
 
-    def __call__(self, x: Float[Array, "tokens size"], c: Float[Array, " size"]) -> Float[Array, "tokens outputs"]:
+    def __call__(self, x: Float[Array, "tokens size"], c: Float[Array, " size"], norm: Norm) -> Float[Array, "tokens outputs"]:
         shift, scale = self.modulation(c, x.dtype)
-        return self.out(modulate(layer_norm(x), shift, scale), x.dtype)
+        return self.out(modulate(NORMS[norm](x), shift, scale), x.dtype)
+
+
+class TwoHeads(eqx.Module):
+    """The last layer of the average velocity, and that of the velocity (see DiT.velocity)."""
+
+    average: FinalLayer
+    velocity: FinalLayer
 
 
 class DiT(eqx.Module):
     """Average velocity of one example: patches -> blocks modulated by `embed(t) + embed(d) + embed(label)` -> patches.
 
-    Label `classes` stands for no label (`null`). Blocks are one module with a leading axis `depth` on every array, run
-    by `lax.scan`. `logvar` is the reference's table of log-variances by time: it enters no output, and is kept so that
-    its checkpoints and parameter norms carry over. Raises ValueError if the patch does not divide the image.
+    Label `classes` stands for no label (`null`); a network built with `guided` takes conditions `Guided` too. Blocks are one
+    module with a leading axis `depth` on every array, run by `lax.scan`. `logvar` is the reference's table of log-variances by
+    time: it enters no output, and is kept so that its checkpoints and parameter norms carry over. Raises ValueError if the
+    patch does not divide the image.
     """
 
     patches: Dense
     time: ScalarEmbedding
     step: ScalarEmbedding
-    label: Float[Array, "labels size"]
+    label: Float[Array, "labels size"] | GuidedLabel
     blocks: Block
-    final: FinalLayer
+    final: FinalLayer | TwoHeads
     logvar: Float[Array, " bins"]
     config: DiTConfig = eqx.field(static=True)
     shape: tuple[int, int, int] = eqx.field(static=True)
@@ -191,9 +235,10 @@ class DiT(eqx.Module):
         self.patches = Dense(pixels, size, key=k_patches)
         self.time = ScalarEmbedding(size, scale=config.embed_scale, key=k_time)
         self.step = ScalarEmbedding(size, scale=config.embed_scale, key=k_step)
-        self.label = normal(k_label, (classes + 1, size))
+        self.label = label_embedding(classes, size, config.guided, scale=config.embed_scale, key=k_label)
         self.blocks = eqx.filter_vmap(lambda k: Block(config, key=k))(jax.random.split(k_blocks, config.depth))
-        self.final = FinalLayer(size, pixels, key=k_final)
+        final = FinalLayer(size, pixels, key=k_final)
+        self.final = TwoHeads(final, FinalLayer(size, pixels, key=k_final)) if config.velocity_head else final
         self.logvar = jnp.zeros(256)
         self.config, self.shape, self.classes, self.dtype = config, shape, classes, config.dtype()
 
@@ -207,17 +252,24 @@ class DiT(eqx.Module):
         x: Float[Array, "height width channels"],
         t: Float[Array, ""],
         d: Float[Array, ""],
-        label: Int[Array, ""],
+        label: Condition,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "height width channels"]:
         return self._run(x, t, d, label, key, keep=False)[0]
 
     def activations(
-        self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Int[Array, ""]
+        self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Condition
     ) -> dict[str, Float[Array, "..."]]:
         """Every intermediate value of one forward pass by name; `blocks` has a leading axis `depth`."""
         return self._run(x, t, d, label, None, keep=True)[1]
+
+    @property
+    def velocity(self) -> "DiT":
+        """The same network with its second head for its first. Raises ValueError if it has one only (see velocity_head)."""
+        if not isinstance(self.final, TwoHeads):
+            raise ValueError("the network has no head for the velocity: build it with velocity_head=True")
+        return eqx.tree_at(lambda n: n.final, self, self.final.velocity)
 
     def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
@@ -231,40 +283,49 @@ class DiT(eqx.Module):
 
     def _run(self, x, t, d, label, key, keep):
         patched = self.patches(_to_patches(x, self.config.patch), self.dtype)
-        height, width = (side // self.config.patch for side in self.shape[:2])
-        position = position_table(self.config.hidden, height, width)
+        position = position_table(self.config.hidden, *self._grid)
+        position = np.zeros_like(position) if self.config.positions == "rotary" else position
         time, step = self.time(t, self.dtype), self.step(_step_input(d, self.config.step), self.dtype)
-        named = self.label[label].astype(self.dtype)
-        c = time + named.astype(time.dtype) + step
+        named = embed(self.label, label, self.dtype)
+        c = time + named["label"].astype(time.dtype) + step
+        c = sum((vector for name, vector in named.items() if name != "label"), start=c)
         tokens = (patched.astype(jnp.float32) + position).astype(self.dtype)
         tokens, blocks = self._blocks(tokens, jax.nn.silu(c), key, keep)
-        out = self.final(tokens, jax.nn.silu(c))
+        final = self.final.average if isinstance(self.final, TwoHeads) else self.final
+        out = final(tokens, jax.nn.silu(c), self.config.norm)
         values = {
             "patches": patched,
             "position": jnp.asarray(position),
             "time": time,
             "step": step,
-            "label": named,
+            **named,
             "conditioning": c,
             "blocks": blocks,
             "final": out,
         }
         return _from_patches(out, self.shape, self.config.patch), values
 
+    @property
+    def _grid(self) -> tuple[int, int]:
+        height, width, _ = self.shape
+        return height // self.config.patch, width // self.config.patch
+
     def _blocks(self, x, c, key, keep):
         arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        rotary = self.config.positions != "table"
+        rotation = rotary_table(self.config.hidden // self.config.heads, *self._grid) if rotary else None
         keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, self.config.depth)
 
         def body(x, layer):
             block, k = layer
-            x = eqx.combine(block, static)(x, c, self.config, k)
+            x = eqx.combine(block, static)(x, c, self.config, rotation, k)
             return x, x if keep else None
 
         if self.config.remat == "block":
             body = jax.checkpoint(body)
         elif self.config.remat == "elementwise":
-            # In a scan there is no other computation that XLA could merge the second one with.
-            body = jax.checkpoint(body, policy=_is_product, prevent_cse=False)
+            # Within a loop there is no other computation that XLA could merge the second one with; without one there is.
+            body = jax.checkpoint(body, policy=_is_product, prevent_cse=self.config.unroll >= self.config.depth)
         elif is_split():
             # Kept for the backward pass, the gathered weights of all blocks would be the whole model on each device.
             body = jax.checkpoint(body, policy=keeps(arrays))

@@ -1,5 +1,6 @@
 """From a network of one example to a field of a batch."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -21,6 +22,11 @@ class NetworkField(eqx.Module):
     network: Any
     key: PRNGKeyArray | None = None
     turns: int = eqx.field(static=True, default=1)
+
+    @property
+    def velocity(self) -> "NetworkField":
+        """The field of the network's head for the velocity, under the same masks (see DiT.velocity)."""
+        return dataclasses.replace(self, network=self.network.velocity)
 
     def __call__(
         self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond

@@ -97,10 +97,15 @@ def sinusoids(value: Float[Array, ""], size: int, period: float = 1e4) -> Float[
 
 def position_table(size: int, rows: int, columns: int) -> Float[np.ndarray, "tokens size"]:
     """Fixed 2-D sine-cosine positions, `[sin x, cos x, sin y, cos y]` in quarters of `size`, row by row of patches."""
-    rates = 1e4 ** (-np.arange(size // 4) / (size / 4))
-    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
-    parts = [wave(np.outer(axis.ravel(), rates)) for axis in (x, y) for wave in (np.sin, np.cos)]
+    parts = [wave(angles) for angles in axis_angles(size // 4, rows, columns) for wave in (np.sin, np.cos)]
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def axis_angles(count: int, rows: int, columns: int) -> tuple[Float[np.ndarray, "tokens count"], ...]:
+    """Column and row of each patch, row by row, times `count` rates that fall geometrically from 1 to 1e-4."""
+    rates = 1e4 ** (-np.arange(count) / count)
+    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    return tuple(np.outer(axis.ravel(), rates) for axis in (x, y))
 
 
 def layer_norm(x: Float[Array, "tokens size"]) -> Float[Array, "tokens size"]:
@@ -109,6 +114,12 @@ def layer_norm(x: Float[Array, "tokens size"]) -> Float[Array, "tokens size"]:
     mean = jnp.mean(y, axis=-1, keepdims=True)
     variance = jnp.maximum(jnp.mean(jnp.square(y), axis=-1, keepdims=True) - jnp.square(mean), 0)
     return ((y - mean) * jax.lax.rsqrt(variance + 1e-6)).astype(x.dtype)
+
+
+def rms_norm(x: Float[Array, "*rows size"]) -> Float[Array, "*rows size"]:
+    """Unit mean square of each row, without parameters; statistics in float32, epsilon 1e-6 (Zhang and Sennrich 2019)."""
+    y = x.astype(jnp.float32)
+    return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
 def modulate(

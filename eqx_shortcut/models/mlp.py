@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .layers import Dense, normal, sinusoids, zeros
+from .guided import Condition, GuidedLabel, ToldGuidance, embed, label_embedding
+from .layers import Dense, sinusoids, zeros
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +25,9 @@ class MLPConfig:
     or step size need it small, since the tangent's error grows with it: at 100 they fail."""
     frequencies: int = 16
     """Sinusoids of t, and as many of d, of rates from the fastest down to its 16th part."""
+
+    guided: ToldGuidance = "none"
+    """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
 
     def __post_init__(self):
         for field in ("hidden", "depth"):
@@ -64,7 +68,7 @@ class MLP(eqx.Module):
     inputs: Dense
     time: Dense
     step: Dense
-    label: Float[Array, "labels size"]
+    label: Float[Array, "labels size"] | GuidedLabel
     layers: tuple[Layer, ...]
     out: Dense
     config: MLPConfig = eqx.field(static=True)
@@ -77,7 +81,7 @@ class MLP(eqx.Module):
         self.inputs = Dense(numbers, size, key=k_inputs)
         self.time = Dense(config.frequencies, size, key=k_time)
         self.step = Dense(config.frequencies, size, key=k_step)
-        self.label = normal(k_label, (classes + 1, size))
+        self.label = label_embedding(classes, size, config.guided, scale=config.embed_scale, key=k_label)
         self.layers = tuple(Layer(size, key=k) for k in jax.random.split(k_layers, config.depth))
         self.out = Dense(size, numbers, key=k_out, init=zeros)
         self.config, self.shape, self.classes = config, shape, classes
@@ -92,11 +96,12 @@ class MLP(eqx.Module):
         x: Float[Array, "*shape"],
         t: Float[Array, ""],
         d: Float[Array, ""],
-        label: Int[Array, ""],
+        label: Condition,
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*shape"]:
-        c = jax.nn.silu(self.time(self._waves(t), x.dtype) + self.step(self._waves(d), x.dtype) + self.label[label])
+        c = self.time(self._waves(t), x.dtype) + self.step(self._waves(d), x.dtype)
+        c = jax.nn.silu(sum((vector.astype(x.dtype) for vector in embed(self.label, label, x.dtype).values()), start=c))
         h = self.inputs(x.reshape(-1), x.dtype)
         for layer in self.layers:
             h = layer(h, c)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import samplers
+from ..guidance import Scales
 from ..models.field import NetworkField
 from ..types import Batch, Cond, Draws, Field, Metrics, Regression
 
@@ -88,6 +89,11 @@ class Objective(Protocol):
     @property
     def only_step(self) -> float | None:
         """The one step size at which the network is trained; None if there are several."""
+        return None
+
+    @property
+    def told(self) -> Scales | None:
+        """The guidance scales that the network is told in its condition, in training and sampling; None if it is told none."""
         return None
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:

@@ -6,6 +6,8 @@ from typing import Any
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times, weights
+from ..guidance import Scales
+from ..models.field import NetworkField
 from ..types import Batch, Field
 from ._base import Loss, Networks
 from ._pairs import OnLogitNormalPairs, jvp
@@ -61,11 +63,48 @@ class ImprovedMeanFlow(OnLogitNormalPairs):
 
     bootstrap_every: int = 2
     """One row in this many has a step size, the others have d = 0; must divide the batch."""
+    max_scale: float | None = None
+    """Highest of the guidance scales, from 1 on, that the network learns at once and is told; None: it learns `guidance`."""
+    intervals: bool = False
+    """The times of guidance are drawn for each row and told, too; samples are told `interval`."""
+    velocity_head: bool = False
+    """The network's own velocity is that of its second head, trained beside the first in one more pass."""
     finite_difference: float | None = None
     """Step of central differences in place of the exact tangent; None: exact."""
 
+    @property
+    def told(self) -> Scales | None:
+        """All scales from 1 to the highest, if there is one."""
+        return None if self.max_scale is None else Scales(1.0, self.max_scale, self.intervals, self.interval)
+
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        pairs = self.pairs(progress)
+        assert isinstance(field, NetworkField)
         return losses.improved_mean_flow(
-            field, batch, key, pairs=pairs, jvp=jvp(self.finite_difference), **self.options(networks)
+            field,
+            batch,
+            key,
+            velocity=field.velocity if self.velocity_head else None,
+            pairs=self.pairs(progress),
+            jvp=jvp(self.finite_difference),
+            **self.options(networks),
         )
+
+    def options(self, networks: Networks) -> dict[str, Any]:
+        """As of the others, with the scales that are told for guidance."""
+        return super().options(networks) | {"guidance": self.told or self.guided}
+
+    def check(self, batch: int) -> None:
+        """As the others; scales that are told take the place of one that is not."""
+        super().check(batch)
+        if self.max_scale is None:
+            if self.intervals:
+                raise ValueError("intervals of guidance are told beside its scale, and none is: name the highest as max_scale")
+        elif self.max_scale <= 1 or self.guided is not None:
+            raise ValueError(
+                f"max_scale={self.max_scale}, guidance={self.guidance} and mix={self.mix} do not go together: a highest scale "
+                "is more than 1, and leaves guidance at 1 and mix at 0"
+            )
+
+    def guides(self, steps: int) -> bool:
+        """Where the network is told its scale; else as the others."""
+        return self.told is not None or super().guides(steps)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..models.dit import SIZES, DiT, DiTConfig, StepEmbedding
+from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, StepEmbedding
 from ..models.layers import Dense
 from ._errors import ReferenceCheckpointError
 
@@ -18,9 +18,22 @@ Parameters = Mapping[str, np.ndarray | Array]
 """The reference's parameters by path, such as `DiTBlock_0/Dense_0/kernel`; dense kernels are `[in, out]`."""
 
 
+REFERENCE = {"mlp": "gelu", "qk_norm": False, "guided": "none", "velocity_head": False}
+"""The reference's choice of the settings that decide which parameters there are."""
+
+
 def to_parameters(network: DiT) -> dict[str, Float[Array, "..."]]:
-    """The network's parameters (or a gradient or average of the same structure) under the reference's names and shapes."""
+    """The network's parameters (or a gradient or average of the same structure) under the reference's names and shapes.
+
+    Raises ReferenceCheckpointError if an option gives it parameters that the reference has no names for.
+    """
+    settings = {name: getattr(network.config, name) for name in REFERENCE}
+    if foreign := [f"{name}={value}" for name, value in settings.items() if value != REFERENCE[name]]:
+        raise ReferenceCheckpointError(
+            f"a network with {', '.join(foreign)} has parameters that the reference has no names for: keep its checkpoints"
+        )
     patch, channels = network.config.patch, network.shape[-1]
+    assert isinstance(network.final, FinalLayer)
     named = {
         **_dense("PatchEmbed_0/Conv_0", network.patches),
         **_dense("TimestepEmbedder_0/Dense_0", network.time.hidden),

@@ -15,12 +15,13 @@ import tyro
 
 import eqx_shortcut
 from commands import in_process, snapshot
-from config import AnyObjective, Config, named
+from config import AnyObjective, Config, Figures, named
 from eqx_shortcut import settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits, read_pairs
 from eqx_shortcut.log import read_lines
 from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.objectives import ImprovedMeanFlow
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import TrainState, init_state
 from running import check
@@ -173,6 +174,30 @@ def test_a_method_at_continuous_step_sizes_is_a_subcommand_and_refused_where_the
     check(dataclasses.replace(config, network=DiTConfig(step="linear")), sharding.make_mesh())
 
 
+@pytest.mark.parametrize(
+    ("objective", "network", "said"),
+    [
+        ({"max_scale": 4.0}, {}, "scale of its guidance, .* --network.guided none has no input: use --network.guided scale"),
+        ({"max_scale": 4.0, "intervals": True}, {"guided": "scale"}, "interval of .*: use --network.guided interval"),
+        ({"velocity_head": True}, {}, "second head, which the network does not have: use --network.velocity-head"),
+        ({"max_scale": 1.5}, {"guided": "scale"}, "guidance 2 is not in 1 to 1.5, the scales that the network is told"),
+    ],
+)
+def test_an_objective_is_refused_a_network_without_what_it_needs_and_a_scale_it_does_not_know(objective, network, said):
+    config = Config(
+        data=Digits(),
+        network=DiTConfig(step="linear", **network),
+        objective=ImprovedMeanFlow(**objective),
+        optimizer=AdamW(),
+        batch=32,
+        figures=Figures(guidance=2.0),
+    )
+    with pytest.raises(ValueError, match=said):
+        check(config, sharding.make_mesh())
+    needed = dataclasses.replace(config, network=DiTConfig(step="linear", guided="interval", velocity_head=True))
+    check(dataclasses.replace(needed, figures=Figures()), sharding.make_mesh())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_a_method_at_continuous_step_sizes_is_trained_and_sampled(tmp_path, name):
@@ -180,6 +205,28 @@ def test_a_method_at_continuous_step_sizes_is_trained_and_sampled(tmp_path, name
     code, _, err = in_process("digits", [f"objective:{name}", *TINY, *linear, "--runs", str(tmp_path)])
     assert code == 0, err
     check_run(tmp_path / "digits" / name)
+
+
+@pytest.mark.slow
+def test_a_network_that_is_told_its_guidance_is_trained_drawn_and_sampled_by_commands(tmp_path):
+    """With a second head, held-out losses and guided pictures on the way."""
+    told = "--objective.max-scale 4 --objective.intervals --objective.velocity-head --quality.guidance 2 --figures.guidance 3"
+    needs = "--network.step linear --network.guided interval --network.velocity-head --sample-every 6"
+    tiny = [*TINY[: TINY.index("--sample-every")], "--figures.batches", "1", "--figures.times", "1"]
+    code, _, err = in_process(
+        "digits", ["objective:improved-mean-flow", *tiny, *told.split(), *needs.split(), "--runs", str(tmp_path)]
+    )
+    assert code == 0, err
+    folder = tmp_path / "digits" / "improved-mean-flow"
+    assert any(path.name.endswith("_guided.png") for path in (folder / "samples").iterdir())
+    assert "validation/loss_velocity" in read_lines(folder / "metrics.jsonl")[-1]
+    for scale, words in (
+        (4, "guidance 4"),
+        (9, "guidance 9 is not in 1 to 4, the scales that the network is told in training"),
+    ):
+        draw = ["--steps", "1", "--count", "2", "--guidance", str(scale), "--out", str(tmp_path / "x.png")]
+        code, out, err = in_process("sample", [str(folder), *draw])
+        assert code == (scale > 4) and words in out + err
 
 
 # Pairs

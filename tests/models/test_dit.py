@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import Batch, losses, sharding
+from eqx_shortcut import Batch, flops, losses, sharding
+from eqx_shortcut.guidance import Guided
 from eqx_shortcut.models import DiTConfig, NetworkField
-from eqx_shortcut.models.dit import PRESETS, _from_patches, _step_input, _to_patches, preset
+from eqx_shortcut.models.attention import QKNormed, rotary_table
+from eqx_shortcut.models.dit import PRESETS, TwoHeads, _from_patches, _step_input, _to_patches, preset
+from eqx_shortcut.models.guided import GuidedLabel
+from eqx_shortcut.models.layers import Dense, position_table
 
 SHAPE, CLASSES = (4, 6, 2), 3
 CONFIG = DiTConfig(hidden=16, depth=2, heads=2, patch=2, mlp_ratio=1, precision="float32")
@@ -58,7 +62,7 @@ def test_parameter_counts_are_the_published_models(name, classes, count):
 
 def test_an_untrained_network_answers_zero(key):
     network = eqx.filter_jit(CONFIG.build)(SHAPE, CLASSES, key=key)
-    assert float(jnp.abs(network.blocks.qkv.kernel).max()) > 0
+    assert float(jnp.abs(network.blocks.out.kernel).max()) > 0
     assert not np.any(run(network, *inputs()))
 
 
@@ -152,6 +156,155 @@ def test_linear_is_finite_at_zero_with_its_tangent():
     assert float(jnp.abs(tangent).max()) > 1e-3
 
 
+# Options beside the reference's
+
+
+OPTIONS = [{"norm": "rms"}, {"qk_norm": True}, {"positions": "rotary"}, {"positions": "both"}, {"mlp": "swiglu"}]
+OPTIONS += [{"guided": "scale"}, {"guided": "interval"}, {"velocity_head": True}]
+TOLD = {"guided": "interval", "velocity_head": True}
+MODERN = {"norm": "rms", "qk_norm": True, "positions": "both", "mlp": "swiglu"}
+
+
+def built(**options):
+    """A network of these options, no parameter zero."""
+    structure, rng = structure_of(dataclasses.replace(CONFIG, **options)), np.random.default_rng(0)
+    return jax.tree.map(lambda a: jnp.asarray(0.2 * rng.standard_normal(a.shape), jnp.float32), structure)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, MODERN], ids=str)
+def test_each_option_has_the_products_that_its_settings_count(options):
+    network, x = built(**options), [a[1] for a in inputs()]
+    assert flops.flops(jax.make_jaxpr(network)(*x)) == network.config.flops(SHAPE)
+
+
+@functools.cache
+def modern_gradient():
+    return square(built(**MODERN, remat="none"))
+
+
+@pytest.mark.parametrize("remat", ["elementwise", *(pytest.param(n, marks=pytest.mark.slow) for n in ("mlp", "block"))])
+def test_with_all_options_memory_changes_no_number(remat):
+    (value, gradient), (plain, plain_grad) = square(built(**MODERN, remat=remat)), modern_gradient()
+    assert value > 1e-3
+    np.testing.assert_allclose(value, plain, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_grad), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_gated_mlp_has_the_parameters_of_a_plain_one(name):
+    count = lambda config: sum(  # noqa: E731
+        math.prod(leaf.shape)
+        for leaf in jax.tree.leaves(
+            eqx.filter_eval_shape(lambda key: config.build((32, 32, 4), 10, key=key).blocks, jax.random.key(0))
+        )
+    )
+    plain = preset(name)
+    assert abs(count(dataclasses.replace(plain, mlp="swiglu")) / count(plain) - 1) < 0.01
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["queries", "keys"])
+def test_normalised_queries_and_keys_do_not_depend_on_the_size_of_their_kernels(which):
+    """And others do."""
+    for options, atol in (({"qk_norm": True}, 1e-5), ({}, None)):
+        network = built(**options)
+        where = lambda n: n.blocks.qkv.dense if "qk_norm" in options else n.blocks.qkv  # noqa: B023, E731
+        larger = jax.tree.map(lambda a: a.at[..., which, :, :].multiply(7), where(network))
+        difference = jnp.abs(run(eqx.tree_at(where, network, larger), *inputs()) - run(network, *inputs())).max()
+        assert difference < atol if atol else difference > 1e-2
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_layer_norm_takes_the_mean_off_and_rms_norm_does_not(norm):
+    network = built(norm=norm)
+    x, c = jax.random.normal(jax.random.key(0), (6, 16)), jnp.ones(16)
+    block = jax.tree.map(lambda a: a[0], network.blocks)
+    branches = jax.jit(lambda x: (network.final(x, c, norm), block(x, c, network.config, None, None) - x))
+    for out, moved in zip(branches(x), branches(x + 3), strict=True):
+        assert np.allclose(out, moved, atol=1e-3) is (norm == "layer")
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_blocks_know_the_places_of_patches_by_their_rotation_alone(rotary):
+    """In another order the tokens have the same answers in that order, unless they are turned."""
+    network = built(positions="rotary")
+    block = jax.tree.map(lambda a: a[0], network.blocks)
+    x, table = jax.random.normal(jax.random.key(0), (6, 16)), rotary_table(8, 2, 3)
+    answer = eqx.filter_jit(lambda x: block(x, jnp.ones(16), network.config, table if rotary else None, None))
+    assert np.allclose(answer(x), answer(x[::-1])[::-1], atol=1e-5) is not rotary
+
+
+@pytest.mark.parametrize("positions", ["rotary", "both"])
+def test_rotary_positions_stand_in_place_of_the_table_or_beside_it(positions):
+    x, t, d, label = (a[1] for a in inputs())
+    found = eqx.filter_jit(built(positions=positions).activations)(x, t, d, label)["position"]
+    np.testing.assert_array_equal(found, position_table(16, 2, 3) * (positions == "both"))
+
+
+def test_an_untrained_network_of_all_options_answers_zero_and_has_the_other_parameters_of_the_plain_one(key):
+    network, plain = (eqx.filter_jit(dataclasses.replace(CONFIG, **o).build)(SHAPE, CLASSES, key=key) for o in (MODERN, {}))
+    assert not np.any(run(network, *inputs()))
+    assert isinstance(network.blocks.qkv, QKNormed) and isinstance(plain.blocks.qkv, Dense)
+    np.testing.assert_array_equal(network.blocks.qkv.dense.kernel, plain.blocks.qkv.kernel)
+    np.testing.assert_array_equal(network.blocks.modulation.kernel, plain.blocks.modulation.kernel)
+    assert network.blocks.up.kernel.shape == (2, 16, 2, 8)
+    np.testing.assert_allclose(jnp.abs(network.blocks.up.kernel).max(), math.sqrt(6 / 24), rtol=0.02)
+
+
+def guided_by(scale: float, start: float = 0.0, stop: float = 1.0):
+    """The inputs with guidance beside the labels."""
+    x, t, d, label = inputs()
+    return x, t, d, Guided(label, *(jnp.full_like(t, value) for value in (scale, start, stop)))
+
+
+@pytest.mark.parametrize("guided", ["scale", "interval"])
+def test_a_network_that_is_told_its_guidance_answers_by_it_and_to_a_label_alone_as_if_there_were_none(guided):
+    network = built(guided=guided)
+    apart = lambda a, b: float(jnp.abs(run(network, *a) - run(network, *b)).max())  # noqa: E731
+    assert apart(guided_by(3.0), guided_by(1.0)) > 1e-3
+    for times in ((0.2, 1.0), (0.0, 0.7)):
+        assert (apart(guided_by(3.0, *times), guided_by(3.0)) > 1e-3) is (guided == "interval")
+    assert apart(guided_by(1.0), inputs()) < 1e-5
+    found = eqx.filter_jit(eqx.filter_vmap(network.activations))(*guided_by(3.0))
+    told = [found[name] for name in ("time", "step", "label", "scale", *(("start", "stop") if guided == "interval" else ()))]
+    np.testing.assert_allclose(found["conditioning"], sum(told), atol=1e-6)
+
+
+def test_guidance_is_embedded_as_one_less_its_inverse():
+    """So at scale 4 as t is at 3/4."""
+    network = built(guided="scale")
+    same = eqx.tree_at(lambda n: n.time, network, network.label.numbers["scale"])
+    x, _, d, cond = jax.tree.map(lambda a: a[0], guided_by(4.0))
+    found = eqx.filter_jit(same.activations)(x, jnp.float32(0.75), d, cond)
+    np.testing.assert_allclose(found["scale"], found["time"], rtol=1e-6)
+
+
+def test_guidance_told_to_a_network_without_an_input_for_it_is_refused():
+    with pytest.raises(ValueError, match=r"tells a guidance scale and the network has no input for one: build it with guided="):
+        NetworkField(network_of())(*guided_by(3.0))
+
+
+def test_the_second_head_is_another_last_layer_of_the_same_network():
+    network = built(velocity_head=True)
+    other = eqx.tree_at(lambda n: n.final, network, network.final.average)
+    out, velocity = run(network, *inputs()), run(network.velocity, *inputs())
+    np.testing.assert_array_equal(out, run(other, *inputs()))
+    assert float(jnp.abs(out - velocity).max()) > 1e-3
+    np.testing.assert_array_equal(network.velocity.final.out.kernel, network.final.velocity.out.kernel)
+    grad = eqx.filter_jit(eqx.filter_grad(lambda n: jnp.sum(NetworkField(n).velocity(*inputs()) ** 2)))(network)
+    assert not np.any(grad.final.average.out.kernel) and np.any(grad.final.velocity.out.kernel) and np.any(grad.patches.kernel)
+    with pytest.raises(ValueError, match=r"no head for the velocity: build it with velocity_head=True"):
+        other.velocity  # noqa: B018
+
+
+def test_inputs_for_guidance_leave_the_other_parameters_of_an_untrained_network_as_they_are(key):
+    network, plain = (eqx.filter_jit(dataclasses.replace(CONFIG, **o).build)(SHAPE, CLASSES, key=key) for o in (TOLD, {}))
+    assert isinstance(network.label, GuidedLabel) and isinstance(network.final, TwoHeads)
+    others = eqx.tree_at(lambda n: (n.label, n.final), network, (network.label.label, network.final.average))
+    for a, b in zip(jax.tree.leaves(others), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 # Dropout, labels
 
 
@@ -230,11 +383,12 @@ def test_log_variance_reads_its_table_and_ends_at_one():
     [
         (lambda: DiTConfig(hidden=16, heads=3), r"hidden=16 is not divisible by heads=3: choose heads"),
         (lambda: DiTConfig(hidden=18, heads=3), r"hidden=18 is not a multiple of 4, .*: round it up"),
+        (lambda: DiTConfig(hidden=12, heads=2, positions="both"), r"heads=2 of hidden=12 have 6 .*positions=both need: choose"),
         (lambda: CONFIG.build((5, 4, 1), 1, key=jax.random.key(0)), r"5 x 4 is not divisible by patch=2: choose a patch"),
         (lambda: CONFIG.build((4, 5, 1), 1, key=jax.random.key(0)), r"4 x 5 is not divisible by patch=2: choose a patch"),
         (lambda: preset("B/3"), r"unknown preset 'B/3': choose one of .*B/2.*XL/2"),
     ],
-    ids=["heads", "hidden", "height", "width", "preset"],
+    ids=["heads", "hidden", "rotary", "height", "width", "preset"],
 )
 def test_impossible_sizes_are_refused_with_the_remedy(make, message):
     with pytest.raises(ValueError, match=message):

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from eqx_shortcut.models import layers
-from eqx_shortcut.models.layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, position_table, sinusoids
+from eqx_shortcut.models.layers import (
+    Dense,
+    ScalarEmbedding,
+    dropout,
+    layer_norm,
+    modulate,
+    position_table,
+    rms_norm,
+    sinusoids,
+)
 
 
 @pytest.mark.parametrize("outputs", [5, (5,), (3, 2, 4)])
@@ -70,6 +79,16 @@ def test_layer_norm_takes_statistics_in_float32(key):
     found = layer_norm(x)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(found.astype(jnp.float32), layer_norm(x.astype(jnp.float32)), atol=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 7.0, -3.0])
+def test_rms_norm_gives_unit_mean_square_and_ignores_the_scale(key, scale):
+    x = 3 + jax.random.normal(key, (4, 64))
+    np.testing.assert_allclose(jnp.mean(jnp.square(rms_norm(x)), axis=1), np.ones(4), atol=1e-5)
+    np.testing.assert_allclose(rms_norm(scale * x), np.sign(scale) * rms_norm(x), rtol=1e-3)
+    low = rms_norm((100 * x).astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), rms_norm(x), rtol=0.02)
 
 
 def test_modulation_scales_then_shifts(key):

@@ -1,11 +1,15 @@
 """The multilayer perceptron: its shapes, what it is told, its tangents."""
 
+import dataclasses
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eqx_shortcut.guidance import Guided
 from eqx_shortcut.models import MLPConfig, NetworkField
 
 CONFIG = MLPConfig(hidden=8, depth=2, frequencies=4)
@@ -51,10 +55,26 @@ def test_the_tangent_is_the_derivative_along_the_path(network):
     np.testing.assert_allclose(tangent, (ahead - behind) / (2 * h), rtol=2e-3)
 
 
+def test_what_it_is_told_of_guidance_matters_and_a_label_alone_tells_of_none(key, network):
+    plain = network
+    config, rng = dataclasses.replace(CONFIG, guided="interval"), np.random.default_rng(0)
+    structure = eqx.filter_eval_shape(lambda key: config.build((2,), 3, key=key), key)
+    network = jax.tree.map(lambda a: jnp.asarray(0.3 * rng.standard_normal(a.shape), jnp.float32), structure)
+    x, t, d, label = jax.tree.map(lambda a: a[None], AT)
+    numbers = [(1.0, 0.0, 1.0), (3.0, 0.0, 1.0), (3.0, 0.2, 1.0), (3.0, 0.0, 0.7)]
+    run = eqx.filter_jit(NetworkField(network))
+    told = [run(x, t, d, Guided(label, *jnp.array(n)[:, None])) for n in numbers]
+    assert len({tuple(np.asarray(answer[0]).round(4).tolist()) for answer in told}) == 4
+    np.testing.assert_allclose(run(x, t, d, label), told[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="has no input for one"):
+        NetworkField(plain)(x, t, d, Guided(label, t, t, t))
+
+
 def test_sizes_that_do_not_work_are_refused():
-    for options, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"depth": 0}, "depth=0: use 1 or more"),
         ({"frequencies": 5}, "frequencies=5: use an even number"),
-    ):
+    ]
+    for options, message in cases:
         with pytest.raises(ValueError, match=message):
             MLPConfig(**options)

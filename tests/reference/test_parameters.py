@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import pytest
 
 from eqx_shortcut import reference
 from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.models.layers import Dense
 
 CONFIG, SHAPE, CLASSES = DiTConfig(hidden=8, depth=2, heads=2, patch=2, mlp_ratio=2), (4, 6, 3), 5
 SHAPES = {
@@ -61,10 +63,22 @@ def test_networks_survive_the_round_trip():
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [({"mlp": "swiglu"}, "mlp=swiglu"), ({"qk_norm": True, "guided": "scale"}, "qk_norm=True, guided=scale")],
+)
+def test_parameters_that_the_reference_does_not_have_are_refused(option, said):
+    config = dataclasses.replace(CONFIG, **option)
+    structure = eqx.filter_eval_shape(lambda key: config.build(SHAPE, CLASSES, key=key), jax.random.key(0))
+    with pytest.raises(ValueError, match=f"with {said} has parameters that the reference has no names for: keep its"):
+        reference.to_parameters(structure)
+
+
 def test_key_stands_before_query():
-    stored, qkv = parameters(), network().blocks.qkv.kernel
+    stored, qkv = parameters(), network().blocks.qkv
+    assert isinstance(qkv, Dense)
     for place, name in enumerate(("Dense_2", "Dense_1", "Dense_3")):
-        np.testing.assert_array_equal(qkv[1, :, place].reshape(8, 8), stored[f"DiTBlock_1/{name}/kernel"])
+        np.testing.assert_array_equal(qkv.kernel[1, :, place].reshape(8, 8), stored[f"DiTBlock_1/{name}/kernel"])
 
 
 def test_the_patch_kernel_reads_a_patch_row_by_row():

@@ -1,0 +1,70 @@
+"""The input of a network for the guidance that it is told beside a label."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ..guidance import Guided
+from .layers import ScalarEmbedding, normal
+
+ToldGuidance = Literal["none", "scale", "interval"]
+TOLD: dict[ToldGuidance, tuple[str, ...]] = {"none": (), "scale": ("scale",), "interval": ("scale", "start", "stop")}
+"""The numbers of a condition `Guided` that a network has inputs for, by its setting."""
+UNTOLD = {"scale": 1.0, "start": 0.0, "stop": 1.0}
+"""What they are where a condition is a label alone: no guidance."""
+
+Condition = Int[Array, ""] | Guided
+LabelTable = Float[Array, "labels size"]
+
+
+class GuidedLabel(eqx.Module):
+    """Embeddings of a label and of the guidance told beside it: of `1 - 1/scale`, and of the times at which it holds.
+
+    The inputs are those of Geng et al. (2025b); they make tokens of them, here they are added to the conditioning.
+    """
+
+    label: LabelTable
+    numbers: dict[str, ScalarEmbedding]
+
+    def __init__(self, label: LabelTable, told: ToldGuidance, *, scale: float, key: PRNGKeyArray):
+        names, size = TOLD[told], label.shape[1]
+        self.label = label
+        self.numbers = {
+            name: ScalarEmbedding(size, scale=scale, key=k)
+            for name, k in zip(names, jax.random.split(key, len(names)), strict=True)
+        }
+
+
+def label_embedding(
+    classes: int, size: int, told: ToldGuidance, *, scale: float, key: PRNGKeyArray
+) -> LabelTable | GuidedLabel:
+    """A table of a row for each class and one for none, with inputs for the guidance that is told, if any is.
+
+    The table is the same with or without; `scale` is the factor on the numbers before their sinusoids.
+    """
+    table = normal(key, (classes + 1, size))
+    return table if told == "none" else GuidedLabel(table, told, scale=scale, key=jax.random.fold_in(key, 1))
+
+
+def embed(label: LabelTable | GuidedLabel, cond: Condition, dtype: DTypeLike) -> dict[str, Float[Array, " size"]]:
+    """The embedding of the label of a condition, and of each number that the network is told beside it, by name.
+
+    A label alone stands for scale 1 at all times, which is no guidance. Raises ValueError for a condition that tells
+    guidance to a network without an input for it.
+    """
+    if not isinstance(label, GuidedLabel):
+        if isinstance(cond, Guided):
+            raise ValueError(
+                "the condition tells a guidance scale and the network has no input for one: build it with guided='scale', "
+                "or 'interval'"
+            )
+        return {"label": label[cond].astype(dtype)}
+    found = {"label": label.label[cond.cond if isinstance(cond, Guided) else cond].astype(dtype)}
+    for name, embedding in label.numbers.items():
+        number = getattr(cond, name) if isinstance(cond, Guided) else jnp.asarray(UNTOLD[name])
+        found[name] = embedding(1 - 1 / number if name == "scale" else number, dtype)
+    return found
