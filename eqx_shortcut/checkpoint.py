@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -24,11 +24,26 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be written or read: says which, why, and what to do."""
 
 
+class _Absent(CheckpointError):
+    """A whole checkpoint that was written without what is asked of it."""
+
+
+def items_of(state: TrainState) -> dict[str, PyTree]:
+    """A state as the items of a checkpoint."""
+    networks = state.networks
+    loop = {"step": state.step, "key": state.key, "skipped": state.skipped, "streak": state.streak}
+    items = {"online": networks.online, "ema": networks.ema, "optimizer": state.opt_state, "loop": loop}
+    items |= {name: part for name in ("teacher", "extra") if (part := getattr(networks, name)) is not None}
+    items |= {"averages": state.averages} if state.averages else {}
+    return {name: eqx.filter(tree, eqx.is_array) for name, tree in items.items()}
+
+
 class Checkpoints:
     """The checkpoints in one folder, one step a sub-folder, with separate items.
 
-    `online`, `ema` and `teacher` are networks, `extra` is what is trained beside them; `optimizer` and `loop` the rest of the
-    state; `data` the position in the data; `config` the settings. So sampling reads `ema` alone. A checkpoint takes its place
+    `online`, `ema` and `teacher` are networks, `averages` more averages, `extra` is what is trained beside them; `optimizer`
+    and `loop` the rest of the state; `data` the position in the data; `config` the settings. So sampling reads `ema` alone.
+    `items` may choose others, for folders that are read by `restore_network` alone. A checkpoint takes its place
     by a rename once it is whole, hashes of its files included; in an object store, which renames nothing, by a mark that is
     written last. The newest `keep` stay, and those of steps that are multiples of `milestones`.
     """
@@ -40,7 +55,9 @@ class Checkpoints:
         keep: int = 3,
         milestones: int | None = None,
         config: dict[str, Any] | None = None,
+        items: Callable[[TrainState], dict[str, PyTree]] = items_of,
     ):
+        self._items = items
         self.folder = storage.absolute(storage.as_path(folder))
         self.config = config or {}
         self._last: int | None = None
@@ -74,7 +91,7 @@ class Checkpoints:
         if step == self._last:
             return
         self._remove_half_written()
-        items = {name: ocp.args.StandardSave(tree) for name, tree in _items(state).items()}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in self._items(state).items()}
         records = {"data": ocp.args.JsonSave(position), "config": ocp.args.JsonSave(self.config)}
         try:
             self._manager.save(step, args=ocp.args.Composite(**items, **records), force=True)
@@ -104,17 +121,24 @@ class Checkpoints:
 
         Returns the state, the position in the data, and one sentence for each newer checkpoint that was passed over,
         whose folder is renamed to make room. With `before`, the newest of a step below it, and the folder is left as it is.
-        Raises CheckpointError if there are checkpoints and none is whole.
+        Raises CheckpointError if there are checkpoints and none is whole, or if the run kept no averages and `like` has some.
         """
         damaged: dict[int, str] = {}
         for step in reversed([step for step in self.steps() if before is None or step < before]):
             try:
-                names = _items(like)
+                names = items_of(like)
                 with distributed.together():
                     if distributed.first():
                         self._verify(step)
+                if "averages" in names and "averages" not in self._written(step):
+                    raise _Absent(
+                        f"checkpoint {step} in {self.folder} was written without --averages.sigma-rel: leave it out, or start "
+                        "a new run under another --name"
+                    )
                 wanted = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in names.items()}
                 got = self._manager.restore(step, args=ocp.args.Composite(**wanted, data=ocp.args.JsonRestore()))
+            except _Absent:
+                raise
             except Exception as error:  # whatever reading a damaged file raises, an older checkpoint may be whole
                 damaged[step] = f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)})"
             else:
@@ -129,8 +153,8 @@ class Checkpoints:
             )
         return None
 
-    def restore_network(self, like: PyTree, weights: Weights = "ema", step: int | None = None) -> tuple[PyTree, int]:
-        """One set of weights alone, into a network of the structure of `like`, from `step` or the newest; and its step."""
+    def restore_network(self, like: PyTree, weights: str = "ema", step: int | None = None) -> tuple[PyTree, int]:
+        """One set of weights alone, or another item, into the structure of `like`, from `step` or the newest; and its step."""
         steps = self.steps()
         if not steps:
             raise CheckpointError(f"no checkpoint in {self.folder}: train first")
@@ -147,6 +171,14 @@ class Checkpoints:
                 f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)}): choose an earlier one with "
                 f"--step, of {', '.join(map(str, steps))}"
             ) from error
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps."""
+        with distributed.together():
+            for later in self.steps() if distributed.first() else ():
+                if later > step:
+                    storage.remove(self.folder / str(later))
+        self._manager.reload()
 
     def close(self) -> None:
         """Wait for what is being written. Raises CheckpointError if it could not be."""
@@ -198,10 +230,9 @@ class Checkpoints:
 
     def _verify(self, step: int, items: Iterable[str] | None = None) -> None:
         """Raises CheckpointError unless the files of these items, or of all, are those that were written."""
-        folder = self.folder / str(step)
-        written = json.loads((folder / MANIFEST).read_text())
+        folder, written = self.folder / str(step), self._manifest(step)
         if items is None:
-            items = {name.split("/")[0] for name in written} | _folders(folder)
+            items = self._written(step) | _folders(folder)
         found = _hashes(folder, items)
         expected = {name: digest for name, digest in written.items() if name.split("/")[0] in items}
         for name in sorted(found.keys() | expected.keys()):
@@ -212,6 +243,12 @@ class Checkpoints:
             if found[name] != expected[name]:
                 raise CheckpointError(f"file {name} has changed since it was written")
 
+    def _manifest(self, step: int) -> dict[str, str]:
+        return json.loads((self.folder / str(step) / MANIFEST).read_text())
+
+    def _written(self, step: int) -> set[str]:
+        return {name.split("/")[0] for name in self._manifest(step)}
+
 
 def _steps(folder: storage.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if _whole(path))
@@ -221,21 +258,14 @@ def _whole(folder: storage.Path) -> bool:
     return folder.name.isdigit() and (not storage.is_remote(folder) or ocp.utils.is_checkpoint_finalized(folder))
 
 
-def _items(state: TrainState) -> dict[str, PyTree]:
-    networks = state.networks
-    loop = {"step": state.step, "key": state.key, "skipped": state.skipped, "streak": state.streak}
-    items = {"online": networks.online, "ema": networks.ema, "optimizer": state.opt_state, "loop": loop}
-    items |= {name: part for name in ("teacher", "extra") if (part := getattr(networks, name)) is not None}
-    return {name: eqx.filter(tree, eqx.is_array) for name, tree in items.items()}
-
-
 def _rebuilt(like: TrainState, items: dict[str, PyTree]) -> TrainState:
     def fill(tree, name):
         return eqx.combine(items[name], eqx.filter(tree, eqx.is_array, inverse=True)) if name in items else None
 
     names = ("online", "ema", "teacher", "extra")
     networks = dataclasses.replace(like.networks, **{name: fill(getattr(like.networks, name), name) for name in names})
-    return TrainState(networks=networks, opt_state=fill(like.opt_state, "optimizer"), **items["loop"])
+    averages = fill(like.averages, "averages") or ()
+    return TrainState(networks=networks, opt_state=fill(like.opt_state, "optimizer"), averages=averages, **items["loop"])
 
 
 def _abstract(tree: PyTree) -> PyTree:

@@ -83,13 +83,14 @@ def _image(pixels: UInt8[np.ndarray, "height width channels"]) -> Any:
 
 
 def quality_plot(
-    curves: Mapping[str, Mapping[int, float | Sequence[float]]],
+    curves: Mapping[str, Mapping[Any, float | Sequence[float]]],
     path: storage.Path,
     *,
     measure: str,
+    against: str = "sampling steps",
     floor: float | Sequence[float] | None = None,
 ) -> None:
-    """Writes a plot of a distance against the number of steps, one line a name, and the real-against-real floor.
+    """Writes a plot of a distance against the number of steps or another one, one line a name, and the real-against-real floor.
 
     Several values at a number of steps, of several seeds, are drawn as their mean with a band from the smallest to the largest.
     The suffix of `path` says what is written: png, svg or pdf.
@@ -104,7 +105,7 @@ def quality_plot(
     for i, level in enumerate([] if floor is None else np.atleast_1d(floor)):
         axes.axhline(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "real against real")
     steps = sorted({n for curve in curves.values() for n in curve})
-    axes.set(xscale="log", xticks=steps, xticklabels=[str(n) for n in steps], xlabel="sampling steps", ylabel=measure)
+    axes.set(xscale="log", xticks=steps, xticklabels=[str(n) for n in steps], xlabel=against, ylabel=measure)
     low, high = axes.dataLim.intervaly
     if low > 0 and high > 2 * low:
         axes.set_yscale("log")

@@ -1,15 +1,27 @@
 """The optimizer of a run."""
 
+import abc
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+import math
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
 
 if TYPE_CHECKING:
     import optax
 
+MATRICES = r"(^|/)blocks/(?!modulation/).*kernel$"
+"""Paths of the matrices of blocks: axes depth, inputs, parts (such as queries, keys and values) if there are more, outputs."""
+SIZE = 0.2
+"""The root mean square of AdamW's updates, which Muon's are given."""
+
 
 @dataclasses.dataclass(frozen=True)
-class AdamW:
-    """AdamW with decoupled weight decay on every parameter (Loshchilov and Hutter 2019); the reference's defaults."""
+class Optimizer(abc.ABC):
+    """What all have in common: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
 
     lr: float = 1e-4
     """Peak learning rate."""
@@ -40,5 +52,102 @@ class AdamW:
         """The gradient transformation for a run of `steps`."""
         import optax
 
-        adamw = optax.adamw(self.rate(steps), b1=self.beta1, b2=self.beta2, weight_decay=self.weight_decay)
-        return adamw if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), adamw)
+        rule = self.rule(self.rate(steps))
+        return rule if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), rule)
+
+    @abc.abstractmethod
+    def rule(self, rate: "optax.Schedule") -> "optax.GradientTransformation":
+        """The gradient transformation behind the clipping, at this learning rate."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Optimizer):
+    """AdamW with decoupled weight decay on every parameter (Loshchilov and Hutter 2019); the reference's defaults."""
+
+    def rule(self, rate: "optax.Schedule") -> "optax.GradientTransformation":
+        """AdamW at this learning rate."""
+        return _adamw(self, rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon(Optimizer):
+    """The matrices of the blocks move by their momentum made orthogonal (Jordan et al. 2024, Muon), all else by AdamW.
+
+    The update is `0.2 sqrt(max(inputs, outputs)) U V^T` for a momentum `U S V^T`, with singular values of 0.7 to 1.2 for 1, as
+    five steps of Newton and Schulz leave them. It has the size of AdamW's, so that one learning rate and weight decay serve
+    both (Liu et al. 2025, Muon is Scalable for LLM Training). Each block has its own, and so have queries, keys and values.
+    Modulations, embeddings, the final layer and biases are AdamW's, as Muon's author has it.
+    """
+
+    momentum: float = 0.95
+    """Decay of the momentum of matrices, in Nesterov's form."""
+
+    def rule(self, rate: "optax.Schedule") -> "optax.GradientTransformation":
+        """Muon on matrices and AdamW on the rest, at this learning rate. Its `init` raises ValueError if there is no matrix."""
+        import optax
+
+        muon = optax.chain(
+            optax.trace(self.momentum, nesterov=True),
+            optax.stateless(lambda momenta, _: jax.tree.map(_orthogonal, momenta)),
+            optax.add_decayed_weights(self.weight_decay),
+            optax.scale_by_learning_rate(rate),
+        )
+        return optax.partition({"matrices": muon, "rest": _adamw(self, rate)}, _labels)
+
+
+def orthogonal(x: Float[Array, "count rows columns"]) -> Float[Array, "count rows columns"]:
+    """`U V^T` for each matrix `U S V^T`, with singular values of 0.7 to 1.2 for 1, or less where that of `x` was nearly 0.
+
+    Five steps `x <- a x + (b x x^T + c (x x^T)^2) x` of the numbers of Jordan et al. (2024), which rise fast at 0 and do not
+    converge to 1. A matrix of zeros stays one.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    # The product with its transpose on the shorter side.
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)) + 1e-8)
+    for _ in range(5):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.mT if tall else x
+
+
+def _orthogonal(momentum: Float[Array, "depth inputs *outputs"]) -> Float[Array, "depth inputs *outputs"]:
+    # Axes as MATRICES says.
+    depth, inputs = momentum.shape[:2]
+    parts = momentum.shape[2] if momentum.ndim > 3 else 1
+    split = momentum.reshape(depth, inputs, parts, -1).swapaxes(1, 2)
+    matrices = split.reshape(depth * parts, inputs, -1)
+    found = orthogonal(_spread(matrices))[: depth * parts]
+    size = SIZE * math.sqrt(max(matrices.shape[1:]))
+    return (size * found).reshape(split.shape).swapaxes(1, 2).reshape(momentum.shape)
+
+
+def _spread(matrices: Float[Array, "count rows columns"]) -> Float[Array, "more rows columns"]:
+    """The matrices over the devices of the mesh in use that share weights, filled up with zeros where these do not divide them.
+
+    Each device has whole ones and sends nothing while it works on them. The partitioner would gather them in every product.
+    """
+    mesh = jax.sharding.get_abstract_mesh().shape
+    # Not over both: the partitioner knows no other way there than to make everything whole on each device.
+    axis = next((axis for axis in ("fsdp", "tensor") if mesh.get(axis, 1) > 1), None)
+    if axis is None:
+        return matrices
+    filled = jnp.pad(matrices, ((0, -len(matrices) % mesh[axis]), (0, 0), (0, 0)))
+    return jax.lax.with_sharding_constraint(filled, jax.sharding.PartitionSpec(axis))
+
+
+def _adamw(optimizer: Optimizer, rate: "optax.Schedule") -> "optax.GradientTransformation":
+    import optax
+
+    return optax.adamw(rate, b1=optimizer.beta1, b2=optimizer.beta2, weight_decay=optimizer.weight_decay)
+
+
+def _labels(params: PyTree) -> PyTree:
+    def label(path: Any, _: Any) -> str:
+        return "matrices" if re.search(MATRICES, jax.tree_util.keystr(path, simple=True, separator="/")) else "rest"
+
+    found = jax.tree_util.tree_map_with_path(label, params)
+    if "matrices" not in jax.tree.leaves(found):
+        raise ValueError("Muon is for the matrices of a network's `blocks`, and this network has none: use AdamW")
+    return found

@@ -29,6 +29,13 @@ class TrainState(eqx.Module):
     """Steps skipped so far because loss or gradient were not finite."""
     streak: Int[Array, ""]
     """Steps skipped in a row, the last step included."""
+    averages: tuple[ema.PowerAverage, ...] = ()
+    """Averages of `networks.online` beside `networks.ema`, which no objective sees."""
+
+    @property
+    def updates(self) -> Int[Array, ""]:
+        """Steps that changed the weights."""
+        return self.step - self.skipped
 
 
 Prepare = Callable[[Any, PRNGKeyArray], Batch]
@@ -44,12 +51,14 @@ def init_state(
     *,
     teacher: bool = False,
     extra: Callable[[PRNGKeyArray], Any] = lambda key: None,
+    averages: Sequence[float] = (),
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
     """The state before the first step; `build(key)` makes the network, of which average and teacher start as copies.
 
-    `extra(key)` makes what is trained beside it, or None (see Objective.extra). `shardings` constrains the state to its layout
-    before anything of it exists: what is split is never whole on a device.
+    `extra(key)` makes what is trained beside it, or None (see Objective.extra). `averages` are relative widths of more averages
+    to be kept, by a power of the step (see ema.PowerAverage). `shardings` constrains the state to its layout before anything of
+    it exists: what is split is never whole on a device.
     """
 
     @eqx.filter_jit
@@ -60,7 +69,8 @@ def init_state(
         # Returned several times from one jit, so that the sets of weights are distinct buffers and all can be donated.
         networks = Networks(network, network, network if teacher else None, extra(jax.random.fold_in(key, 2)))
         opt_state = tx.init(eqx.filter(networks.trained, eqx.is_inexact_array))
-        return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero))
+        kept = tuple(ema.PowerAverage(network, sigma_rel) for sigma_rel in averages)
+        return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero, kept))
 
     return make(key)
 
@@ -155,7 +165,9 @@ def _updated(
     updates, opt_state = optimized(tx, gradient, state)
     networks = state.networks.with_trained(eqx.apply_updates(state.networks.trained, updates))
     networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay))
-    networks, opt_state = _where(finite, (networks, opt_state), (state.networks, state.opt_state))
+    averages = tuple(average.updated(networks.online, state.updates + 1) for average in state.averages)
+    new, old = (networks, opt_state, averages), (state.networks, state.opt_state, state.averages)
+    networks, opt_state, averages = _where(finite, new, old)
     bad = (~finite).astype(jnp.int32)
     return TrainState(
         step=state.step + 1,
@@ -164,6 +176,7 @@ def _updated(
         opt_state=opt_state,
         skipped=state.skipped + bad,
         streak=(state.streak + 1) * bad,
+        averages=averages,
     )
 
 

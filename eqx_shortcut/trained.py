@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from . import settings, sharding, storage
+from . import settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
 from .guidance import guided, told
 from .objectives import Objective
@@ -37,11 +37,12 @@ class Trained(eqx.Module):
         return self.objective.sampling(self.network)
 
 
-def load(run: str | os.PathLike[str], *, weights: Weights = "ema", step: int | None = None) -> Trained:
+def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step: int | None = None) -> Trained:
     """The trained network of a run folder, reading one set of weights and nothing else of the checkpoint.
 
-    `weights` are the average ("ema") or the last ones ("online"); `step` chooses a checkpoint, the newest if None.
-    Raises ValueError if the folder is no run, CheckpointError if the checkpoint is missing or damaged.
+    `weights` are the average ("ema"), the last ones ("online"), or, as a number, the average of that relative width (see
+    snapshots.reconstructed); `step` chooses a checkpoint or snapshot, the newest if None. Raises ValueError if the folder is no
+    run or such an average cannot be made, CheckpointError if what is to be read is missing or damaged.
     """
     run = storage.as_path(run)
     if not storage.exists(run / "config.json"):
@@ -50,7 +51,11 @@ def load(run: str | os.PathLike[str], *, weights: Weights = "ema", step: int | N
     network, objective = settings.parse(config["network"]), settings.parse(config["objective"])
     shape, classes = tuple(config["shape"]), config["classes"]
     like = eqx.filter_eval_shape(lambda key: network.build(shape, classes, key=key), jax.random.key(0))
-    restored, found = Checkpoints(run / "checkpoints").restore_network(like, weights, step)
+    if isinstance(weights, str):
+        restored, found = Checkpoints(run / "checkpoints").restore_network(like, weights, step)
+    else:
+        kept = config.get("averages", {}).get("sigma_rel", ())
+        restored, found = snapshots.reconstructed(run, like, weights, kept, step)
     return Trained(restored, objective, shape, classes, found, labelled=not config.get("unconditional", False))
 
 

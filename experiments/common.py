@@ -1,6 +1,7 @@
 """The command line that the experiments share. Light, so that `--help` answers at once."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 import tyro
 
 from config import Config, Expected, Judge
+from eqx_shortcut.optimizer import AdamW, Muon
 
 Presets = Mapping[str, tuple[str, Config]]
 """Settings by name, each with a line of help; the first is the default."""
@@ -96,6 +98,9 @@ def parse(presets: Presets, *, doc: str | None, args: list[str] | None = None) -
     description = f"{doc}\nPresets, named first:\n{listed}"
     try:
         default = presets[name][1]
+        if "optimizer:muon" in rest:  # with the preset's rate, schedule and all else that both have
+            shared = {field.name: getattr(default.optimizer, field.name) for field in dataclasses.fields(AdamW)}
+            default = dataclasses.replace(default, optimizer=Muon(**shared))
         config = (tyro.conf.CascadeSubcommandArgs,)
         return tyro.cli(type(default), default=default, args=rest, description=description, config=config)
     except ValueError as error:

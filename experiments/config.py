@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from eqx_shortcut import ema
 from eqx_shortcut.data import CIFAR10, TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Images, Parquet
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import (
@@ -32,7 +33,7 @@ from eqx_shortcut.objectives import (
     SplitMeanFlow,
     TerminalVelocity,
 )
-from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.optimizer import AdamW, Muon
 from places import Place
 
 AnyObjective = (
@@ -55,6 +56,9 @@ AnyObjective = (
     | Annotated[ProgressiveMap, tyro.conf.subcommand("progressive-map")]
     | Annotated[ContinuousConsistency, tyro.conf.subcommand("continuous-consistency")]
 )
+
+
+AnyOptimizer = Annotated[AdamW, tyro.conf.subcommand("adamw")] | Annotated[Muon, tyro.conf.subcommand("muon")]
 
 
 def named(objective: Objective) -> str:
@@ -144,6 +148,24 @@ class Checkpointing:
                 raise ValueError(f"--checkpoint.{field} {value}: use 1 or more")
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"--checkpoint.minutes {self.minutes:g}: use more than 0, or None to go by steps alone")
+
+
+@dataclasses.dataclass(frozen=True)
+class Averages:
+    """Averages of the weights by a power of the step, of which averages of any width are made afterwards."""
+
+    sigma_rel: tuple[float, ...] = ()
+    """Their widths: standard deviations over the length of the training so far, 0.05 0.1 as a rule; none: none is kept."""
+    every: int | None = None
+    """Steps between snapshots of them in half precision, all of which stay; by default a 32nd of the run."""
+
+    def __post_init__(self):
+        for width in self.sigma_rel:
+            ema.gamma_of(width)
+        if len({f"{width:g}" for width in self.sigma_rel}) < len(self.sigma_rel):
+            raise ValueError(f"--averages.sigma-rel {' '.join(map(str, self.sigma_rel))}: name each width once")
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"--averages.every {self.every}: use 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +260,7 @@ class Config:
     """Size and options of the network."""
     objective: AnyObjective
     """What is trained."""
-    optimizer: AdamW
+    optimizer: AnyOptimizer
     """How it is trained."""
     steps: int = 10_000
     """Training steps."""
@@ -248,6 +270,8 @@ class Config:
     """Parts in which a batch goes through the network, one after another: the same loss and gradient in less memory."""
     ema_decay: float = 0.999
     """Decay a step of the average of the weights."""
+    averages: Averages = Averages()
+    """More averages of the weights, for after the run."""
     unconditional: bool = False
     """Hide all labels."""
     teacher: Place | None = None

@@ -47,6 +47,7 @@ def abstract_state(config: Config, shape: tuple[int, int, int], classes: int) ->
             jax.random.key(config.seed),
             teacher=config.objective.stages > 0,
             extra=config.objective.extra,
+            averages=config.averages.sigma_rel,
         )
     )
 
@@ -63,6 +64,7 @@ def bytes_a_device(state: TrainState) -> dict[str, int]:
     """What each part of a state laid out takes on one device."""
     networks = state.networks
     parts = {"weights": networks.trained, "average": networks.ema, "moments": state.opt_state, "teacher": networks.teacher}
+    parts["more averages"] = state.averages or None
     return {name: sum(size_of(leaf) for leaf in shapes(part)) for name, part in parts.items() if part is not None}
 
 

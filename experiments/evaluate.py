@@ -3,13 +3,16 @@
     python experiments/evaluate.py runs/imagenet/shortcut --steps 1 4 128 --guidance 1.0 1.5 --stats imagenet256.npz
     python experiments/evaluate.py runs/cifar10/shortcut --features efficientnet --count 10000
     python experiments/evaluate.py runs/digits/shortcut --features pixels --count 1400 --labels data
+    python experiments/evaluate.py runs/imagenet/shortcut --weights 0.03 0.05 0.08 0.12 0.2 --stats imagenet256.npz
 
 Samples are compared with the statistics of a file (make_stats.py writes them), or else with the training images of the run.
-Writes evaluation.json and evaluation.md in the run folder. Sample number i depends on the seed and i alone, whatever the batch,
+Writes evaluation.json and evaluation.md in the run folder, and sigma_rel.png of a run that was trained with
+--averages.sigma-rel if several widths are measured. Sample number i depends on the seed and i alone, whatever the batch,
 devices and processes. The same command again goes on where it stopped.
 """
 
 import dataclasses
+import itertools
 import json
 import pathlib
 import shutil
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from measuring import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from opening import command, decoder
+from opening import Weights, command, decoder
 from places import Place
 from results import floor_key
 
@@ -49,8 +52,8 @@ class Config(Measuring):
     """Labels of the samples: all in turn, drawn at random, or those of the training images in order."""
     stats: pathlib.Path | None = None
     """File of the statistics of real images; by default they are made of the training images of the run."""
-    weights: Literal["ema", "online"] = "ema"
-    """The average of the weights, or the last ones."""
+    weights: tuple[Weights, ...] = ("ema",)
+    """The average of the weights, the last ones, or by numbers the averages of these relative widths (see --averages)."""
     step: int | None = None
     """Training step of the checkpoint; by default the newest."""
     seed: int = 0
@@ -66,6 +69,8 @@ class Config(Measuring):
         super().__post_init__()
         if not self.steps or min(self.steps) < 1:
             raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
+        if not self.weights:
+            raise ValueError("--weights without a name: name ema, online or a number")
         if not self.guidance:
             raise ValueError("--guidance without a number: name a scale, 1 for none")
         if self.count < 2:
@@ -87,7 +92,8 @@ def main(config: Config) -> None:
 
     distributed.initialize()
     notes_as_lines()
-    model = eqx_shortcut.load(config.run, weights=config.weights, step=config.step)
+    first, *others = config.weights
+    model = eqx_shortcut.load(config.run, weights=first, step=config.step)
     record = settings.read(config.run / "config.json")
     features, data = config.build(), run_images(config, record)
     real = reference(config, features, data)
@@ -97,16 +103,36 @@ def main(config: Config) -> None:
     real.check(features.protocol, features(probe).vectors.shape[1], config.count)
     if data is not None and config.stats is None and floor_key(real.hash[:16], config.count) not in found["floors"]:
         found["floors"][floor_key(real.hash[:16], config.count)] = floor(config, features, data, real)
-    for steps in config.steps:
-        for guidance in config.guidance:
-            cell = described(config, model, features, real, steps, guidance)
+    cells = []
+    for weights in (first, *others):
+        model = model if weights == first else eqx_shortcut.load(config.run, weights=weights, step=config.step)
+        for steps, guidance in itertools.product(config.steps, config.guidance):
+            cell = described(config, model, features, real, weights, steps, guidance)
+            cells.append(cell)
             if not any(is_of(row, cell) for row in found["results"]):
                 measures = measured(config, model, features, real, labels, cell)
                 found["results"].append({**cell, "measures": measures})
                 write_results(config.run, found)
     if distributed.first():
         print(markdown(found))
-        print(f"{config.run}: evaluation.json, evaluation.md")
+        drawn = draw_widths(config.run / "sigma_rel.png", found, cells)
+        print(f"{config.run}: evaluation.json, evaluation.md{', sigma_rel.png' * drawn}")
+
+
+def draw_widths(path: pathlib.Path, found: dict[str, Any], cells: list[dict[str, Any]]) -> bool:
+    """Draws the first measure of these cells against the width of the average; returns whether there are several widths."""
+    from eqx_shortcut import figures
+
+    rows = [row for row in found["results"] if isinstance(row["weights"], float) and any(is_of(row, cell) for cell in cells)]
+    if len({row["weights"] for row in rows}) < 2:
+        return False
+    measure, curves = next(iter(rows[0]["measures"])), {}
+    for row in rows:
+        guidance = f", guidance {row['guidance']:g}" if len({row["guidance"] for row in rows}) > 1 else ""
+        name = f"{row['steps']} step{'s'[: row['steps'] > 1]}{guidance}"
+        curves.setdefault(name, {})[row["weights"]] = row["measures"][measure]
+    figures.quality_plot(curves, path, measure=measure, against="relative width of the average")
+    return True
 
 
 def run_images(config: Config, record: dict[str, Any]) -> RunImages | None:
@@ -189,14 +215,14 @@ def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "
 
 
 def described(
-    config: Config, model: "Trained", features: "Features", real: "Statistics", steps: int, guidance: float
+    config: Config, model: "Trained", features: "Features", real: "Statistics", weights: Weights, steps: int, guidance: float
 ) -> dict[str, Any]:
     """What defines a row of the table."""
     applied = guidance == 1 or config.guide_always or model.objective.guides(steps)
     return {
         "steps": steps,
         "guidance": guidance,
-        "weights": config.weights,
+        "weights": weights,
         "training step": model.step,
         "count": config.count,
         "protocol": {
@@ -218,7 +244,7 @@ def measured(
 ) -> dict[str, float]:
     """The measures of one row, in the first process."""
     steps, guidance = cell["steps"], cell["guidance"]
-    title = f"{config.weights} {model.step} steps {steps} guidance {guidance:g}"
+    title = f"{cell['weights']} {model.step} steps {steps} guidance {guidance:g}"
     draw = sampler(config, model, labels, steps, guidance)
     return compared(config, title, cell, config.count, draw, features, real)
 
@@ -285,21 +311,25 @@ def markdown(found: dict[str, Any]) -> str:
     for row in found["results"]:
         common = {name: said for name, said in row["protocol"].items() if name != "guidance"}
         chosen = {name: row[name] for name in ("weights", "training step", "count")}
+        if isinstance(row["weights"], float):
+            chosen["weights"] = "averages by their relative width"
         title = "; ".join(f"{name} {said}" for name, said in {**chosen, **common}.items())
         groups.setdefault(title, []).append(row)
     return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floors'])}" for title, rows in groups.items()) + "\n"
 
 
 def rows_as_table(rows: list[dict[str, Any]], floors: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row a number of steps and guidance scale, a column a measure."""
-    names = list(rows[0]["measures"])
-    lines = [["steps", "guidance", *names], ["---"] * (len(names) + 2)]
-    for row in sorted(rows, key=lambda row: (row["guidance"], row["steps"])):
+    """Markdown: a row a number of steps, guidance scale and width if the weights have one, a column a measure."""
+    names, wide = list(rows[0]["measures"]), isinstance(rows[0]["weights"], float)
+    columns = ["steps", "guidance", *["sigma_rel"] * wide]
+    lines = [[*columns, *names], ["---"] * (len(columns) + len(names))]
+    for row in sorted(rows, key=lambda row: (row["guidance"], row["steps"], row["weights"])):
         note = "" if row["protocol"]["guidance"] == "applied" else " (not applied)"
-        lines.append([str(row["steps"]), f"{row['guidance']:g}{note}", *(f"{row['measures'][name]:.4g}" for name in names)])
+        chosen = [str(row["steps"]), f"{row['guidance']:g}{note}", *[str(row["weights"])] * wide]
+        lines.append([*chosen, *(f"{row['measures'][name]:.4g}" for name in names)])
     floor = floors.get(floor_key(rows[0]["protocol"]["statistics"], rows[0]["count"]))
     if floor is not None and set(names) <= floor.keys():
-        lines.append(["held-out images", "", *(f"{floor[name]:.4g}" for name in names)])
+        lines.append(["held-out images", *[""] * (len(columns) - 1), *(f"{floor[name]:.4g}" for name in names)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -9,10 +9,11 @@ Writes compressed files of half-precision arrays. The same command again goes on
 
 import dataclasses
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from opening import Weights
 from places import Place
 
 
@@ -30,8 +31,8 @@ class Config:
     """Sampling steps."""
     guidance: float = 1.0
     """Guidance scale; 1 is none."""
-    weights: Literal["ema", "online"] = "ema"
-    """The average of the weights, or the last ones."""
+    weights: Weights = "ema"
+    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
     seed: int = 1
     """Seed of the noise."""
     batch: int = 256

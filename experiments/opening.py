@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from eqx_shortcut.trained import Trained
 
 
+Weights = Literal["ema", "online"] | float
+"""Which weights of a run (see eqx_shortcut.load)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Opening:
     """A trained run, and how it is sampled."""
@@ -25,8 +29,8 @@ class Opening:
     """Guidance scale; 1 is none."""
     guide_always: bool = False
     """Apply it also at step sizes where the network contains the guidance it was trained with."""
-    weights: Literal["ema", "online"] = "ema"
-    """The average of the weights, or the last ones."""
+    weights: Weights = "ema"
+    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
     step: int | None = None
     """Training step of the checkpoint; by default the newest."""
     vae: pathlib.Path | None = None

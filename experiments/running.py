@@ -28,14 +28,14 @@ from judging import Measures, judge_samples, table
 from monitoring import Monitor
 from places import cache_home
 from profiling import Profile
-from saving import Saver, Tolerance, tolerant
+from saving import Saver, Snapshots, Tolerance, tolerant
 from start import check_start, start
 from watching import Norms, SpikeWatch
 
 # `checkpoint_every` and `keep` are what earlier versions called two of `checkpoint`.
 MAY_CHANGE = (
     "version steps log_every sample_every checkpoint checkpoint_every keep health figures quality mesh accumulate tensorboard "
-    "wandb workers vae cache encode_batch"
+    "wandb workers vae cache encode_batch averages.every"
 ).split()
 
 UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
@@ -188,7 +188,7 @@ def check_record(folder: pathlib.Path, record: dict[str, Any]) -> None:
         stored = {key: settings.dump(settings.parse(value)) for key, value in settings.read(path).items()}
         found = settings.differences(stored, record)
         settled = stored.keys() - set(MAY_CHANGE)
-        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled}
+        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled and key not in MAY_CHANGE}
         if contradictions:
             raise ValueError(
                 f"{folder} holds another run: {settings.named(contradictions)}. Repeat its settings to continue it, or start a "
@@ -211,6 +211,7 @@ def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: 
         jax.random.key(config.seed),
         teacher=config.objective.stages > 0,
         extra=config.objective.extra,
+        averages=config.averages.sigma_rel,
         shardings=lambda state: sharding.lay_out(state, mesh),
     )
     return start(config, state) if fresh else state
@@ -246,8 +247,10 @@ def train_network(
     recording = Recorder(folder, config, record, start=start, share=share)
     profile = Profile(folder / "profile", config.profile, start=start)
     spikes, until = SpikeWatch(folder, config, record, checkpoints, loader.get_state), config.steps
+    snapshots = Snapshots(folder, config, record, start=start, sound=spikes.sound)
     with (
         contextlib.closing(loader),
+        contextlib.closing(snapshots),
         contextlib.closing(profile),
         contextlib.closing(norms),
         recording as recorder,
@@ -257,6 +260,7 @@ def train_network(
         def keep_records() -> None:
             recorder.keep()
             norms.keep()
+            snapshots.keep()
 
         save = Saver(checkpoints, loader.get_state, config.checkpoint, until=until, keep=keep_records, sound=spikes.sound)
 
@@ -281,6 +285,7 @@ def train_network(
             tolerant(every(config.sample_every, until, draw), f"pictures to {folder}"),
             tolerant(every(config.figures.every or config.sample_every, until, watch), f"pictures to {folder}"),
             spikes,
+            snapshots,
             save,
             stop_if_asked,
         )

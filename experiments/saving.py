@@ -1,6 +1,7 @@
 """Checkpoints and records of a run in the making: when a checkpoint is due, and what happens where nothing can be written."""
 
 import contextlib
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from config import Checkpointing
+from config import Checkpointing, Config
 from eqx_shortcut import distributed
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
+from eqx_shortcut.snapshots import open_snapshots
 from eqx_shortcut.train import Event, TrainState
 from eqx_shortcut.types import Metrics
 
@@ -87,6 +89,45 @@ class Saver:
             yield
         except CheckpointError as error:
             warn(f"{error}; training goes on, and the next checkpoint is tried when it is due")
+
+
+class Snapshots:
+    """Writes snapshots of the run's averages when they are due, as an event; does nothing for a run without.
+
+    Those of steps after `start`, of which a run that was stopped has written some, are removed: they are written again. `sound`
+    is that of Saver.
+    """
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        config: Config,
+        record: dict[str, Any],
+        *,
+        start: int,
+        sound: Callable[[], bool] = lambda: True,
+    ):
+        self._saver = None
+        if config.averages.sigma_rel:
+            self._snapshots = open_snapshots(folder, record)
+            self._snapshots.remove_after(start)
+            when = Checkpointing(every=config.averages.every or max(1, config.steps // 32), minutes=None)
+            self._saver = Saver(self._snapshots, lambda: {}, when, until=config.steps, keep=lambda: None, sound=sound)
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if self._saver is not None:
+            self._saver(step, state, metrics)
+
+    def keep(self) -> None:
+        """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
+        if self._saver is not None:
+            self._saver.settle()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        if self._saver is not None:
+            self._saver.settle()
+            self._snapshots.close()
 
 
 class Tolerance:

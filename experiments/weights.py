@@ -9,11 +9,12 @@ Tensors have the names of kvfrans/shortcut-models; dense kernels are [in, out], 
 import dataclasses
 import pathlib
 import sys
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from eqx_shortcut.optimizer import AdamW
+from opening import Weights
 from places import Place
 
 
@@ -25,8 +26,8 @@ class Export:
     """Run folder."""
     file: Annotated[pathlib.Path, tyro.conf.Positional]
     """File to write."""
-    weights: Literal["ema", "online"] = "ema"
-    """The average of the weights, or the last ones."""
+    weights: Weights = "ema"
+    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
     step: int | None = None
     """Training step of the checkpoint; by default the newest."""
 

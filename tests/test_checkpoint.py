@@ -93,6 +93,25 @@ def test_a_state_comes_back_to_the_bit_with_its_position(tmp_path, teacher):
     assert back.networks.online.rule is jax.nn.relu and jnp.issubdtype(back.key.dtype, jax.dtypes.prng_key)
 
 
+def test_more_averages_come_back_and_a_checkpoint_without_them_is_refused_and_left_alone(tmp_path):
+    state, like = (init_state(Net, TX, jax.random.key(seed), averages=(0.05, 0.1)) for seed in (1, 2))
+    found = restored(saved(tmp_path / "with", state), like)
+    assert found is not None
+    assert_same(found[0], state)
+    folder = pathlib.Path(saved(tmp_path / "without", state_at(7)))
+    with pytest.raises(CheckpointError, match=r"checkpoint 7 in .* was written without --averages.sigma-rel: leave it out, or"):
+        restored(folder, like)
+    assert [path.name for path in folder.iterdir()] == ["7"]
+
+
+def test_checkpoints_of_later_steps_can_be_removed(copy):
+    checkpoints = Checkpoints(copy)
+    checkpoints.remove_after(10)
+    checkpoints.save(state_at(20), {"next_index": 20}, wait=True)
+    checkpoints.close()
+    assert checkpoints.steps() == [10, 20]
+
+
 def test_an_empty_folder_holds_no_checkpoint(tmp_path):
     assert restored(tmp_path / "new") is None
 

@@ -48,7 +48,7 @@ def prepare(raw: Any, key: Any) -> Batch:
 
 
 def state_on(mesh: jax.sharding.Mesh) -> Any:
-    return init_state(build, TX, jax.random.key(0), shardings=lambda state: sharding.lay_out(state, mesh))
+    return init_state(build, TX, jax.random.key(0), averages=(0.1,), shardings=lambda state: sharding.lay_out(state, mesh))
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def test_losses_gradients_and_samples_are_those_of_one_device(name):
     one, many = trained(1, 1, 1), trained(*MESHES[name])
     np.testing.assert_allclose(many[1], one[1], rtol=1e-5)
     np.testing.assert_allclose(many[2], one[2], atol=1e-5)
-    networks = [jax.tree.leaves(eqx.filter(state.networks, eqx.is_array)) for state in (one[0], many[0])]
+    networks = [jax.tree.leaves(eqx.filter((s.networks, s.averages), eqx.is_array)) for s in (one[0], many[0])]
     for a, b in zip(*networks, strict=True):
         np.testing.assert_allclose(b, a, atol=1e-5)
     assert np.abs(np.diff(np.asarray(one[1])[:, 0])).min() > 1e-3, "nothing was learnt, nothing is compared"
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_shared_weights_goes_on_with_fewer_devices_and_another_m
         state, seen = stepped(mesh, found[0], IMAGES[2:])
     whole = trained(1, 8, 1)
     np.testing.assert_allclose(seen, whole[1][2:], rtol=1e-5)
-    networks = [jax.tree.leaves(eqx.filter(state.networks, eqx.is_array)) for state in (whole[0], state)]
+    networks = [jax.tree.leaves(eqx.filter((s.networks, s.averages), eqx.is_array)) for s in (whole[0], state)]
     for a, b in zip(*networks, strict=True):
         assert len(b.devices()) == mesh.size
         np.testing.assert_allclose(b, a, atol=1e-5)

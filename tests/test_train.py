@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import Batch, health, sharding, weights
+from eqx_shortcut import Batch, ema, health, sharding, weights
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Objective, Shortcut
@@ -370,6 +370,26 @@ def test_weight_decay_alone_shrinks_by_rate_times_decay():
         updates, _ = tx.update(jnp.zeros(1), tx.init(p), p)
     (shrunk,) = jax.tree.leaves(optax.apply_updates(p, updates))
     np.testing.assert_allclose(shrunk, 4 * (1 - 0.1 * 0.5), rtol=1e-6)
+
+
+def test_more_averages_follow_in_the_same_program_and_change_nothing_else():
+    """Also over a skipped step, which is no update of theirs."""
+    objective = Squares()
+    step, state = start(objective=objective)
+    wide = init_state(build, optax.adam(1e-2), jax.random.key(0), averages=(0.05, 0.1))
+    recorded = []
+    for x in (X, X + 1, BAD["nan"], X - 1, X):
+        state, _ = step(state, x)
+        wide, _ = step(wide, x)
+        recorded.append(numbers(wide.networks.online))
+    assert_same(wide.networks, state.networks)
+    assert len(objective.traces) == 2 and int(wide.updates) == 4
+    updates = [found for i, found in enumerate(recorded) if i != 2]
+    for average in wide.averages:
+        n, i = ema.gamma_of(average.sigma_rel) + 1, np.arange(1, 5)
+        weights = (i**n - (i - 1) ** n) / 4**n
+        for found, *moved in zip(numbers(average.network), *updates, strict=True):
+            np.testing.assert_allclose(found, np.tensordot(weights, np.stack(moved), 1), atol=1e-6)
 
 
 def rates(config: AdamW, steps: int, at: list[int]) -> np.ndarray:

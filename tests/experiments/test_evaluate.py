@@ -6,6 +6,7 @@ import shutil
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ import evaluate
 import make_stats
 import measuring
 from commands import in_process
-from eqx_shortcut import settings
+from eqx_shortcut import ema, settings
 from eqx_shortcut.data import Digits
 from eqx_shortcut.evaluate import (
     Collected,
@@ -30,6 +31,9 @@ from eqx_shortcut.evaluate import (
     read_statistics,
     write_statistics,
 )
+from eqx_shortcut.objectives import Networks
+from eqx_shortcut.snapshots import open_snapshots
+from eqx_shortcut.train import TrainState
 from runs import write_run
 
 COUNT, SHAPE = 90, (8, 8, 1)
@@ -94,6 +98,29 @@ def test_batches_and_parts_change_nothing(run, change):
         assert old["protocol"] == new["protocol"]
         for name, value in old["measures"].items():
             assert new["measures"][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+
+
+def test_averages_of_several_widths_are_compared(run):
+    """Those that were kept are the snapshots themselves."""
+    record = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**record, "averages": {"sigma_rel": [0.05, 0.1]}}))
+    network, zero = eqx_shortcut.load(run).network, jnp.int32(0)
+    snapshots = open_snapshots(run, {})
+    for step in (8, 9):
+        scaled = [jax.tree.map(lambda a, f=f: a * f, network) for f in (step / 9, step / 10)]
+        averages = tuple(ema.PowerAverage(*pair) for pair in zip(scaled, (0.05, 0.1), strict=True))
+        snapshots.save(TrainState(jnp.int32(step), jax.random.key(0), Networks(network, network), {}, zero, zero, averages), {})
+    snapshots.close()
+    model = eqx_shortcut.load(run, weights=0.1)
+    assert model.step == 9 and eqx_shortcut.load(run, weights=0.05, step=8).step == 8
+    kernel = model.network.blocks.qkv.kernel
+    np.testing.assert_allclose(kernel, 0.9 * network.blocks.qkv.kernel, rtol=2**-11, atol=1e-6)
+    code, out, err = in_process("evaluate", [str(run), *ARGS, "--steps", "1", "--weights", "0.05", "0.07", "0.1"])
+    assert code == 0, err
+    assert [row["weights"] for row in results(run)[2:]] == [0.05, 0.07, 0.1]
+    table = (run / "evaluation.md").read_text().split("averages by their relative width")[1]
+    assert [line.split("|")[3].strip() for line in table.splitlines() if line.startswith("| 1 |")] == ["0.05", "0.07", "0.1"]
+    assert (run / "sigma_rel.png").exists() and "sigma_rel.png" in out
 
 
 def test_what_was_measured_is_not_measured_again_and_more_is_added(run, monkeypatch):

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from config import Checkpointing, Config, Health
+from config import Averages, Checkpointing, Config, Health
 from digits import DEFAULT
-from eqx_shortcut import settings
+from eqx_shortcut import ema, settings
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
 from eqx_shortcut.objectives import Networks
+from eqx_shortcut.snapshots import reconstructed
 from eqx_shortcut.train import Diverged, TrainState
 from running import MAY_CHANGE, UNRECORDED, check_record
-from saving import Saver, Tolerance, due, tolerant
+from saving import Saver, Snapshots, Tolerance, due, tolerant
 from watching import SpikeWatch
 
 
@@ -150,6 +151,45 @@ def test_a_signal_right_after_a_checkpoint_writes_no_other_and_is_no_error(tmp_p
     save.last(state_at(2))
     checkpoints.close()
     assert checkpoints.steps() == [2]
+
+
+def test_snapshots_are_written_at_their_steps_and_again_by_a_run_that_goes_on_from_before(tmp_path):
+    config = dataclasses.replace(DEFAULT, steps=11, averages=Averages(sigma_rel=(0.1,), every=4))
+
+    def snapshots(start: int, until: int, shift: float) -> None:
+        event = Snapshots(tmp_path, config, {}, start=start)
+        for step in range(start + 1, until + 1):
+            state = state_at(step)
+            average = ema.PowerAverage({"w": state.networks.ema["w"] + shift}, 0.1)
+            event(step, dataclasses.replace(state, averages=(average,)), {})
+        event.close()
+
+    snapshots(0, 10, shift=0.0)
+    snapshots(5, 11, shift=0.5)
+    like = {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    for step, expected in ((4, 4.0), (8, 8.5), (11, 11.5)):
+        assert float(reconstructed(tmp_path, like, 0.1, (0.1,), step)[0]["w"][0]) == expected
+    assert sorted(int(path.name) for path in (tmp_path / "averages").iterdir()) == [4, 8, 11]
+
+
+def test_a_run_without_averages_writes_no_snapshots(tmp_path):
+    event = Snapshots(tmp_path, DEFAULT, {}, start=0)
+    event(DEFAULT.steps, state_at(DEFAULT.steps), {})
+    event.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"sigma_rel": (0.05, 0.4)}, "sigma_rel 0.4 is the width of no average"),
+        ({"sigma_rel": (0.05, 0.05)}, "--averages.sigma-rel 0.05 0.05: name each width once"),
+        ({"every": 0}, "--averages.every 0: use 1 or more"),
+    ],
+)
+def test_averages_that_cannot_be_kept_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Averages(**settings)
 
 
 def test_a_spike_ends_a_run_with_its_state_beside_it_and_says_what_to_do(tmp_path):
