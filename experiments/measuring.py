@@ -27,7 +27,8 @@ class Measuring:
     """In what images are compared."""
 
     features: str = "inception"
-    """inception (FID), efficientnet (FD-EffNetLite0), pixels, or MODULE:FUNCTION from images in [-1, 1] to vectors."""
+    """inception (FID), efficientnet (FD-EffNetLite0), pixels, a FILE.safetensors of train_classifier.py, or MODULE:FUNCTION
+    from images in [-1, 1] to vectors."""
     inception: pathlib.Path = pathlib.Path("pt_inception-2015-12-05-6726825d.pth")
     """File of Inception's weights, that of pytorch-fid and torch-fidelity, or the reference's pickle."""
     protocol: Literal["reference", "tf", "pytorch-fid"] = "tf"
@@ -49,7 +50,7 @@ class Measuring:
     def build(self) -> "Features":
         """The features. Raises ValueError, with the remedy, if they or their weights are not there."""
         from eqx_shortcut.evaluate import Custom, Pixels
-        from eqx_shortcut.evaluate.networks import efficientnet_features, inception_features
+        from eqx_shortcut.evaluate.networks import classifier_features, efficientnet_features, inception_features
         from eqx_shortcut.evaluate.preprocess import PYTORCH_FID, REFERENCE, TF
 
         match self.features:
@@ -60,12 +61,15 @@ class Measuring:
                 return efficientnet_features(batch=self.batch)
             case "pixels":
                 return Pixels()
+            case path if path.endswith(".safetensors"):
+                return classifier_features(path, batch=self.batch)
         module, _, function = self.features.partition(":")
         try:
             return Custom(getattr(importlib.import_module(module), function), self.features)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"--features {self.features} cannot be had ({error}): use inception, efficientnet, pixels or MODULE:FUNCTION"
+                f"--features {self.features} cannot be had ({error}): use inception, efficientnet, pixels, FILE.safetensors or "
+                "MODULE:FUNCTION"
             ) from error
 
 

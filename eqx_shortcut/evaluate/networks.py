@@ -1,4 +1,4 @@
-"""Features made by networks: Inception's, of which FID is, and EfficientNet-Lite0's, whose weights come as a package."""
+"""Features made by networks: Inception's, of which FID is, EfficientNet-Lite0's, and those of a classifier trained here."""
 
 import dataclasses
 import functools
@@ -14,10 +14,11 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from ..models.classifier import Activations
 from ..models.efficientnet import load_efficientnet, published_weights
 from ..models.inception import load_inception
+from ..models.small_classifier import load_classifier
 from ..sharding import batch_sharding, make_mesh, replicate
 from ..storage import checksum
 from .features import Extracted, check_images
-from .preprocess import EFFICIENTNET, TF, Preprocessing
+from .preprocess import EFFICIENTNET, TF, UNCHANGED, Preprocessing
 
 Network = Callable[[Float[Array, "side side 3"]], Activations]
 """A network of one image."""
@@ -88,6 +89,15 @@ def efficientnet_features(path: str | pathlib.Path | None = None, *, batch: int 
     """
     path = published_weights() if path is None else pathlib.Path(path)
     return _from_file("FD-EffNetLite0", "EfficientNet-Lite0", load_efficientnet, path, EFFICIENTNET, batch)
+
+
+def classifier_features(path: str | pathlib.Path, *, batch: int = 32) -> NetworkFeatures:
+    """The 128 features of a small classifier trained here, and its logits (see load_classifier, which raises ValueError).
+
+    Distances are comparable among images judged by the same file alone.
+    """
+    load = lambda path: load_classifier(path)[0]  # noqa: E731
+    return _from_file("classifier Frechet distance", "small classifier", load, pathlib.Path(path), UNCHANGED, batch)
 
 
 def _from_file(

@@ -88,3 +88,5 @@ INCEPTION = {protocol.name: protocol for protocol in (REFERENCE, TF, PYTORCH_FID
 """The protocols of Inception by name, for command lines."""
 EFFICIENTNET = Preprocessing("bytes, bicubic to 224 with antialias, (x - 127) / 128", _efficientnet)
 """The whole image, however large; pixels as the network was trained on."""
+UNCHANGED = Preprocessing("clipped to [-1, 1]", lambda image: jnp.clip(image, -1, 1))
+"""For networks trained on images of this size."""
