@@ -69,6 +69,11 @@ def stage(progress: Float[Array, ""], stages: int) -> Int[Array, ""]:
     return jnp.minimum(jnp.floor(progress * stages * (1 + 3e-7)).astype(jnp.int32), stages - 1)
 
 
+def uniform(key: PRNGKeyArray, n: int, dtype: DTypeLike = float) -> Float[Array, " n"]:
+    """Uniform on `[0, 1)`."""
+    return jax.random.uniform(key, (n,), dtype)
+
+
 def logit_normal(
     key: PRNGKeyArray, n: int, dtype: DTypeLike = float, *, mean: float = 0.4, std: float = 1.0
 ) -> Float[Array, " n"]:

@@ -142,6 +142,8 @@ def test_ordered_pairs_are_the_smaller_and_the_larger_of_two_times(key):
     assert abs(t.mean() - smaller) < 4.5 * t.std() / 128
     assert abs((t + d).mean() - larger) < 4.5 * (t + d).std() / 128
     assert d.min() >= 0 and (t + d).max() < 1
+    t = np.asarray(times.uniform(key, 16384), np.float64)
+    assert abs(t.mean() - 1 / 2) < 4.5 * t.std() / 128 and abs(t.var() - 1 / 12) < 0.002 and t.min() >= 0 and t.max() < 1
     t, d = (np.asarray(a, np.float64) for a in times.uniform_pairs(key, 16384))
     assert abs(t.mean() - 1 / 3) < 4.5 * t.std() / 128 and abs(d.mean() - 1 / 3) < 4.5 * d.std() / 128
 

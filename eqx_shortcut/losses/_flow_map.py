@@ -24,6 +24,7 @@ def lagrangian(
     target: Field,
     bootstrap_every: int = 4,
     pairs: times.Pairs = times.uniform_pairs,
+    velocity_times: times.Times | None = times.uniform,
     guidance: Guidance | None = None,
     null: Cond = None,
     dropout: float = 0.0,
@@ -37,9 +38,10 @@ def lagrangian(
     """`mean |u + d du/dd - sg target(x + d u, t + d, 0)|^2`: the end of a step moves with the velocity at that end.
 
     `u = field(x, t, d)`; the gradient passes through the tangent `du/dd`, and none through `target`, an average of `field` or
-    `field` itself. One row in `bootstrap_every` has `(t, d)` from `pairs`; the others have `d = 0` and regress the line's
-    velocity, which `guidance` turns into a guided one by `target`'s own. `log_variance(t, d)` is a learned weight. The rest is
-    as in `mean_flow`. The residual vanishes row by row at the exact field. Boffi et al. (2025), Lagrangian self-distillation.
+    `field` itself. One row in `bootstrap_every` has `(t, d)` from `pairs`; the others have `d = 0`, `t` from `velocity_times`
+    (None: the starts of `pairs`), and regress the line's velocity, which `guidance` turns into a guided one by `target`'s own.
+    `log_variance(t, d)` is a learned weight. The rest is as in `mean_flow`. The residual vanishes row by row at the exact
+    field. Boffi et al. (2025), Lagrangian self-distillation.
     """
 
     def build(draws):
@@ -52,6 +54,7 @@ def lagrangian(
         build,
         target,
         pairs=pairs,
+        velocity_times=velocity_times,
         bootstrap_every=bootstrap_every,
         guidance=guidance,
         null=null,
@@ -87,6 +90,7 @@ def eulerian(
     *,
     bootstrap_every: int = 4,
     pairs: times.Pairs = times.uniform_pairs,
+    velocity_times: times.Times | None = times.uniform,
     guidance: Guidance | None = None,
     null: Cond = None,
     dropout: float = 0.0,
@@ -115,6 +119,7 @@ def eulerian(
         build,
         field,
         pairs=pairs,
+        velocity_times=velocity_times,
         bootstrap_every=bootstrap_every,
         guidance=guidance,
         null=null,
@@ -136,6 +141,7 @@ def progressive_map(
     share: float | None = 0.5,
     bootstrap_every: int = 4,
     pairs: times.Pairs = times.uniform_pairs,
+    velocity_times: times.Times | None = times.uniform,
     guidance: Guidance | None = None,
     null: Cond = None,
     dropout: float = 0.0,
@@ -166,6 +172,7 @@ def progressive_map(
         build,
         target,
         pairs=pairs,
+        velocity_times=velocity_times,
         bootstrap_every=bootstrap_every,
         guidance=guidance,
         null=null,
@@ -185,6 +192,7 @@ def split_mean_flow(
     *,
     target: Field,
     pairs: times.Pairs = times.logit_normal_pairs,
+    velocity_times: times.Times | None = None,
     clip: float | None = 4.0,
     **options: Any,
 ) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
@@ -193,7 +201,9 @@ def split_mean_flow(
     It is `alpha_flow` with `target`'s own first step in place of the line's. The target is exact at the exact field.
     `options` are those of `progressive_map`. Guo et al. (2025).
     """
-    return progressive_map(field, batch, key, target=target, share=None, pairs=pairs, clip=clip, **options)
+    return progressive_map(
+        field, batch, key, target=target, share=None, pairs=pairs, velocity_times=velocity_times, clip=clip, **options
+    )
 
 
 def lagrangian_error(

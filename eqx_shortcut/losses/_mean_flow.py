@@ -21,6 +21,7 @@ def mean_flow(
     *,
     bootstrap_every: int = 4,
     pairs: times.Pairs = times.logit_normal_pairs,
+    velocity_times: times.Times | None = None,
     posterior_every: int | None = None,
     guidance: Guidance | None = None,
     null: Cond = None,
@@ -34,7 +35,8 @@ def mean_flow(
 ) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
     """`mean |u - sg(v + d Du/Dt)|^2` with `u = field(x, t, d)` and the tangent `Du/Dt` along the line's velocity `v`.
 
-    One row in `bootstrap_every` has `(t, d)` from `pairs`, the others have `d = 0` and need no tangent. `guidance` turns `v`
+    One row in `bootstrap_every` has `(t, d)` from `pairs`, the others have `d = 0`, `t` from `velocity_times` (None: the starts
+    of `pairs`), and need no tangent. `guidance` turns `v`
     into a guided velocity by `field`'s own answers at `d = 0`; `dropout` replaces conditions by `null`, the condition without
     its batch axis, and such rows are not guided. Each row weighs `1/sg(error + eps)^power`, the error being its summed square;
     `power=0` turns that off. `log_variance(t, d)`, if given, is a learned weight. `jvp` may be `tangents.finite_difference()`.
@@ -52,6 +54,7 @@ def mean_flow(
         null=null,
         dropout=dropout,
         posterior_every=posterior_every,
+        velocity_times=velocity_times,
     )
     first, flow = split_rows(velocity_target(field, draws, guidance=guidance, null=null), bootstrap_every)
     u, average = mean_flow_target(field, first, jvp=jvp)
@@ -76,6 +79,7 @@ def improved_mean_flow(
     velocity: Field | None = None,
     bootstrap_every: int = 2,
     pairs: times.Pairs = times.logit_normal_pairs,
+    velocity_times: times.Times | None = None,
     guidance: Guidance | Scales | None = None,
     null: Cond = None,
     dropout: float = 0.0,
@@ -93,7 +97,15 @@ def improved_mean_flow(
     else is as in `mean_flow`. The mean gradient at the exact field is zero with `power=0`. Geng et al. (2025b).
     """
     k_draws, k_scales = jax.random.split(key)
-    draws = pair_draws(batch, k_draws, pairs=pairs, bootstrap_every=bootstrap_every, null=null, dropout=dropout)
+    draws = pair_draws(
+        batch,
+        k_draws,
+        pairs=pairs,
+        bootstrap_every=bootstrap_every,
+        null=null,
+        dropout=dropout,
+        velocity_times=velocity_times,
+    )
     if isinstance(guidance, Scales):
         told = draw_guided(k_scales, draws.cond, guidance, draws.t)
         draws = Draws(draws.x, draws.noise, draws.t, draws.d, told)

@@ -24,17 +24,21 @@ def pair_draws(
     null: Cond = None,
     dropout: float = 0.0,
     posterior_every: int | None = None,
+    velocity_times: times.Times | None = None,
 ) -> Draws:
     """Noise (the batch's own if it has one), `(t, d)` from `pairs`, with `d = 0` but in each `bootstrap_every`-th row.
 
-    With `posterior_every`, each so many-th row of either kind is one of `posterior_draws`. Conditions are dropped last, in
-    rows of either kind. Raises ValueError for stored pairs of noise and data with `posterior_every`.
+    Rows of `d = 0` have `t` from `velocity_times`; None: where a step of `pairs` starts. With `posterior_every`, each so
+    many-th row of either kind is one of `posterior_draws`. Conditions are dropped last, in rows of either kind. Raises
+    ValueError for stored pairs of noise and data with `posterior_every`.
     """
-    k_pairs, k_noise, k_drop = jax.random.split(key, 3)
+    k_pairs, k_noise, k_drop, k_times = jax.random.split(key, 4)
     n, dtype = batch.x.shape[0], batch.x.dtype
     check_share(n, bootstrap_every)
+    steps = jnp.arange(n) % bootstrap_every == 0
     t, d = pairs(k_pairs, n, dtype)
-    d = jnp.where(jnp.arange(n) % bootstrap_every == 0, d, 0)
+    t = t if velocity_times is None else jnp.where(steps, t, velocity_times(k_times, n, dtype))
+    d = jnp.where(steps, d, 0)
     noise = jax.random.normal(k_noise, batch.x.shape, dtype) if batch.noise is None else batch.noise
     draws = Draws(batch.x, noise, t, d, batch.cond)
     if posterior_every is not None:
@@ -82,13 +86,22 @@ def bootstrap_and_flow(
     null: Cond,
     dropout: float,
     reduction: Reduction,
+    velocity_times: times.Times | None = None,
     **options: Any,
 ) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
     """Loss and metrics: each `bootstrap_every`-th row has the error `bootstrap(draws)`, the others regress the velocity.
 
     That is the line's, guided by the velocity of `own`; `options` are those of `balance_both`.
     """
-    draws = pair_draws(batch, key, pairs=pairs, bootstrap_every=bootstrap_every, null=null, dropout=dropout)
+    draws = pair_draws(
+        batch,
+        key,
+        pairs=pairs,
+        bootstrap_every=bootstrap_every,
+        null=null,
+        dropout=dropout,
+        velocity_times=velocity_times,
+    )
     first, rest = split_rows(draws, bootstrap_every)
     error, average = bootstrap(first)
     velocity = velocity_target(own, rest, guidance=guidance, null=null)

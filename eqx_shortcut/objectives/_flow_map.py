@@ -15,12 +15,15 @@ from ._pairs import OnPairs, jvp
 
 @dataclasses.dataclass(frozen=True)
 class _FlowMap(OnPairs):
-    """What the three have in common: uniform times, rows that weigh the same but for a learned weight."""
+    """What the three have in common: uniform times, rows that weigh the same."""
 
+    uniform_velocity: bool = True
+    """Rows of d = 0 have uniform times; False: the times at which steps start."""
     power: float = 0.0
     """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
-    log_variance: bool = True
-    """Learn a weight of each t and d."""
+    log_variance: bool = False
+    """Learn a weight of each t and d. It grows without limit where the field agrees with itself, right or wrong: on points in
+    the plane training diverges, unless far fewer than one row in four has a step."""
 
     def extra(self, key: PRNGKeyArray) -> Any:
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
@@ -66,8 +69,6 @@ class Lagrangian(_FlowMap):
 class TerminalVelocity(Lagrangian):
     """Terminal velocity matching (2025): Lagrangian with logit-normal step sizes and an average of the weights (decay 0.99)."""
 
-    log_variance: bool = False
-    """Learn a weight of each t and d."""
     target_ema: bool = True
     """The velocity at the end from the average of the weights; False: from the weights themselves."""
     gap_mean: float = 0.0

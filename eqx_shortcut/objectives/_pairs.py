@@ -22,6 +22,8 @@ class OnPairs(OnField):
     continuous: ClassVar[bool] = True
     bootstrap_every: int = 4
     """One row in this many has a step size, the others have d = 0; must divide the batch."""
+    uniform_velocity: bool = False
+    """Rows of d = 0 have uniform times; False: the times at which steps start."""
     guidance: float = 1.0
     """Guidance scale inside the velocity; 1 is none."""
     mix: float = 0.0
@@ -49,6 +51,7 @@ class OnPairs(OnField):
         """What all losses on pairs are told in the same words."""
         return {
             "bootstrap_every": self.bootstrap_every,
+            "velocity_times": times.uniform if self.uniform_velocity else None,
             "guidance": self.guided,
             "null": networks.online.null,
             "dropout": self.label_dropout,

@@ -3,13 +3,17 @@
 import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
 import pytest
+import tyro
 
 import toy2d
 import toy2d_table
 from commands import in_process, snapshot
+from eqx_shortcut import objectives
 
-TINY = "--steps 3 --batch 16 --count 40 --network.hidden 8 --network.depth 1".split()
+TINY = "--steps 3 --batch 32 --count 40 --network.hidden 8 --network.depth 1".split()
 
 
 def test_a_run_leaves_its_settings_metrics_distances_and_pictures(tmp_path: pathlib.Path):
@@ -41,9 +45,27 @@ def test_settings_that_do_not_work_are_refused_before_anything_is_written(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+def test_objectives_have_the_settings_of_the_plane_where_they_have_such_fields():
+    assert toy2d.in_the_plane(objectives.FlowMatching) == objectives.FlowMatching()
+    found = toy2d.in_the_plane(objectives.Lagrangian)
+    assert found == objectives.Lagrangian(log_variance=False, power=0, uniform_velocity=True, bootstrap_every=16)
+    assert toy2d.in_the_plane(objectives.LiveReflow) == objectives.LiveReflow(bootstrap_every=32)
+    for name, kind in toy2d.OBJECTIVES.items():
+        assert tyro.cli(toy2d.Config, args=[f"objective:{name}"]).objective == toy2d.in_the_plane(kind)
+    assert all(any(hasattr(kind, field) for kind in toy2d.OBJECTIVES.values()) for field in toy2d.PLANE)
+
+
+def test_several_updates_in_one_call_are_as_many_calls():
+    several = toy2d.several(lambda state: (2 * state + 1, {"before": state}))
+    state, metrics = several(jnp.arange(2), 3)
+    assert state.tolist() == [7, 15] and metrics["before"].tolist() == [3, 7]
+
+
 def test_every_distribution_has_its_points(key):
-    for data in toy2d.Data.__args__:
-        assert toy2d.sampler(data)(key, 3).shape == (3, 2)
+    def drawn(key):
+        return [toy2d.sampler(data)(key, 3) for data in toy2d.Data.__args__]
+
+    assert [points.shape for points in jax.eval_shape(drawn, key)] == [(3, 2)] * 4
 
 
 def test_the_table_compares_means_over_seeds_with_flow_matching():
@@ -63,17 +85,18 @@ def test_the_table_compares_means_over_seeds_with_flow_matching():
 
 @pytest.mark.slow
 def test_the_table_trains_what_is_missing_and_reads_the_rest(tmp_path: pathlib.Path):
-    """Distillations with a teacher of their own among them."""
+    """One that distils a teacher of its own among them, and two at a time."""
     args = ["--seeds", "1", "--data", "moons", "--steps", "2", "--runs", str(tmp_path), "--out", str(tmp_path / "toy2d.json")]
     code, first, err = in_process("toy2d_table", ["--objectives", "flow-matching", *args])
     assert code == 0, err
     runs = tmp_path / "toy2d"
     old = snapshot(runs)
-    code, out, err = in_process("toy2d_table", args)
+    names = ["flow-matching", "progressive-distillation", "continuous-consistency"]
+    code, out, err = in_process("toy2d_table", ["--objectives", *names, "--workers", "2", *args])
     assert code == 0, err
     assert snapshot(runs / "moons-flow-matching-0") == {path.split("/")[1]: data for path, data in old.items()}
     found = json.loads((tmp_path / "toy2d.json").read_text())["moons"]
-    assert list(found) == list(toy2d_table.OBJECTIVES) and first.splitlines()[-2] in out
+    assert list(found) == names and first.splitlines()[-2] in out
     # Two steps of a learning rate that begins at 0 leave a distilled network where its teacher is.
     assert all(row["sliced_wasserstein"] < 2 for name in found for row in found[name]["0"]["results"])
 

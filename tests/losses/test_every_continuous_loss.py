@@ -53,8 +53,8 @@ def every(name: str) -> int:
 def draws_of(name: str, batch: Batch, key, **options) -> Draws:
     """The draws of a loss at its default settings."""
     key = jax.random.split(key)[0] if name in ("improved_mean_flow", "split_mean_flow", "progressive_map") else key
-    pairs = PAIRS.get(name, times.logit_normal_pairs)
-    return losses.pair_draws(batch, key, pairs=pairs, bootstrap_every=every(name), **options)
+    pairs, at = (PAIRS[name], times.uniform) if name in PAIRS else (times.logit_normal_pairs, None)
+    return losses.pair_draws(batch, key, pairs=pairs, bootstrap_every=every(name), velocity_times=at, **options)
 
 
 def errors_of(name: str, draws: Draws, key):
@@ -89,6 +89,18 @@ def test_loss_is_its_builders_row_by_row_and_logs_the_raw_error(key, name):
     np.testing.assert_allclose([metrics["loss_bootstrap"], metrics["loss_flow"]], [jnp.mean(e) for e in errors], rtol=1e-4)
     value, metrics = loss(name, field, batch, key, **options)
     np.testing.assert_allclose([value, metrics["loss"]], jnp.mean(expected), rtol=1e-4)
+
+
+def test_rows_of_no_step_have_times_of_their_own_or_those_at_which_steps_start(key):
+    """Two uniform times in order start at 1/3 on average: a velocity learnt there alone is hardly asked for near the data."""
+    batch = Batch(jnp.zeros((4096, 1)))
+    draw = partial(losses.pair_draws, batch, key, pairs=times.uniform_pairs, bootstrap_every=4)
+    starts, own = draw(), draw(velocity_times=times.uniform)
+    (steps, at_starts), (same, at_own) = (split_rows((draws.t, draws.d), 4) for draws in (starts, own))
+    np.testing.assert_array_equal(steps, same)
+    assert not jnp.any(at_starts[1]) and not jnp.any(at_own[1])
+    assert abs(at_starts[0].mean() - 1 / 3) < 0.02 and abs(at_own[0].mean() - 1 / 2) < 0.02
+    np.testing.assert_array_equal(starts.noise, own.noise)
 
 
 def test_continuous_consistency_is_its_builder_row_by_row(key):
