@@ -98,6 +98,7 @@ def test_a_cache_holds_the_posterior_of_each_image_and_of_its_mirror_image(base,
             np.testing.assert_allclose(rows["moments"][:, side, 1], posterior.log_variance, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_cache_without_mirror_images_is_not_mirrored(base, tmp_path):
     assert run_encode(base, tmp_path / "cache", "--source.no-mirror")[0] == 0
     one, both = (read_latents(folder / "cache", "train") for folder in (tmp_path, base))

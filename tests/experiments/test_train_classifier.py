@@ -1,12 +1,14 @@
 """A classifier is trained by its command, and is what images are compared in."""
 
 import numpy as np
+import pytest
 
 from commands import in_process
 from eqx_shortcut.evaluate.networks import classifier_features
 from eqx_shortcut.models.small_classifier import load_classifier
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_the_digits_and_its_file_says_how_well(tmp_path):
     file = tmp_path / "digits.safetensors"
     code, said, err = in_process("train_classifier", f"data:digits --out {file} --steps 120 --batch 64".split())

@@ -35,6 +35,7 @@ def assert_close(found: list[dict[str, float]], wanted: list[dict[str, float]]) 
         np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(tmp_path):
     """Each with a part of the weights, of the batch and of the checkpoint, in two turns a step."""
     both = finish(start("digits", args(tmp_path / "two", 2, "--mesh.fsdp", "2", "--accumulate", "2", *PLAIN), (), ()))

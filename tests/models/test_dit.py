@@ -402,6 +402,7 @@ def test_presets_are_the_published_sizes():
     assert all(preset(name).hidden % preset(name).heads == 0 for name in PRESETS)
 
 
+@pytest.mark.slow
 def test_loss_is_equal_on_one_and_eight_devices():
     network, n = network_of(), 32
     x = jnp.asarray(np.random.default_rng(2).standard_normal((n, *SHAPE)), jnp.float32)

@@ -64,8 +64,11 @@ def largest(found, expected) -> float:
 
 @pytest.mark.parametrize(
     ("settings", "side"),
-    [(SMALL, 16), ({**SMALL, "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1}, 16), (FULL, 64)],
-    ids=["small", "plain", "full"],
+    [
+        pytest.param(SMALL, 16, id="small"),
+        pytest.param({**SMALL, "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1}, 16, id="plain"),
+        pytest.param(FULL, 64, id="full", marks=pytest.mark.slow),
+    ],
 )
 def test_sdvae_is_autoencoder_kl(settings, side, tmp_path):
     theirs = randomised(diffusers.AutoencoderKL(**settings))
