@@ -9,34 +9,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import losses, samplers
 from ..models.field import NetworkField
 from ..types import Batch, Field
-from ._base import AtStep, Loss, Networks, OnField, Term
+from ._base import AtStep, Loss, Networks, Term
+from ._flow_matching import OneStepSize
 
 
 @dataclasses.dataclass(frozen=True)
-class Diffusion(OnField):
+class Diffusion(OneStepSize):
     """Diffusion (Ho et al. 2020): the network predicts the noise of a variance-preserving path; DDIM samples it."""
 
-    steps: int = 128
-    """Times are drawn from the grid of this many steps; the network is always told d = 1/steps."""
-    label_dropout: float = 0.1
-    """Probability of hiding a row's label, which guidance at sampling needs."""
     clip: float | None = None
     """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual."""
 
-    @property
-    def only_step(self) -> float:
-        """`1/steps`."""
-        return 1 / self.steps
-
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.diffusion(
-            field,
-            batch,
-            key,
-            steps=self.steps,
-            null=networks.online.null,
-            dropout=self.label_dropout,
-        )
+        return losses.diffusion(field, batch, key, null=networks.online.null, **self.options)
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """The noise, and no velocity."""
@@ -44,4 +29,4 @@ class Diffusion(OnField):
 
     def sampling(self, network: Any) -> Field:
         """The average velocity of a DDIM step, whatever its size, so that Euler's sampler is DDIM."""
-        return samplers.ddim_field(AtStep(NetworkField(network), 1 / self.steps, fixed=True), clip=self.clip)
+        return samplers.ddim_field(AtStep(NetworkField(network), self.only_step, fixed=True), clip=self.clip)

@@ -13,8 +13,8 @@ from ._base import AtStep, Loss, Networks, OnField, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class FlowMatching(OnField):
-    """Flow matching: the velocity alone (the reference's train_type naive). On stored pairs it is reflow."""
+class OneStepSize(OnField):
+    """What flow matching and diffusion have in common: times on a grid, and one step size that the network is told."""
 
     steps: int = 128
     """Times are drawn from the grid of this many steps; the network is always told d = 1/steps."""
@@ -22,24 +22,27 @@ class FlowMatching(OnField):
     """Probability of hiding a row's label, which guidance at sampling needs."""
 
     @property
-    def velocity_step(self) -> float:
-        """`1/steps`."""
-        return 1 / self.steps
-
-    @property
     def only_step(self) -> float:
         """`1/steps`."""
         return 1 / self.steps
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What both losses are told in the same words."""
+        return {"steps": self.steps, "dropout": self.label_dropout}
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMatching(OneStepSize):
+    """Flow matching: the velocity alone (the reference's train_type naive). On stored pairs it is reflow."""
+
+    @property
+    def velocity_step(self) -> float:
+        """`1/steps`."""
+        return self.only_step
+
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.flow_matching(
-            field,
-            batch,
-            key,
-            steps=self.steps,
-            null=networks.online.null,
-            dropout=self.label_dropout,
-        )
+        return losses.flow_matching(field, batch, key, null=networks.online.null, **self.options)
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Flow matching."""
@@ -47,4 +50,4 @@ class FlowMatching(OnField):
 
     def sampling(self, network: Any) -> Field:
         """The network at the one step size it knows, `1/steps`, whatever the number of steps."""
-        return AtStep(NetworkField(network), 1 / self.steps, fixed=True)
+        return AtStep(NetworkField(network), self.only_step, fixed=True)
