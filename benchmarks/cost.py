@@ -28,7 +28,7 @@ from eqx_shortcut.types import Batch
 from methods import SETTINGS, TEACHER, parsed
 from turns import Turn, alternate, compiled, our_update
 
-SHAPES = {"digits": (8, 8, 1), "fashion-mnist": (28, 28, 1)}
+SHAPES = {"digits": (8, 8, 1), "fashion-mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 CLASSES = 10
 
 

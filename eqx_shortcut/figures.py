@@ -122,6 +122,39 @@ def quality_plot(
     write_figure(path, figure)
 
 
+def dot_plot(
+    curves: Mapping[str, Mapping[int, Sequence[float]]],
+    path: storage.Path,
+    *,
+    measure: str,
+    steps: Sequence[int] = (1, 4, 128),
+    floor: Sequence[float] = (),
+) -> None:
+    """Writes a plot of a distance with a line a name: the mean at each of these numbers of steps, from smallest to largest.
+
+    It shows many names where the curves of `quality_plot` would cover each other.
+    """
+    figure, axes = _figure()
+    figure.set_size_inches(7, 1.2 + 0.28 * len(curves))
+    for n, color, marker in zip(steps, COLOURS, MARKERS, strict=False):
+        found = [(row, np.asarray(curve[n])) for row, curve in enumerate(curves.values()) if curve.get(n)]
+        for row, values in found:
+            axes.plot([values.min(), values.max()], [row, row], color=color, linewidth=3, alpha=0.4, solid_capstyle="butt")
+        means, places = [values.mean() for _, values in found], [row for row, _ in found]
+        axes.plot(means, places, marker, color=color, markersize=6, label=f"{n} step{'s'[: n > 1]}")
+    for i, level in enumerate(floor):
+        axes.axvline(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "real against real")
+    axes.set(xscale="log", xlabel=measure, yticks=range(len(curves)), yticklabels=list(curves))
+    ticks = _ticks(*axes.get_xlim())
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.invert_yaxis()
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper right", frameon=False, ncols=len(steps) + 1)
+    write_figure(path, figure)
+
+
 def _ticks(low: float, high: float) -> list[float]:
     # A distance spans a fraction of a decade or several: the finest of these with few enough marks.
     for digits in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):

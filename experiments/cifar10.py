@@ -39,7 +39,18 @@ QUICK = dataclasses.replace(
     checkpoint=Checkpointing(every=500),
     quality=Quality(steps=(1, 2, 4, 8, 32), count=1000),
 )
-PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some ten minutes on two CPU cores.", QUICK)}
+COMPARE = dataclasses.replace(
+    DEFAULT,
+    optimizer=AdamW(lr=4e-4, schedule="cosine", warmup=500, weight_decay=0.0, clip=1.0),
+    steps=12_000,
+    ema_decay=0.999,
+    checkpoint=Checkpointing(every=2000),
+)
+PRESETS = {
+    "default": ("The whole job.", DEFAULT),
+    "compare": ("A run of compare.py: under 20 minutes on one GPU is expected, not measured.", COMPARE),
+    "quick": ("Some ten minutes on two CPU cores.", QUICK),
+}
 
 if __name__ == "__main__":
     main("cifar10", PRESETS, doc=__doc__, expected=((32, 32, 3), 10))

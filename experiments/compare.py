@@ -5,8 +5,9 @@
 
 Only what is missing in RUNS/EXPERIMENT is trained, so the same command continues, and other methods or seeds can be added. With
 the file of `benchmarks/cost.py EXPERIMENT --out` the budget is equal time instead: that of shortcut for the preset's steps.
-Writes OUT/table.md and table.json (each run with the commands that make it, and those that were there before), quality.png, and
-samples-1.png and samples-4.png of the first seed: the same noise down the columns, a row a method.
+Writes OUT/table.md and table.json (each run with the commands that make it, and those that were there before), quality.png and
+methods.png, and samples-1.png and samples-4.png of the first seed: the same noise down the columns, a row a method. Run it in
+the repository.
 """
 
 import concurrent.futures
@@ -36,8 +37,8 @@ COLUMNS = 10
 class Config:
     """A table of methods by number of sampling steps."""
 
-    data: Annotated[Literal["digits", "fashion-mnist"], tyro.conf.Positional]
-    """The data set."""
+    data: Annotated[Literal["digits", "digits-ablations", "fashion-mnist", "cifar10"], tyro.conf.Positional]
+    """The data set, or shortcut models on it with one setting changed each."""
     methods: tuple[str, ...] = ()
     """The methods to train; by default all."""
     seeds: int = 1
@@ -52,6 +53,8 @@ class Config:
     """Folder to write."""
     runs: Place = pathlib.Path("runs/compare")
     """Folder of all runs; one for each budget."""
+    more: str = ""
+    """What all trainings are told besides, as in --more="--data.path FOLDER"."""
 
     def __post_init__(self):
         if unknown := set(self.methods) - set(self.setting.methods):
@@ -136,18 +139,19 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[tuple[str, ..
 
     def train(of: Method, name: str, steps: int, *more: str) -> tuple[str, ...]:
         preset = () if setting.preset == "default" else (setting.preset,)
-        words = (*preset, *of.arguments.split(), "--steps", str(steps), *more, "--seed", str(cell.seed))
-        return "python", f"experiments/{setting.script}.py", *words, "--runs", str(config.runs), "--name", name
+        told = *of.arguments.split(), *shlex.split(config.more), "--steps", str(steps), *more, "--seed", str(cell.seed)
+        return "python", f"experiments/{setting.script}.py", *preset, *told, "--runs", str(config.runs), "--name", name
 
+    judged = ("--quality.features", setting.features) if setting.features else ()
     if method.phases == 1:
-        return [train(method, cell.name, steps[0])]
+        return [train(method, cell.name, steps[0], *judged)]
     first, second = steps
     teacher, pairs = f"teacher-{first}-{cell.seed}", config.folder / f"pairs-{first}-{cell.seed}"
     begun, run = train(setting.methods[TEACHER], teacher, first), config.folder / teacher
     if method.teacher:
-        return [begun, train(method, cell.name, second, "--teacher", str(run))]
+        return [begun, train(method, cell.name, second, "--teacher", str(run), *judged)]
     making = "python", "experiments/make_pairs.py", str(run), "--out", str(pairs), "--count", str(setting.pairs)
-    learnt = train(method, cell.name, second, "--pairs", str(pairs), "--init-from", str(run))
+    learnt = train(method, cell.name, second, "--pairs", str(pairs), "--init-from", str(run), *judged)
     return [begun, (*making, "--steps", str(setting.grid), "--seed", str(cell.seed + 1)), learnt]
 
 
@@ -190,26 +194,30 @@ def finish(words: tuple[str, ...]) -> None:
 def report(config: Config, made: dict[str, list[str]]) -> None:
     """Writes table, figure and samples, and prints the table: of the runs that OUT/table.json knows and of those here."""
     from eqx_shortcut import figures, settings
-    from results import TITLES, compared, read, rows, stem, table
+    from results import TITLES, common, compared, read, rows, stem, table
 
     record, order = config.out / "table.json", list(config.setting.methods)
     known = settings.read(record) if record.exists() else {"commands": {}, "runs": {}}
     here = [path.parent for path in config.folder.glob("*-*/quality.json") if stem(path.parent) in order]
     runs = known["runs"] | {run.name: read(run) for run in here}
     names = sorted(runs, key=lambda name: (order.index(stem(pathlib.Path(name))), int(name.rpartition("-")[2])))
-    found = compared({pathlib.Path(name): rows(pathlib.Path(name), runs[name]) for name in names})
+    measured = {pathlib.Path(name): rows(pathlib.Path(name), runs[name]) for name in names}
+    # A spread between parts of the samples is none between seeds.
+    measures = dict.fromkeys((config.setting.measure, *(name for name in common(measured) if not name.endswith(" std"))))
+    found = compared(measured, config.setting.measure)
     config.out.mkdir(parents=True, exist_ok=True)
-    text, title = table(found), TITLES.get(found.measure, found.measure)
+    text, title = "\n\n".join(table(compared(measured, m)) for m in measures), TITLES.get(found.measure, found.measure)
     (config.out / "table.md").write_text(text + "\n")
     kept = {"commands": known["commands"] | made, "runs": {name: runs[name] for name in names}}
     record.write_text(json.dumps(surroundings() | kept, indent=1) + "\n")
     figures.quality_plot(found.curves, config.out / "quality.png", measure=title, floor=found.floors)
+    figures.dot_plot(found.curves, config.out / "methods.png", measure=title, floor=found.floors)
     drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name).exists()]
     for steps in (1, 4) if drawn else ():
         draw(drawn, steps, config.out / f"samples-{steps}.png")
     print(text)
     print(
-        f"{config.out}: table.md, table.json and quality.png of {len(names)} runs; samples-1.png, samples-4.png of {len(drawn)}"
+        f"{config.out}: table.md, table.json, quality.png and methods.png of {len(names)} runs, samples-*.png of {len(drawn)}"
     )
 
 

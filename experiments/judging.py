@@ -2,31 +2,35 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+import pathlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from config import Config, Judge
-from eqx_shortcut import distributed
+from eqx_shortcut import distributed, settings, storage
 from eqx_shortcut.data import Images
 from eqx_shortcut.data.pipeline import host_batches
 from eqx_shortcut.evaluate import Moments, frechet_distance, moments, pixels
 from eqx_shortcut.trained import Trained, sample
 from examples import Data
+from measuring import Measuring, real_statistics
+
+if TYPE_CHECKING:
+    from eqx_shortcut.evaluate import Features, Statistics
 
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What is measured of images in [-1, 1] and their labels: the distance of their features to the training images', and more.
+    """What is measured of images in [-1, 1] and their labels: the distance of their pixels to the training images', and more.
 
-    The training images' features are computed once, when first needed.
+    What is needed of the training images is computed once, when first needed.
     """
 
     train: Images
     judge: Judge | None = None
-    features: Callable[[np.ndarray], np.ndarray] = pixels
+    others: "Others | None" = None
 
     @functools.cached_property
     def reference(self) -> Moments:
@@ -40,10 +44,54 @@ class Measures:
     def __call__(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """All measures by name."""
         more = {} if self.judge is None else self.judge(self.train, images, labels)
-        return {"frechet": self.frechet(images)} | more
+        deep = {} if self.others is None else self.others(images)
+        return {"frechet": self.frechet(images)} | more | deep
 
     def _moments(self, images):
-        return moments(map(self.features, host_batches(images, 4096)))
+        return moments(map(pixels, host_batches(images, 4096)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Others:
+    """What is measured in features other than pixels; the training images' statistics are kept in a folder."""
+
+    given: Measuring
+    features: "Features"
+    source: dict[str, Any]
+    train: Images
+    folder: pathlib.Path
+
+    @functools.cached_property
+    def real(self) -> "Statistics":
+        """Statistics of the training images."""
+        record = {"images": self.source, "part": "train", "count": len(self.train.labels)}
+        return real_statistics(self.given, self.folder, record, self.train, self.features)
+
+    @property
+    def described(self) -> str:
+        """The features in words."""
+        return ", ".join(f"{name} {said}" for name, said in self.features.protocol.items())
+
+    def __call__(self, images: np.ndarray) -> dict[str, float]:
+        """All measures by name."""
+        from eqx_shortcut.evaluate import compare
+        from eqx_shortcut.evaluate.collected import collect
+
+        found = collect([images], self.features, keep=len(images))
+        return compare(found, self.real, self.features, neighbours=self.given.neighbours)
+
+
+def open_measures(config: Config, train: Images, judge: Judge | None, folder: pathlib.Path) -> Measures:
+    """What a run's samples are judged by. Raises ValueError, before anything is trained, if it cannot be had."""
+    if config.quality.features is None:
+        return Measures(train, judge)
+    if storage.is_remote(folder):
+        raise ValueError(
+            f"--quality.features {config.quality.features}: {folder} lies in an object store; judge the run by evaluate.py"
+        )
+    # Equal numbers of samples and real images among which precision and recall look for neighbours.
+    given = Measuring(features=config.quality.features, neighbours=config.quality.count)
+    return Measures(train, judge, Others(given, given.build(), settings.dump(config.data), train, folder / "evaluation"))
 
 
 def draw_for(config: Config, model: Trained, labels: np.ndarray, *, steps: int, guidance: float) -> np.ndarray:
@@ -58,11 +106,11 @@ def draw_for(config: Config, model: Trained, labels: np.ndarray, *, steps: int, 
 def distances(config: Config, model: Trained, measures: Measures) -> dict[str, float]:
     """Distances of a few samples at some numbers of steps, by name, and of guided ones at the largest; NaN for samples that are
     not finite."""
-    settings = config.figures
-    labels = np.resize(measures.train.labels, settings.count)
-    wanted = [(n, 1.0) for n in settings.steps]
-    if guides(config, model, max(settings.steps)):
-        wanted.append((max(settings.steps), settings.guidance))
+    figures = config.figures
+    labels = np.resize(measures.train.labels, figures.count)
+    wanted = [(n, 1.0) for n in figures.steps]
+    if guides(config, model, max(figures.steps)):
+        wanted.append((max(figures.steps), figures.guidance))
     found = {}
     for steps, guidance in tqdm(wanted, desc="distances", unit="sampler", leave=False, disable=not distributed.first()):
         samples = draw_for(config, model, labels, steps=steps, guidance=guidance)
@@ -78,26 +126,29 @@ def guides(config: Config, model: Trained, steps: int) -> bool:
 
 def judge_samples(config: Config, model: Trained, data: Data, measures: Measures) -> dict[str, Any]:
     """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
-    settings, train, held_out = config.quality, measures.train, data.held_out
+    wanted, train, held_out = config.quality, measures.train, data.held_out
     assert isinstance(held_out, Images)
-    labels, unseen = np.resize(train.labels, settings.count), held_out.scaled()
+    # At most as many as samples, which would lie nearer than fewer real ones; drawn once, in case they are sorted.
+    some = np.random.default_rng(0).permutation(len(held_out.labels))[: wanted.count]
+    labels, unseen = np.resize(train.labels, wanted.count), held_out.scaled()[some]
     results = []
-    for steps in tqdm(settings.steps, desc="judging samples", unit="sampler", disable=not distributed.first()):
-        samples = draw_for(config, model, labels, steps=steps, guidance=settings.guidance)
+    for steps in tqdm(wanted.steps, desc="judging samples", unit="sampler", disable=not distributed.first()):
+        samples = draw_for(config, model, labels, steps=steps, guidance=wanted.guidance)
         results.append({"steps": steps, **measures(samples, labels)})
     return {
         "protocol": {
             "frechet": "Frechet distance of pixels in [-1, 1] to the training images",
-            "samples": settings.count,
+            "samples": wanted.count,
             "labels": "those of the training images in order" if model.labelled else "none",
             "training images": len(train.labels),
             "held-out images": len(unseen),
-            "guidance": settings.guidance,
+            "guidance": wanted.guidance,
             "weights": "ema",
             "training step": model.step,
-            "seed of noise": settings.seed,
+            "seed of noise": wanted.seed,
+            **({} if measures.others is None else {"features": measures.others.described}),
         },
-        "held_out": measures(unseen, held_out.labels),
+        "held_out": measures(unseen, held_out.labels[some]),
         "results": results,
     }
 
@@ -105,8 +156,10 @@ def judge_samples(config: Config, model: Trained, data: Data, measures: Measures
 def table(quality: dict[str, Any]) -> str:
     """The results as a text table under their protocol; the last row is the same measures of real, held-out images."""
     results = [*quality["results"], {"steps": "held-out", **quality["held_out"]}]
-    lines = ["  ".join(f"{name:>10}" for name in results[0])]
+    wide = {name: max(10, len(name)) for name in results[0]}
+    lines = ["  ".join(f"{name:>{width}}" for name, width in wide.items())]
     for row in results:
-        lines.append("  ".join(f"{value:>10.4g}" if isinstance(value, float) else f"{value:>10}" for value in row.values()))
+        values = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
+        lines.append("  ".join(f"{values[name]:>{width}}" for name, width in wide.items()))
     protocol = [f"  {name}: {value}" for name, value in quality["protocol"].items()]
     return "\n".join([*protocol, "", *lines])

@@ -38,7 +38,7 @@ def compared(found: Mapping[pathlib.Path, Sequence[Row]], measure: str | None = 
     Rows of a run that were measured differently (a guidance scale, say) are curves of their own; `notes` say what differs
     between runs. `measure` is by default the first that all have. Raises ValueError if one lacks it.
     """
-    measure = measure or _first_common(found)
+    measure = measure or common(found)[0]
     curves: dict[str, dict[int, list[float]]] = {}
     kept: dict[pathlib.Path, list[Row]] = {}
     for i, (run, all_rows) in enumerate(found.items()):
@@ -56,6 +56,15 @@ def compared(found: Mapping[pathlib.Path, Sequence[Row]], measure: str | None = 
     ]
     floors = {float(f"{row.floor[measure]:.3g}") for rows in kept.values() for row in rows if measure in row.floor}
     return Comparison(measure, curves, sorted(floors), notes)
+
+
+def common(found: Mapping[pathlib.Path, Sequence[Row]]) -> list[str]:
+    """The measures that all runs have, in order. Raises ValueError if there is none."""
+    shared = [name for name in _measures(next(iter(found.values()))) if all(name in _measures(rows) for rows in found.values())]
+    if not shared:
+        listed = "; ".join(f"{run} has {', '.join(_measures(rows))}" for run, rows in found.items())
+        raise ValueError(f"the runs have no measure in common: {listed}")
+    return shared
 
 
 def read(run: pathlib.Path) -> dict[str, Any]:
@@ -118,14 +127,6 @@ def table(comparison: Comparison) -> str:
 def _cell(values: list[float]) -> str:
     spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
     return f"{sum(values) / len(values):.3g}{spread}" if values else ""
-
-
-def _first_common(found: Mapping[pathlib.Path, Sequence[Row]]) -> str:
-    common = [name for name in _measures(next(iter(found.values()))) if all(name in _measures(rows) for rows in found.values())]
-    if not common:
-        listed = "; ".join(f"{run} has {', '.join(_measures(rows))}" for run, rows in found.items())
-        raise ValueError(f"the runs have no measure in common: {listed}")
-    return common[0]
 
 
 def _measures(rows: Sequence[Row]) -> list[str]:

@@ -24,7 +24,7 @@ from eqx_shortcut.train import Step, TrainState, every, fit, init_state, make_st
 from eqx_shortcut.trained import Trained, check_guidance
 from eqx_shortcut.types import Metrics
 from examples import Data, open_data
-from judging import Measures, judge_samples, table
+from judging import judge_samples, open_measures, table
 from monitoring import Monitor
 from places import cache_home
 from profiling import Profile
@@ -64,13 +64,13 @@ def run_on(mesh: jax.sharding.Mesh, experiment: str, config: Config, judge: Judg
     check_data(config, data)
     record = described(experiment, config, data)
     folder = config.runs / experiment / (config.name or named(config.objective))
+    measures = open_measures(config, data.train, judge, folder) if isinstance(data.train, Images) else None
     with distributed.together():
         check_record(folder, record)
     state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
     with distributed.together():
         if distributed.first():
             open_folder(folder, record)
-    measures = Measures(data.train, judge) if isinstance(data.train, Images) else None
     monitor = Monitor(folder, config, data, measures, mesh)
     model = train_network(folder, config, data, state, record, mesh, monitor)
     quality = judge_samples(config, model, data, measures) if config.quality.steps and measures is not None else None

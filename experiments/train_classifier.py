@@ -41,11 +41,11 @@ class Config:
     """File to write."""
     optimizer: AdamW = OPTIMIZER
     """How it is trained."""
-    steps: int = 4000
+    steps: int = 8000
     """Training steps."""
     batch: int = 128
     """Images a step."""
-    shift: int = 2
+    shift: int = 1
     """Pixels by which images are moved at random, at most, in either direction."""
     seed: int = 0
     """Seed of initialisation, order and every draw."""

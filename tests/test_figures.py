@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from eqx_shortcut.figures import grid, loss_plot, quality_plot, smoothed, to_bytes
+from eqx_shortcut.figures import dot_plot, grid, loss_plot, quality_plot, smoothed, to_bytes
 
 RNG = np.random.default_rng(0)
 
@@ -90,6 +90,10 @@ def test_smoothing_nothing_but_nan_is_nan():
 
 def test_plots_are_pictures(tmp_path):
     quality_plot({"a": {1: 3.0, 4: 2.0}, "b": {1: 5.0}}, tmp_path / "quality.png", measure="distance", floor=0.5)
+    dot_plot({"a": {1: [3.0], 4: [2.0, 1.0]}, "b": {1: [5.0]}}, tmp_path / "dots.png", measure="distance", floor=[0.5])
+    pixels = np.asarray(PIL.Image.open(tmp_path / "dots.png").convert("RGB"))
+    # A line a name.
+    assert pixels.shape[1] == 840 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 10
     records = [
         {"step": n, "loss": 1 / n, "loss_flow": 2 / n} | ({"loss_bootstrap": 1.0} if n % 2 else {}) for n in range(1, 50)
     ]

@@ -24,6 +24,7 @@ def shortcut(
     steps: int = 128,
     bootstrap_every: int = 8,
     guidance: float = 1.0,
+    guide_all: bool = False,
     null: Cond = None,
     dropout: float = 0.0,
     dt_bias: bool = False,
@@ -38,7 +39,8 @@ def shortcut(
     come in random order: a batch whose labels alternate would bootstrap one of them alone. `target`
     is the field asked for the half steps (an average of `field`, or `field` itself); no gradient passes it. `guidance`
     other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it: step sizes are then dealt to
-    `times.level_groups` groups of rows, which keeps guided rows on their devices. `dropout` replaces
+    `times.level_groups` groups of rows, which keeps guided rows on their devices. With `guide_all` it guides those of every
+    `d` anew. `dropout` replaces
     conditions of flow rows by `null`, the condition without its batch axis. `dt_bias` favours large steps. `clip` limits
     the middle point and the target to `[-clip, clip]`, in units of `x`.
 
@@ -47,7 +49,7 @@ def shortcut(
     """
     n = batch.x.shape[0]
     check_strata(n, steps, bootstrap_every)
-    groups = 1 if guidance == 1 else times.level_groups(n // bootstrap_every, steps)
+    groups = 1 if guidance == 1 or guide_all else times.level_groups(n // bootstrap_every, steps)
     draws = shortcut_draws(
         batch,
         key,
@@ -63,7 +65,7 @@ def shortcut(
         draws[0],
         guidance=guidance,
         null=null,
-        guided_rows=times.finest_rows(n // bootstrap_every, steps, bias=dt_bias),
+        guided_rows=None if guide_all else times.finest_rows(n // bootstrap_every, steps, bias=dt_bias),
         groups=groups,
         clip=clip,
         floor=floor,

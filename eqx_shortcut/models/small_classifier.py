@@ -15,13 +15,13 @@ from .classifier import Activations
 from .convolution import Conv
 from .layers import Dense
 
-WIDTHS = (32, 64, 64, 128)
+WIDTHS = (32, 64, 128, 128)
 HEADER = "eqx_shortcut classifier"
 """The key of the file's metadata that holds ours, as JSON."""
 
 
 class SmallClassifier(eqx.Module):
-    """Four convolutions, all but the first of stride 2, the mean over places, and a linear layer: 0.1 million parameters.
+    """Four convolutions of stride 2, the mean over places, and a linear layer: 0.24 million parameters, under a megabyte.
 
     The mean, 128 numbers, is what images are compared in. Images have three channels, grey ones three equal ones.
     """
@@ -31,11 +31,8 @@ class SmallClassifier(eqx.Module):
 
     def __init__(self, classes: int, *, key: PRNGKeyArray):
         *keys, k_out = jax.random.split(key, len(WIDTHS) + 1)
-        sizes = [(3, 1), *((width, 2) for width in WIDTHS[:-1])]
-        self.convolutions = tuple(
-            Conv(inputs, outputs, stride=stride, key=k)
-            for (inputs, stride), outputs, k in zip(sizes, WIDTHS, keys, strict=True)
-        )
+        sizes = zip((3, *WIDTHS[:-1]), WIDTHS, keys, strict=True)
+        self.convolutions = tuple(Conv(inputs, outputs, stride=2, key=k) for inputs, outputs, k in sizes)
         self.out = Dense(WIDTHS[-1], classes, key=k_out)
 
     def __call__(self, image: Float[Array, "height width 3"]) -> Activations:

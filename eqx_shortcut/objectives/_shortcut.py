@@ -25,6 +25,8 @@ class Shortcut(OnField):
     """Bootstrap targets from the average of the weights; False: from the weights themselves."""
     guidance: float = 1.0
     """Guidance scale inside the bootstrap targets of the finest step; 1 is none."""
+    guide_all: bool = False
+    """Guide those of every step size, which then add to what they inherit."""
     dt_bias: bool = False
     """Half of the bootstrap rows for d = 1 and d = 1/2."""
     label_dropout: float = 0.1
@@ -46,6 +48,7 @@ class Shortcut(OnField):
             steps=self.steps,
             bootstrap_every=self.bootstrap_every,
             guidance=self.guidance,
+            guide_all=self.guide_all,
             null=networks.online.null,
             dropout=self.label_dropout,
             dt_bias=self.dt_bias,
@@ -53,7 +56,7 @@ class Shortcut(OnField):
         )
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
-        """Flow matching, and two half steps at each larger step size, of which the smallest alone is guided."""
+        """Flow matching, and two half steps at each larger step size, of which the smallest alone is guided, or all."""
         target = NetworkField(networks.ema if self.bootstrap_ema else networks.online)
         share, sections = 1 / self.bootstrap_every, 2 ** jnp.arange(times.log2_steps(self.steps))
 
@@ -62,7 +65,7 @@ class Shortcut(OnField):
             return Term("bootstrap", share, sections, build)
 
         flow = Term("flow", 1 - share, jnp.array([self.steps]), losses.flow_target)
-        if self.guidance == 1 or len(sections) == 1:
+        if self.guidance == 1 or self.guide_all or len(sections) == 1:
             return flow, bootstrap(sections, self.guidance)
         return flow, bootstrap(sections[-1:], self.guidance), bootstrap(sections[:-1], 1.0)
 
@@ -70,7 +73,7 @@ class Shortcut(OnField):
         """Every step size needs a bootstrap row, and the finest one a guided row if there is guidance."""
         losses.check_strata(batch, self.steps, self.bootstrap_every)
         rows = batch // self.bootstrap_every
-        if self.guidance != 1 and not times.finest_rows(rows, self.steps, bias=self.dt_bias):
+        if self.guidance != 1 and not self.guide_all and not times.finest_rows(rows, self.steps, bias=self.dt_bias):
             raise ValueError(
                 f"guidance={self.guidance} would guide nothing: with dt_bias {rows} bootstrap rows leave none for the "
                 f"finest step of steps={self.steps}; use a larger batch, a smaller bootstrap_every, or no dt_bias"

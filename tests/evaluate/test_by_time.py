@@ -118,7 +118,10 @@ def test_times_are_on_the_grid_spread_evenly_and_each_has_as_many_rows(sections,
     assert np.ptp(counts) <= 1 and counts.sum() == 40
 
 
-def by_hand(objective: Shortcut, guidance_at: float | None) -> dict[float, np.ndarray]:
+GUIDE_ALL = {"guidance": 2.5, "guide_all": True}
+
+
+def by_hand(objective: Shortcut, guided: tuple[float, ...]) -> dict[float, np.ndarray]:
     """Errors of every row at each step size, in NumPy."""
     given, nets = batch(), networks()
     data, labels = np.asarray(given.x, np.float64), np.asarray(given.cond, np.float64)
@@ -129,7 +132,7 @@ def by_hand(objective: Shortcut, guidance_at: float | None) -> dict[float, np.nd
 
     def teacher(x, t, half, d):
         u = answer(nets.ema, x, t, half, labels)
-        return 9 / 10 + (u - labels[:, None] / 10) + objective.guidance * (labels[:, None] - 9) / 10 if d == guidance_at else u
+        return 9 / 10 + (u - labels[:, None] / 10) + objective.guidance * (labels[:, None] - 9) / 10 if d in guided else u
 
     found = {}
     for n in (8, 4, 2, 1):
@@ -144,13 +147,13 @@ def by_hand(objective: Shortcut, guidance_at: float | None) -> dict[float, np.nd
     return found
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_errors_of_a_shortcut_model_are_those_by_hand(guidance):
-    objective = Shortcut(steps=8, bootstrap_every=4, guidance=guidance)
+@pytest.mark.parametrize(("options", "guided"), [({}, ()), ({"guidance": 2.5}, (1 / 4,)), (GUIDE_ALL, (1 / 4, 1 / 2, 1))])
+def test_errors_of_a_shortcut_model_are_those_by_hand(options, guided):
+    objective = Shortcut(steps=8, bootstrap_every=4, **options)
     asked = dict(squared_errors(objective, networks(), batch(), jax.random.key(3), jnp.float32(0.5)))
     assert list(asked) == ["flow", "bootstrap"]
     found = {float(d[0]): error for part in asked.values() for d, error in zip(part.d, part.error, strict=True)}
-    expected = by_hand(objective, 1 / 4 if guidance != 1 else None)
+    expected = by_hand(objective, guided)
     assert found.keys() == expected.keys()
     for d, error in expected.items():
         np.testing.assert_allclose(found[d], error, rtol=2e-4)

@@ -46,8 +46,8 @@ def command(script: str, *args: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """One device, and every compiled program kept for the processes that follow."""
-    return os.environ | {"XLA_FLAGS": "", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """One device, quick compilation, and every compiled program kept for the processes that follow."""
+    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def call(cwd: pathlib.Path, *line: str) -> subprocess.CompletedProcess[str]:

@@ -17,7 +17,8 @@ ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.me
 @pytest.mark.parametrize(("data", "name"), ALL)
 def test_every_method_is_what_its_name_says_and_can_be_trained(data: str, name: str) -> None:
     config = parsed(SETTINGS[data], SETTINGS[data].methods[name])
-    assert named(config.objective) == {"shortcut-original": "shortcut", "reflow": TEACHER}.get(name, name)
+    others = {"shortcut-original": "shortcut", "reflow": TEACHER}
+    assert named(config.objective) == ("shortcut" if data == "digits-ablations" else others.get(name, name))
     config.objective.check(config.batch)
     assert not (config.objective.continuous and config.network.step == "log2")
     assert (config.objective.stages > 0) == SETTINGS[data].methods[name].teacher
@@ -28,13 +29,21 @@ def test_budgets_are_equal(data: str, name: str, tmp_path: pathlib.Path) -> None
     config = Config(data, runs=tmp_path)  # pyright: ignore[reportArgumentType]
     setting, budget = config.setting, 3000
     assert sum(lengths(config, name, budget, None)) == budget
-    costs = {method: 1 + 0.1 * i for i, method in enumerate(setting.methods)}
+    costs = {TEACHER: 1.0} | {method: 1 + 0.1 * i for i, method in enumerate(setting.methods)}
     found = lengths(config, name, budget, costs)
     spent = sum(n * costs[phase] for n, phase in zip(found, [TEACHER, name][-len(found) :], strict=True))
     if setting.methods[name].pairs:
         spent += setting.pairs * setting.grid / (3 * parsed(setting, setting.methods[name]).batch)
     # Rounded to whole steps.
     assert spent == pytest.approx(budget * costs["shortcut"], abs=sum(costs[phase] for phase in (TEACHER, name)))
+
+
+def test_each_ablation_changes_something_and_no_two_are_one() -> None:
+    setting = SETTINGS["digits-ablations"]
+    found = [parsed(setting, method) for method in setting.methods.values()]
+    assert len(set(map(repr, found))) == len(found)
+    # Its first row is the data set's.
+    assert found[0] == parsed(SETTINGS["digits"], SETTINGS["digits"].methods["shortcut"])
 
 
 def test_the_phases_of_a_method_hand_over(tmp_path: pathlib.Path) -> None:
@@ -50,7 +59,22 @@ def test_the_phases_of_a_method_hand_over(tmp_path: pathlib.Path) -> None:
     told = dict(itertools.pairwise(last))
     assert told["--pairs"] == dict(itertools.pairwise(pairs))["--out"]
     assert told["--init-from"] == pairs[2]
-    # One teacher serves all that need one of its length and seed.
+    # What is compared is judged in the features of the setting, what it starts from is not.
+    first, last = commands(Config("fashion-mnist", runs=tmp_path), Cell("consistency-distillation", 0), [7, 5])
+    assert "--quality.features" not in first and "--quality.features" in last
+
+
+def test_every_training_is_told_more(tmp_path: pathlib.Path) -> None:
+    config = Config("cifar10", runs=tmp_path, more="--data.path 'a folder' --steps 3")
+    for words in commands(config, Cell("progressive-distillation", 0), [7, 5]):
+        at = words.index("--data.path")
+        # The budget has the last word.
+        assert words[at + 1] == "a folder" and words[len(words) - 1 - words[::-1].index("--steps") + 1] in ("7", "5")
+
+
+def test_one_teacher_serves_all_that_need_one_of_its_length_and_seed(tmp_path: pathlib.Path) -> None:
+    config = Config("digits", runs=tmp_path)
+    first = commands(config, Cell("reflow", 0), [7, 5])[0]
     assert commands(config, Cell("consistency-distillation", 0), [7, 5])[0] == first
 
 
@@ -65,14 +89,16 @@ def test_a_failing_run_is_named_and_one_that_is_finished_is_not_begun(tmp_path: 
 
 def test_a_table_keeps_the_runs_that_were_made_elsewhere(tmp_path: pathlib.Path) -> None:
     def quality(distance: float) -> dict:
-        rows = [{"steps": steps, "frechet": distance / steps} for steps in (1, 4)]
+        rows = [{"steps": steps, "frechet": distance / steps, "accuracy": 1.0, "a std": 1.0} for steps in (1, 4)]
         return {"quality": {"protocol": {}, "held_out": {"frechet": 0.5}, "results": rows}}
 
     config = Config("digits", runs=tmp_path / "runs", out=tmp_path)
     stored = {"commands": {"shortcut-1": ["python"]}, "runs": {"shortcut-1": quality(2.0), "flow-matching-0": quality(8.0)}}
     (tmp_path / "table.json").write_text(json.dumps(stored | {"runs": stored["runs"] | {"shortcut-0": quality(4.0)}}))
     report(config, {"shortcut-0": ["python too"]})
-    *_, flow, shortcut, floor = (tmp_path / "table.md").read_text().splitlines()
+    first, second = (tmp_path / "table.md").read_text().split("\n\n")
+    assert second.startswith("| accuracy |") and "| shortcut, 2 seeds | 1 (1 to 1) |" in second
+    *_, flow, shortcut, floor = first.splitlines()
     assert flow == "| flow-matching, 1 seed | 8 | 2 |"
     assert shortcut == "| shortcut, 2 seeds | 3 (2 to 4) | 0.75 (0.5 to 1) |"
     assert floor.startswith("| real against real | 0.5 ")

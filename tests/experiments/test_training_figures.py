@@ -20,7 +20,6 @@ from eqx_shortcut.log import read_lines
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.trained import Trained
 from examples import Data
-from judging import Measures
 
 STEPS, EVERY = 4, 2
 TINY = (
@@ -116,14 +115,6 @@ def test_a_run_that_is_not_watched_trains_to_the_same_bits_and_may_be_watched_la
 
 
 WATCHED_RECORD = settings.dump(Figures(every=EVERY, batches=2, guidance=2.0, count=16, steps=(1, 4)))
-
-
-def test_the_distance_of_the_training_images_to_themselves_is_none():
-    train, held_out = Digits().build()
-    measures = Measures(train, lambda train, images, labels: {"count": float(len(images))})
-    assert abs(measures.frechet(train.scaled())) < 1e-9 < 0.3 < measures.frechet(held_out.scaled())
-    found = measures(held_out.scaled(), held_out.labels)
-    assert found["count"] == 397 and list(found) == ["frechet", "count"]
 
 
 @pytest.mark.parametrize(

@@ -23,19 +23,21 @@ OPTIONS = [
     {},
     {"guidance": 3.0, "null": NULL},
     {"guidance": 0.0, "null": NULL, "dt_bias": True, "clip": None},
+    {"guidance": 2.0, "null": NULL, "guide_all": True},
     {"dropout": 0.5, "null": NULL, "clip": 0.5, "floor": 0.1},
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "guided", "bias", "dropout"])
+@pytest.mark.parametrize("options", OPTIONS, ids=["plain", "guided", "bias", "all", "dropout"])
 def test_loss_is_its_builders_row_by_row(key, options):
     batch = batch_of(key)
     drawing = {name: options[name] for name in ("null", "dropout", "dt_bias") if name in options}
-    groups = times.level_groups(N // EVERY, STEPS) if "guidance" in options else 1
+    everywhere = options.get("guide_all", False)
+    groups = times.level_groups(N // EVERY, STEPS) if "guidance" in options and not everywhere else 1
     drawing["groups"] = groups
     first, rest = losses.shortcut_draws(batch, key, steps=STEPS, bootstrap_every=EVERY, **drawing)
     building = {name: options[name] for name in ("guidance", "null", "clip", "floor") if name in options}
-    guided_rows = times.finest_rows(N // EVERY, STEPS, bias=options.get("dt_bias", False))
+    guided_rows = None if everywhere else times.finest_rows(N // EVERY, STEPS, bias=options.get("dt_bias", False))
     bootstrap = losses.bootstrap_target(field_of(TEACHER), first, guided_rows=guided_rows, groups=groups, **building)
     flow = losses.flow_target(rest, floor=options.get("floor", 1e-5))
     errors = [losses.regress(field_of(PARAMETERS), part) for part in (bootstrap, flow)]

@@ -1,0 +1,56 @@
+"""Judging samples: what measures say of the training images themselves, in pixels and in features."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from config import Quality
+from digits import DEFAULT
+from eqx_shortcut.data import Digits
+from eqx_shortcut.models.small_classifier import SmallClassifier, save_classifier
+from judging import Measures, open_measures, table
+
+COUNT = 300
+
+
+@pytest.fixture
+def classifier(tmp_path: pathlib.Path) -> pathlib.Path:
+    save_classifier(tmp_path / "features.safetensors", SmallClassifier(10, key=jax.random.key(0)), {})
+    return tmp_path / "features.safetensors"
+
+
+def test_the_distance_of_the_training_images_to_themselves_is_none():
+    train, held_out = Digits().build()
+    measures = Measures(train, lambda train, images, labels: {"count": float(len(images))})
+    assert abs(measures.frechet(train.scaled())) < 1e-9 < 0.3 < measures.frechet(held_out.scaled())
+    found = measures(held_out.scaled(), held_out.labels)
+    assert found["count"] == 397 and list(found) == ["frechet", "count"]
+
+
+def test_features_judge_too_and_find_no_fault_in_the_training_images(tmp_path, classifier):
+    train = Digits().build()[0].first(COUNT)
+    config = dataclasses.replace(DEFAULT, quality=Quality(count=COUNT, features=str(classifier)))
+    measures = open_measures(config, train, None, tmp_path)
+    same, noisy = (
+        measures(np.clip(train.scaled() + level * np.random.default_rng(0).normal(size=(COUNT, 8, 8, 1)), -1, 1), train.labels)
+        for level in (0, 0.5)
+    )
+    assert abs(same["frechet"]) < 1e-9 < noisy["frechet"]
+    # To what single precision leaves of features whose variances are near 1.
+    assert abs(same["classifier Frechet distance"]) < 1e-5 < noisy["classifier Frechet distance"]
+    for name in ("precision", "recall", "coverage"):
+        assert same[f"{name}-classifier"] == 1 > noisy[f"{name}-classifier"]
+    assert same["KID-classifier"] < noisy["KID-classifier"]
+    assert measures.others is not None and "network small classifier" in measures.others.described
+    # The table holds every value under its name.
+    names, *rows = table({"protocol": {}, "results": [{"steps": 1} | noisy], "held_out": same}).strip("\n").splitlines()
+    assert [len(line) for line in rows] == [len(names)] * 2 and f"{noisy['KID-classifier']:.4g}" in rows[0]
+
+
+def test_features_that_cannot_be_had_are_refused_before_training(tmp_path):
+    config = dataclasses.replace(DEFAULT, quality=Quality(features=str(tmp_path / "none.safetensors")))
+    with pytest.raises(ValueError, match=r"^no file .*none.safetensors: train a classifier with train_classifier.py"):
+        open_measures(config, Digits().build()[0], None, tmp_path)
