@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from checking import check
 from config import Config, Expected, LatentConfig
 from devices import abstract_state, bytes_a_device, chosen_mesh, in_words, is_shape, laid_out, shapes
 from eqx_shortcut import settings, sharding, storage
@@ -18,7 +19,6 @@ from eqx_shortcut.data.latents import MANIFEST, blank
 from eqx_shortcut.flops import flops
 from eqx_shortcut.models.pretrained import load_autoencoder
 from eqx_shortcut.train import TrainState, make_update
-from running import check
 
 
 def plan(config: Config, expected: Expected) -> None:

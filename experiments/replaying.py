@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from checking import check, check_data, check_record, described
 from config import Config, named
 from devices import chosen_mesh
 from eqx_shortcut import health, log, storage
@@ -15,16 +16,7 @@ from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import prepare
 from eqx_shortcut.train import TrainState
 from examples import Data, open_data
-from running import (
-    check,
-    check_data,
-    check_record,
-    described,
-    first_state,
-    open_loader,
-    training_step,
-    use_compilation_cache,
-)
+from running import first_state, open_loader, training_step, use_compilation_cache
 from watching import layers_of
 
 PARTS = ("weights", "gradient", "update")

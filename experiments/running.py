@@ -9,36 +9,26 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import numpy as np
-from tqdm import tqdm
 
-import eqx_shortcut
+from checking import check, check_data, check_record, described
 from config import Config, Judge, named
 from devices import chosen_mesh, in_words
-from encoding import identity
-from eqx_shortcut import distributed, figures, flops, log, programs, settings, sharding, storage
+from eqx_shortcut import distributed, figures, flops, log, programs, sharding, storage
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Images, Rows, batches, prepare
 from eqx_shortcut.data.pipeline import Batches
 from eqx_shortcut.train import Step, TrainState, every, fit, init_state, make_step
-from eqx_shortcut.trained import Trained, check_guidance
+from eqx_shortcut.trained import Trained
 from eqx_shortcut.types import Metrics
 from examples import Data, open_data
 from judging import judge_samples, open_measures, table
 from monitoring import Monitor
 from places import cache_home
 from profiling import Profile
-from saving import Saver, Snapshots, Tolerance, tolerant
-from start import check_start, start
+from recording import Recorder
+from saving import Saver, Snapshots, tolerant
+from start import start
 from watching import Norms, SpikeWatch
-
-# `checkpoint_every` and `keep` are what earlier versions called two of `checkpoint`.
-MAY_CHANGE = (
-    "version steps log_every sample_every checkpoint checkpoint_every keep health figures quality mesh accumulate tensorboard "
-    "wandb workers vae cache encode_batch averages.every"
-).split()
-
-UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
 
 
 class Interrupted(Exception):
@@ -102,21 +92,6 @@ def draw_records(folder: pathlib.Path) -> list[str]:
     return drawn
 
 
-def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
-    """What defines a run, as its folder keeps it."""
-    settled = {key: value for key, value in settings.dump(config).items() if key not in UNRECORDED}
-    record = {
-        "experiment": experiment,
-        "version": eqx_shortcut.__version__,
-        "shape": list(data.train.shape),
-        "classes": data.train.classes,
-        **settled,
-    }
-    if data.autoencoder is not None:
-        record["autoencoder"] = identity(data.autoencoder)
-    return record if data.latents is None else {**record, "latents": data.latents}
-
-
 def report_replaced(folder: pathlib.Path, replaced: dict[int, str]) -> None:
     """Says how many bad images were replaced, and lists them in replaced.json."""
     if replaced:
@@ -138,62 +113,6 @@ def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, so that a second run of the same settings starts in seconds."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
-
-
-def check(config: Config, mesh: jax.sharding.Mesh) -> None:
-    """Refuses, before anything is read or written, settings that contradict each other."""
-    sharding.check_batch(config.batch, mesh, config.accumulate)
-    config.objective.check(config.batch)
-    check_start(config)
-    check_network(config)
-    for guidance in (config.quality.guidance, config.figures.guidance):
-        check_guidance(config.objective, guidance)
-
-
-def check_network(config: Config) -> None:
-    """Refuses a network without an input or a head that the objective needs."""
-    name = type(config.objective).__name__
-    if config.objective.continuous and config.network.step == "log2":
-        raise ValueError(
-            f"{name} asks the network at continuous step sizes, 0 included, where the "
-            "embedding --network.step log2 is infinite: use --network.step linear"
-        )
-    told = config.objective.told
-    if told is not None and config.network.guided not in ("interval", *(() if told.intervals else ("scale",))):
-        needed = "interval" if told.intervals else "scale"
-        raise ValueError(
-            f"{name} tells the network the {needed} of its guidance, for which --network.guided {config.network.guided} has no "
-            f"input: use --network.guided {needed}"
-        )
-    if getattr(config.objective, "velocity_head", False) and not config.network.velocity_head:
-        raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
-
-
-def check_data(config: Config, data: Data) -> None:
-    """Refuses, before the run folder is written, examples that the network does not fit or that cannot be compared."""
-    train, held_out = data.train, data.held_out
-    if train.shape != held_out.shape:
-        raise ValueError(
-            f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
-        )
-    eqx.filter_eval_shape(lambda key: config.network.build(train.shape, train.classes, key=key), jax.random.key(0))
-
-
-def check_record(folder: pathlib.Path, record: dict[str, Any]) -> None:
-    """Makes sure that a run folder, if there is one, holds this run; raises ValueError naming what differs."""
-    path = folder / "config.json"
-    if storage.exists(path):
-        # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
-        # altogether (an imported run does not know its data) is settled by the command that continues it.
-        stored = {key: settings.dump(settings.parse(value)) for key, value in settings.read(path).items()}
-        found = settings.differences(stored, record)
-        settled = stored.keys() - set(MAY_CHANGE)
-        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled and key not in MAY_CHANGE}
-        if contradictions:
-            raise ValueError(
-                f"{folder} holds another run: {settings.named(contradictions)}. Repeat its settings to continue it, or start a "
-                "new one with --name"
-            )
 
 
 def open_folder(folder: pathlib.Path, record: dict[str, Any]) -> None:
@@ -331,84 +250,3 @@ def share_of_peak(config: Config, data: Data, state: TrainState) -> float | None
         return None
     work = flops.of_step(config.objective, state.networks, config.batch, data.train.shape)
     return work / config.batch / (limit * jax.device_count())
-
-
-def loggers(folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int) -> list[log.Logger]:
-    """Where the metrics of a run go that continues after step `start`."""
-    found: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
-    if config.tensorboard:
-        found.append(log.TensorBoard(folder, start=start))
-    if config.wandb.enabled:
-        name = f"{folder.parent.name}-{folder.name}"
-        w = config.wandb
-        found.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=record))
-    return found
-
-
-class Recorder:
-    """Progress bar, metrics and pictures of a run. Metrics are read one step late, so that the device never waits for them.
-
-    Speed goes to the bar, TensorBoard and W&B: metrics.jsonl, which holds nothing that depends on the clock, goes without.
-    """
-
-    def __init__(self, folder: pathlib.Path, config: Config, record: dict[str, Any], *, start: int, share: float | None):
-        self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
-        self._until, self._batch, self._share = config.steps, config.batch, share
-        self._loggers = loggers(folder, config, record, start=start) if distributed.first() else []
-        silent = start >= config.steps or not distributed.first()
-        self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=silent)
-        self._last: tuple[int, Metrics] | None = None
-        self._pending: tuple[int, Metrics] | None = None
-        self._added: log.Values = {}
-        self._tolerated = Tolerance(f"metrics to {folder}")
-
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        self.flush()
-        self._last = step, metrics
-        if step % self._every == 0 or step == self._until:
-            self._pending = step, metrics
-        self._bar.update()
-
-    def add(self, values: log.Values, pictures: dict[str, pathlib.Path]) -> None:
-        """Puts numbers into the record of the last step, which is made if there is none yet, and pictures beside it."""
-        assert self._last is not None
-        if values:
-            self._pending = self._last
-            self._added |= values
-        with self._tolerated():
-            for logger in self._loggers:
-                for name, path in pictures.items():
-                    logger.write_image(self._last[0], name, path)
-
-    def flush(self) -> None:
-        """Writes what is waiting to be written."""
-        if self._pending is None:
-            return
-        (step, metrics), self._pending = self._pending, None
-        values = {name: float(value) for name, value in metrics.items()} | {"lr": float(np.asarray(self._rate(step - 1)))}
-        values, self._added = values | self._added, {}
-        speed = (self._bar.format_dict["rate"] or 0) * self._batch
-        text, speeds = f"loss {values['loss']:.4f}, {speed:,.0f} images/s", {"images_per_second": speed}
-        if self._share is not None:
-            text, speeds = f"{text}, {speed * self._share:.0%} MFU", speeds | {"mfu": speed * self._share}
-        with self._tolerated():
-            for logger in self._loggers:
-                logger.write(step, values if isinstance(logger, log.JsonLines) else values | speeds)
-        self._bar.set_postfix_str(text)
-
-    def keep(self) -> None:
-        """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
-        self.flush()
-        with self._tolerated():
-            for logger in self._loggers:
-                logger.flush()
-
-    def __enter__(self) -> "Recorder":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.flush()
-        self._bar.close()
-        for logger in self._loggers:
-            with self._tolerated():
-                logger.close()

@@ -108,10 +108,10 @@ def compiled(settings: Any, expected: Any, mesh_sizes: dict[str, int], host: int
     import jax
 
     import collectives
+    from checking import check
     from devices import abstract_state, bytes_a_device, laid_out
     from eqx_shortcut import sharding
     from planning import example, trace
-    from running import check
 
     size = mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["tensor"]
     mesh = sharding.make_mesh(**mesh_sizes, devices=jax.devices()[:size])

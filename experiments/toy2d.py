@@ -14,7 +14,7 @@ import json
 import operator
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -33,13 +33,13 @@ from opening import command
 from places import Place
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import PRNGKeyArray
 
     from eqx_shortcut.data.points import Points
     from eqx_shortcut.models import MLP
     from eqx_shortcut.trained import Trained
     from eqx_shortcut.types import Metrics
+    from toy2d_figure import Seen
 
 Data = Literal["moons", "checkerboard", "spirals", "eight-gaussians"]
 STEPS = (1, 2, 4, 128)
@@ -239,16 +239,7 @@ def several(update: "Callable[[Any], tuple[Any, Metrics]]") -> "Callable[[Any, i
     return jax.jit(run, static_argnums=1)
 
 
-class Seen(NamedTuple):
-    """What the distances were taken of: points of the distribution, noise, and the samples from it by number of steps."""
-
-    data: "np.ndarray"
-    noise: "np.ndarray"
-    samples: "dict[int, np.ndarray]"
-    distances: dict[int, float]
-
-
-def judge(config: Config, model: "Trained") -> tuple[dict[str, Any], Seen]:
+def judge(config: Config, model: "Trained") -> "tuple[dict[str, Any], Seen]":
     """Distances of samples to points of the distribution, beside that of other points of it, with their protocol."""
     import jax
     import jax.numpy as jnp
@@ -257,6 +248,7 @@ def judge(config: Config, model: "Trained") -> tuple[dict[str, Any], Seen]:
 
     from eqx_shortcut.evaluate import half_circle, sliced_wasserstein
     from eqx_shortcut.trained import noise, sample_from
+    from toy2d_figure import Seen
 
     k_data, k_other, k_noise = jax.random.split(jax.random.key(SEED), 3)
     points = sampler(config.data)

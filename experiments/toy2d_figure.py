@@ -1,14 +1,13 @@
 """The figure of toy2d.py: what a network in the plane has learnt, each point in the colour of its noise."""
 
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 if TYPE_CHECKING:
     from eqx_shortcut.trained import Trained
-    from toy2d import Seen
 
 SHOWN, PATHS, REACH = 3000, 150, 2.6
 RINGS = np.sqrt(-2 * np.log(1 - np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])))
@@ -16,7 +15,16 @@ RINGS = np.sqrt(-2 * np.log(1 - np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])))
 RAYS = 2 * np.pi * np.arange(24) / 24
 
 
-def draw(model: "Trained", seen: "Seen", path: pathlib.Path, *, title: str) -> None:
+class Seen(NamedTuple):
+    """What the distances were taken of: points of the distribution, noise, and the samples from it by number of steps."""
+
+    data: np.ndarray
+    noise: np.ndarray
+    samples: dict[int, np.ndarray]
+    distances: dict[int, float]
+
+
+def draw(model: "Trained", seen: Seen, path: pathlib.Path, *, title: str) -> None:
     """Writes the picture: above the noise, the map of one step, the way of the finest sampler and the data; below samples."""
     import jax
     import jax.numpy as jnp

@@ -14,6 +14,7 @@ import pytest
 import tyro
 
 import eqx_shortcut
+from checking import check
 from commands import in_process, snapshot
 from config import AnyObjective, Config, Figures, named
 from eqx_shortcut import settings, sharding
@@ -24,7 +25,6 @@ from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import ImprovedMeanFlow
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import TrainState, init_state
-from running import check
 
 STEPS, EVERY = 6, 3
 TINY = (

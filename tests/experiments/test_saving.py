@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from checking import MAY_CHANGE, UNRECORDED, check_record
 from config import Averages, Checkpointing, Config, Health
 from digits import DEFAULT
 from eqx_shortcut import ema, settings
@@ -15,7 +16,6 @@ from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
 from eqx_shortcut.objectives import Networks
 from eqx_shortcut.snapshots import reconstructed
 from eqx_shortcut.train import Diverged, TrainState
-from running import MAY_CHANGE, UNRECORDED, check_record
 from saving import Saver, Snapshots, Tolerance, due, tolerant
 from watching import SpikeWatch
 
