@@ -113,6 +113,11 @@ CASES = {
         "terminal_velocity",
         {"target": "ema", "pairs": partial(times.logit_normal_gaps, mean=0.5, std=0.3)},
     ),
+    "progressive_map with steps to the data": (
+        ProgressiveMap(to_data=0.3),
+        "progressive_map",
+        {"target": SAME, "pairs": times.to_end(times.uniform_pairs, 0.3)},
+    ),
     "eulerian": (Eulerian(log_variance=True), "eulerian", {"log_variance": True}),
     "eulerian through the tangent": (Eulerian(stop_tangent=False), "eulerian", {"stop_tangent": False}),
     "progressive_map": (ProgressiveMap(log_variance=True), "progressive_map", {"target": SAME, "log_variance": True}),
@@ -172,7 +177,7 @@ def test_so_flow_falls_by_equal_factors(key, progress, alpha):
 
 @pytest.mark.parametrize(("progress", "share"), [(0.0, 0.4), (0.5, 0.2), (1.0, 0.0)])
 def test_esc_is_mean_flow_on_posterior_means_with_more_steps_to_the_data_early(key, progress, share):
-    objective = ESC(**TIMES, **PAIRS, early_to_data=0.4)
+    objective = ESC(**TIMES, **PAIRS, to_data=0.4)
     said = {"pairs": times.to_end(LINES, share), "posterior_every": 2}
     found, expected = found_and_expected(objective, "mean_flow", SAID | said, key, progress)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -259,6 +264,7 @@ def test_what_contains_guidance_is_not_guided_again(inside):
     [
         (MeanFlow(bootstrap_every=1), 64, r"bootstrap_every=1 .*use 2 or more"),
         (SoFlow(), 6, r"batch 6 is not a multiple of every=4"),
+        (Lagrangian(to_data=1.5), 64, r"to_data=1.5 is no share of the steps: use a number from 0 to 1"),
         (Lagrangian(mix=1.0), 64, r"mix=1.0 makes no scale of guidance / \(1 - mix\): use a number from 0 to below 1"),
         (ImprovedMeanFlow(max_scale=1.0), 64, r"max_scale=1.0, .*: a highest scale is more than 1"),
         (ImprovedMeanFlow(max_scale=4.0, guidance=2.0), 64, r"guidance=2.0 .* leaves guidance at 1 and mix at 0"),

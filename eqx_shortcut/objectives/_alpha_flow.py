@@ -38,10 +38,9 @@ class AlphaFlow(OnLogitNormalPairs):
             key,
             target=stopped(field),
             alpha=times.sigmoid_fall(progress, start=self.start, stop=self.stop, sharpness=self.sharpness, snap=self.snap),
-            pairs=self.pairs(progress),
             clip=self.clip,
             jvp=jvp(self.finite_difference),
-            **self.options(networks),
+            **self.options(networks, progress),
         )
 
     def check(self, batch: int) -> None:
@@ -63,8 +62,8 @@ class SplitMeanFlow(OnLogitNormalPairs):
     """Limit of targets, in units of the data."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        target, pairs = stopped(field), self.pairs(progress)
-        return losses.split_mean_flow(field, batch, key, target=target, pairs=pairs, clip=self.clip, **self.options(networks))
+        target, options = stopped(field), self.options(networks, progress)
+        return losses.split_mean_flow(field, batch, key, target=target, clip=self.clip, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,6 @@ class SoFlow(OnLogitNormalPairs):
             key,
             target=stopped(field),
             alpha=times.exponential_fall(progress, first=self.first, last=self.last),
-            pairs=self.pairs(progress),
             clip=self.clip,
-            **self.options(networks),
+            **self.options(networks, progress),
         )

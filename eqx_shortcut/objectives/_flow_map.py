@@ -29,9 +29,9 @@ class _FlowMap(OnPairs):
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
         return weights.LogVariance() if self.log_variance else None
 
-    def options(self, networks: Networks) -> dict[str, Any]:
+    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
         """Those of pairs, and the learned weight."""
-        return {**super().options(networks), "log_variance": networks.extra}
+        return {**super().options(networks, progress), "log_variance": networks.extra}
 
 
 def _target(field: Field, networks: Networks, ema: bool) -> Field:
@@ -48,20 +48,14 @@ class Lagrangian(_FlowMap):
     finite_difference: float | None = None
     """Step of central differences in place of the exact tangent; None: exact."""
 
-    @property
-    def pairs(self) -> times.Pairs:
-        """The distribution of `(t, d)`."""
-        return times.uniform_pairs
-
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.lagrangian(
             field,
             batch,
             key,
             target=_target(field, networks, self.target_ema),
-            pairs=self.pairs,
             jvp=jvp(self.finite_difference),
-            **self.options(networks),
+            **self.options(networks, progress),
         )
 
 
@@ -93,7 +87,9 @@ class Eulerian(_FlowMap):
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         tangent = jvp(self.finite_difference)
-        return losses.eulerian(field, batch, key, stop_tangent=self.stop_tangent, jvp=tangent, **self.options(networks))
+        return losses.eulerian(
+            field, batch, key, stop_tangent=self.stop_tangent, jvp=tangent, **self.options(networks, progress)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,4 +103,4 @@ class ProgressiveMap(_FlowMap):
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         target = _target(field, networks, self.target_ema)
-        return losses.progressive_map(field, batch, key, target=target, share=self.share, **self.options(networks))
+        return losses.progressive_map(field, batch, key, target=target, share=self.share, **self.options(networks, progress))

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import losses, times, weights
+from .. import losses, weights
 from ..guidance import Scales
 from ..models.field import NetworkField
 from ..types import Batch, Field
@@ -29,11 +29,10 @@ class MeanFlow(OnLogitNormalPairs):
             field,
             batch,
             key,
-            pairs=self.pairs(progress),
             posterior_every=self.posterior_every,
             jvp=jvp(self.finite_difference),
             log_variance=networks.extra,
-            **self.options(networks),
+            **self.options(networks, progress),
         )
 
     def extra(self, key: PRNGKeyArray) -> Any:
@@ -47,14 +46,14 @@ class ESC(MeanFlow):
 
     posterior_every: int | None = 2
     """One row in this many learns from the mean of all lines of the batch through its point; None: none does."""
-    early_to_data: float = 0.5
-    """Share of steps that go all the way to the data at first; it falls to 0 over training."""
+    to_data: float = 0.5
+    """Share of the steps that go all the way to the data at first; it falls to 0 over training."""
     log_variance: bool = True
     """Learn a weight of each t and d."""
 
-    def pairs(self, progress: Float[Array, ""]) -> times.Pairs:
-        """Those of MeanFlow, of which a falling share goes to the data."""
-        return times.to_end(super().pairs(progress), self.early_to_data * (1 - progress))
+    def share_to_data(self, progress: Float[Array, ""]) -> Float[Array, ""]:
+        """It falls to 0."""
+        return self.to_data * (1 - progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +83,13 @@ class ImprovedMeanFlow(OnLogitNormalPairs):
             batch,
             key,
             velocity=field.velocity if self.velocity_head else None,
-            pairs=self.pairs(progress),
             jvp=jvp(self.finite_difference),
-            **self.options(networks),
+            **self.options(networks, progress),
         )
 
-    def options(self, networks: Networks) -> dict[str, Any]:
+    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
         """As of the others, with the scales that are told for guidance."""
-        return super().options(networks) | {"guidance": self.told or self.guided}
+        return super().options(networks, progress) | {"guidance": self.told or self.guided}
 
     def check(self, batch: int) -> None:
         """As the others; scales that are told take the place of one that is not."""

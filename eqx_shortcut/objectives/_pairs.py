@@ -24,6 +24,8 @@ class OnPairs(OnField):
     """One row in this many has a step size, the others have d = 0; must divide the batch."""
     uniform_velocity: bool = False
     """Rows of d = 0 have uniform times; False: the times at which steps start."""
+    to_data: float = 0.0
+    """Share of the steps that go all the way to the data, as one-step samples do."""
     guidance: float = 1.0
     """Guidance scale inside the velocity; 1 is none."""
     mix: float = 0.0
@@ -43,13 +45,23 @@ class OnPairs(OnField):
         return 0.0
 
     @property
+    def pairs(self) -> times.Pairs:
+        """The distribution of `(t, d)`, but for the share that goes to the data."""
+        return times.uniform_pairs
+
+    def share_to_data(self, progress: Float[Array, ""]) -> float | Float[Array, ""]:
+        """That share after a part of training."""
+        return self.to_data
+
+    @property
     def guided(self) -> Guidance | None:
         """The guidance inside the velocity; None if there is none."""
         return None if self.guidance == 1 and self.mix == 0 else Guidance(self.guidance, self.mix, self.interval)
 
-    def options(self, networks: Networks) -> dict[str, Any]:
+    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
         """What all losses on pairs are told in the same words."""
         return {
+            "pairs": times.to_end(self.pairs, self.share_to_data(progress)) if self.to_data else self.pairs,
             "bootstrap_every": self.bootstrap_every,
             "velocity_times": times.uniform if self.uniform_velocity else None,
             "guidance": self.guided,
@@ -62,6 +74,8 @@ class OnPairs(OnField):
     def check(self, batch: int) -> None:
         """One row in `bootstrap_every` must be left for steps, and others for the velocity."""
         check_share(batch, self.bootstrap_every)
+        if not 0 <= self.to_data <= 1:
+            raise ValueError(f"to_data={self.to_data} is no share of the steps: use a number from 0 to 1")
         if not 0 <= self.mix < 1:
             raise ValueError(f"mix={self.mix} makes no scale of guidance / (1 - mix): use a number from 0 to below 1")
 
@@ -83,8 +97,9 @@ class OnLogitNormalPairs(OnPairs):
     time_std: float = 1.0
     """Its standard deviation."""
 
-    def pairs(self, progress: Float[Array, ""]) -> times.Pairs:
-        """The distribution of `(t, d)` at this share of training."""
+    @property
+    def pairs(self) -> times.Pairs:
+        """Both times drawn alike, and put in order."""
         return partial(times.logit_normal_pairs, mean=self.time_mean, std=self.time_std)
 
 
