@@ -1,6 +1,7 @@
 """Trains a small classifier, in whose features images are then compared where published networks do not fit.
 
-    python experiments/train_classifier.py data:fashion-mnist --out experiments/features/fashion_mnist.safetensors
+    python experiments/train_classifier.py data:fashion-mnist --data.mirror \\
+        --out experiments/features/fashion_mnist.safetensors
     python experiments/evaluate.py runs/fashion_mnist/shortcut --features experiments/features/fashion_mnist.safetensors
 
 Prints the share of held-out images that it gets right, which the file keeps too. A distance in its features is comparable to

@@ -108,8 +108,8 @@ class FashionMNIST:
     )
     path: pathlib.Path = pathlib.Path("/usr/share/datasets/fashion-mnist")
     """Folder of the IDX files; the default is where Debian's package dataset-fashion-mnist puts them."""
-    mirror: bool = True
-    """Mirror images at random."""
+    mirror: bool = False
+    """Mirror images at random; not by default, since its shoes all point one way."""
 
     def build(self) -> tuple[Images, Images]:
         """60,000 training and 10,000 held-out images of 28 x 28."""
