@@ -1,6 +1,6 @@
 """Statistics of real images, to compare samples with: mean and covariance of their features, and some of these features.
 
-    python experiments/make_stats.py data:image-folder --data.path imagenet/train --out imagenet256.npz
+    python experiments/make_stats.py data:image-folder --data.path imagenet --out imagenet256.npz
     python experiments/make_stats.py --features efficientnet data:cifar10 --out cifar10.npz
 
 Writes an .npz of mu and sigma, as other tools read it, with the protocol of the features, the count and a hash. The same
