@@ -97,7 +97,13 @@ def main() -> None:
     print(table(found))
     if given.out:
         command = " ".join(["python", "benchmarks/cost.py", *sys.argv[1:]])
-        record = {"chip": jax.devices()[0].device_kind, "jax": jax.__version__, "command": command, "results": found}
+        record = {
+            "chip": jax.devices()[0].device_kind,
+            "jax": jax.__version__,
+            "data": given.data,
+            "command": command,
+            "results": found,
+        }
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(record, indent=1) + "\n")
 

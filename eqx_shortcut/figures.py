@@ -138,6 +138,8 @@ def dot_plot(
     figure.set_size_inches(7, 1.2 + 0.28 * len(curves))
     for n, color, marker in zip(steps, COLOURS, MARKERS, strict=False):
         found = [(row, np.asarray(curve[n])) for row, curve in enumerate(curves.values()) if curve.get(n)]
+        if not found:
+            continue
         for row, values in found:
             axes.plot([values.min(), values.max()], [row, row], color=color, linewidth=3, alpha=0.4, solid_capstyle="butt")
         means, places = [values.mean() for _, values in found], [row for row, _ in found]

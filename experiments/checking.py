@@ -1,13 +1,14 @@
 """What is refused before a run begins: settings that contradict each other, examples that do not fit, another run's folder."""
 
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 import equinox as eqx
 import jax
 
 import eqx_shortcut
-from config import Config
+from config import Config, named
 from encoding import identity
 from eqx_shortcut import settings, sharding, storage
 from eqx_shortcut.trained import check_guidance
@@ -28,6 +29,11 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
     sharding.check_batch(config.batch, mesh, config.accumulate)
     config.objective.check(config.batch)
     check_start(config)
+    if config.pairs is not None and getattr(config.objective, "posterior_every", None) is not None:
+        raise ValueError(
+            f"--pairs {config.pairs} hold noise that depends on the data, and {named(config.objective)} takes means over all "
+            "lines as if it did not: train on the images"
+        )
     check_network(config)
     for guidance in (config.quality.guidance, config.figures.guidance):
         check_guidance(config.objective, guidance)
@@ -77,7 +83,13 @@ def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
     return record if data.latents is None else {**record, "latents": data.latents}
 
 
-def check_record(folder: pathlib.Path, record: dict[str, Any]) -> None:
+def check_record(
+    folder: pathlib.Path,
+    record: dict[str, Any],
+    *,
+    may_change: Collection[str] = MAY_CHANGE,
+    remedy: str = "Repeat its settings to continue it, or start a new one with --name",
+) -> None:
     """Makes sure that a run folder, if there is one, holds this run; raises ValueError naming what differs."""
     path = folder / "config.json"
     if storage.exists(path):
@@ -85,10 +97,7 @@ def check_record(folder: pathlib.Path, record: dict[str, Any]) -> None:
         # altogether (an imported run does not know its data) is settled by the command that continues it.
         stored = {key: settings.dump(settings.parse(value)) for key, value in settings.read(path).items()}
         found = settings.differences(stored, record)
-        settled = stored.keys() - set(MAY_CHANGE)
-        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled and key not in MAY_CHANGE}
+        settled = stored.keys() - set(may_change)
+        contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled and key not in may_change}
         if contradictions:
-            raise ValueError(
-                f"{folder} holds another run: {settings.named(contradictions)}. Repeat its settings to continue it, or start a "
-                "new one with --name"
-            )
+            raise ValueError(f"{folder} holds another run: {settings.named(contradictions)}. {remedy}")

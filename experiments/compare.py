@@ -1,13 +1,13 @@
-"""All methods side by side on one data set: the same network, batch and budget, several seeds.
+"""All methods side by side on one data set: the same images, blocks, batch and budget, several seeds.
 
     python experiments/compare.py digits                                    # equal steps, one seed
     python experiments/compare.py digits --costs costs.json --seeds 5 --methods shortcut mean-flow flow-matching
 
-Only what is missing in RUNS/EXPERIMENT is trained, so the same command continues, and other methods or seeds can be added. With
-the file of `benchmarks/cost.py EXPERIMENT --out` the budget is equal time instead: that of shortcut for the preset's steps.
-Writes OUT/table.md and table.json (each run with the commands that make it, and those that were there before), quality.png and
-methods.png, and samples-1.png and samples-4.png of the first seed: the same noise down the columns, a row a method. Run it in
-the repository.
+Only what is missing in RUNS is trained, so the same command continues, and other methods or seeds can be added. With the file
+of `benchmarks/cost.py DATA --out` the budget is equal time instead: that of shortcut for so many steps, as the preset is. What
+each method is told beside (step embedding, learning rate, average) is in methods.py. Writes OUT/table.md and table.json (each
+run with the commands that make it, and those that were there before), quality.png and methods.png, and samples-1.png and
+samples-4.png of the first seed: the same noise down the columns, a row a method. Run it in the repository.
 """
 
 import concurrent.futures
@@ -21,16 +21,15 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 
-from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed
+from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
 from opening import command
-from places import Place
 
 REFERENCE = "shortcut"
-COLUMNS = 10
+Command = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +43,17 @@ class Config:
     seeds: int = 1
     """Seeds of each, from 0."""
     steps: int | None = None
-    """Training steps; by default the preset's."""
+    """Training steps, with --costs those of shortcut; by default the preset's."""
     costs: pathlib.Path | None = None
     """File of what each method's step costs, for a budget of equal time; by default all have equal steps."""
     workers: int = 1
     """Runs at once, each on its share of the CPU cores."""
-    out: pathlib.Path = pathlib.Path("comparison")
-    """Folder to write."""
-    runs: Place = pathlib.Path("runs/compare")
-    """Folder of all runs; one for each budget."""
     more: str = ""
     """What all trainings are told besides, as in --more="--data.path FOLDER"."""
+    out: pathlib.Path | None = None
+    """Folder to write; by default comparison/DATA, for equal time comparison/DATA-time."""
+    runs: pathlib.Path | None = None
+    """Folder of all runs; by default runs/compare/DATA, for equal time runs/compare/DATA-time."""
 
     def __post_init__(self):
         if unknown := set(self.methods) - set(self.setting.methods):
@@ -62,6 +61,8 @@ class Config:
         for field in ("seeds", "workers", "steps"):
             if (value := getattr(self, field)) is not None and value < 1:
                 raise ValueError(f"--{field} {value}: use 1 or more")
+        if self.costs is not None and TEACHER not in self.setting.methods:
+            raise ValueError(f"--costs {self.costs}: {self.data} compares settings of one method, at equal steps")
 
     @property
     def setting(self) -> Setting:
@@ -69,9 +70,24 @@ class Config:
         return SETTINGS[self.data]
 
     @property
+    def name(self) -> str:
+        """Of data set and kind of budget."""
+        return self.data if self.costs is None else f"{self.data}-time"
+
+    @property
+    def all_runs(self) -> pathlib.Path:
+        """Where the runs of all experiments lie."""
+        return self.runs or pathlib.Path("runs/compare") / self.name
+
+    @property
     def folder(self) -> pathlib.Path:
-        """Where the runs lie."""
-        return self.runs / self.setting.script
+        """Where those of this one lie."""
+        return self.all_runs / self.setting.script
+
+    @property
+    def table(self) -> pathlib.Path:
+        """Where the table is written."""
+        return self.out or pathlib.Path("comparison") / self.name
 
 
 class Cell(NamedTuple):
@@ -90,27 +106,41 @@ def main(config: Config) -> None:
     """Trains what is missing, several at once if asked to, and writes table and pictures."""
     from tqdm import tqdm
 
+    from reporting import check_table, report
+
     costs = read_costs(config)
     budget = config.steps or parsed(config.setting, config.setting.methods[REFERENCE]).steps
+    check_table(config, budget, costs)
     named = config.methods or tuple(config.setting.methods)
     cells = [Cell(method, seed) for seed in range(config.seeds) for method in named]
     plans = {cell: commands(config, cell, lengths(config, cell.method, budget, costs)) for cell in cells}
     # Those with a flow-matching model of their own seed share it: made first, it is not made twice at once.
     shared = dict.fromkeys(plan[0] for plan in plans.values() if len(plan) > 1)
+    missing = {words for plan in plans.values() for words in plan if not finished(words)}
+    failed: list[str] = []
     with tqdm(total=len(plans) + len(shared), desc="runs", unit="run", dynamic_ncols=True) as bar:
         for jobs in ([[first] for first in shared], [plan[plan[0] in shared :] for plan in plans.values()]):
-            for _ in worked(jobs, config.workers):
+            for problem in worked([[words for words in job if words in missing] for job in jobs], config.workers):
+                failed += [problem] * bool(problem)
                 bar.update()
-    record = {str(cell.name): [shlex.join(words) for words in plan] for cell, plan in plans.items()}
-    report(config, record)
+    record = {cell.name: [shlex.join(words) for words in plan] for cell, plan in plans.items()}
+    report(config, budget, costs, record)
+    if failed:
+        raise ValueError("; ".join(dict.fromkeys(failed)))
 
 
 def read_costs(config: Config) -> dict[str, float] | None:
     """What a step costs over flow matching's, by method; None for a budget of equal steps."""
     if config.costs is None:
         return None
-    found = json.loads(config.costs.read_text())["results"]
-    costs = {name: row["ratio_quartiles"][1] for name, row in found.items()}
+    try:
+        record = json.loads(config.costs.read_text())
+        costs = {name: row["ratio_quartiles"][1] for name, row in record["results"].items()}
+        measured = record["data"]
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"--costs {config.costs} is no file of benchmarks/cost.py ({error!r}): name one") from error
+    if measured != config.data:
+        raise ValueError(f"--costs {config.costs} is of {measured}: measure those of {config.data} with benchmarks/cost.py")
     methods = config.setting.methods
     costs |= {name: costs[TEACHER] for name, method in methods.items() if method.pairs and TEACHER in costs}
     if missing := {REFERENCE, *(config.methods or methods)} - set(costs):
@@ -121,26 +151,30 @@ def read_costs(config: Config) -> dict[str, float] | None:
 
 
 def lengths(config: Config, name: str, budget: int, costs: dict[str, float] | None) -> list[int]:
-    """Steps of each phase of a method, given the reference's."""
+    """Steps of each phase of a method, given the reference's. Raises ValueError if they are too few."""
     method = config.setting.methods[name]
-    if costs is None:
-        return [budget // method.phases] * method.phases
-    left = budget * costs[REFERENCE]
-    if method.pairs:
-        # A training step is three forward passes of a batch.
-        left -= config.setting.pairs * config.setting.grid / (3 * parsed(config.setting, method).batch)
     phases = [TEACHER, name] if method.phases == 2 else [name]
-    return [round(left / len(phases) / costs[phase]) for phase in phases]
+    if costs is None:
+        found = [budget // method.phases] * method.phases
+    else:
+        left = budget * costs[REFERENCE]
+        if method.pairs:
+            # A training step is three forward passes of a batch.
+            left -= config.setting.pairs * config.setting.grid / (3 * parsed(config.setting, method).batch)
+        found = [round(left / len(phases) / costs[phase]) for phase in phases]
+    if min(found) < 1:
+        raise ValueError(f"--steps {budget} leave none for {name}, of {len(phases)} phases: use more, or other --methods")
+    return found
 
 
-def commands(config: Config, cell: Cell, steps: list[int]) -> list[tuple[str, ...]]:
+def commands(config: Config, cell: Cell, steps: list[int]) -> list[Command]:
     """The commands of a cell, one after another."""
     setting, method = config.setting, config.setting.methods[cell.method]
 
-    def train(of: Method, name: str, steps: int, *more: str) -> tuple[str, ...]:
+    def train(of: Method, name: str, steps: int, *more: str) -> Command:
         preset = () if setting.preset == "default" else (setting.preset,)
-        told = *of.arguments.split(), *shlex.split(config.more), "--steps", str(steps), *more, "--seed", str(cell.seed)
-        return "python", f"experiments/{setting.script}.py", *preset, *told, "--runs", str(config.runs), "--name", name
+        words = *of.arguments.split(), *shlex.split(config.more), "--steps", str(steps), *more, "--seed", str(cell.seed)
+        return "python", f"experiments/{setting.script}.py", *preset, *words, "--runs", str(config.all_runs), "--name", name
 
     judged = ("--quality.features", setting.features) if setting.features else ()
     if method.phases == 1:
@@ -155,8 +189,26 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[tuple[str, ..
     return [begun, (*making, "--steps", str(setting.grid), "--seed", str(cell.seed + 1)), learnt]
 
 
-def worked(jobs: list[list[tuple[str, ...]]], workers: int) -> Iterator[None]:
-    """Runs the commands of each job in order, so many jobs at once; yields after each job. Raises ValueError if one fails."""
+def finished(words: Command) -> bool:
+    """Whether the run of a training command is done. Raises ValueError if its folder holds one of other settings."""
+    from checking import MAY_CHANGE, check_record
+    from eqx_shortcut import settings
+
+    given, experiment = dict(itertools.pairwise(words)), pathlib.Path(words[1]).stem
+    if "--name" not in given:
+        return False
+    folder = pathlib.Path(given["--runs"]) / experiment / given["--name"]
+    if not (folder / "config.json").exists():
+        return False
+    # Beside settings a record says what was found of the data.
+    record = settings.read(folder / "config.json") | settings.dump(told(experiment, words[2:]))
+    remedy = "Name another place with --runs, or remove it"
+    check_record(folder, record, may_change={*MAY_CHANGE} - {"steps", "quality"}, remedy=remedy)
+    return (folder / "quality.json").exists()
+
+
+def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
+    """Runs the commands of each job in order, so many jobs at once; yields after each what went wrong, or nothing."""
     shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     pinned = workers > 1 and hasattr(os, "sched_setaffinity")
     cores = sorted(os.sched_getaffinity(0)) if pinned else []
@@ -167,83 +219,26 @@ def worked(jobs: list[list[tuple[str, ...]]], workers: int) -> Iterator[None]:
         if pinned:
             os.sched_setaffinity(0, shares.get())  # of this thread, and of the processes that it starts
 
+    def work(job: list[Command]) -> str:
+        return next(filter(None, map(problem_of, job)), "")
+
     with concurrent.futures.ThreadPoolExecutor(workers, initializer=begin) as pool:
-        futures = [pool.submit(lambda job=job: [finish(words) for words in job]) for job in jobs]
+        futures = [pool.submit(work, job) for job in jobs]
         try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                yield
+            yield from (future.result() for future in concurrent.futures.as_completed(futures))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def finish(words: tuple[str, ...]) -> None:
-    """Runs a command unless its run is finished already. Raises ValueError, with what it said last, if it fails."""
-    given = dict(itertools.pairwise(words))
-    experiment = pathlib.Path(words[1]).stem
-    if "--name" in given and (pathlib.Path(given["--runs"]) / experiment / given["--name"] / "quality.json").exists():
-        return
-    script = EXPERIMENTS / f"{experiment}.py"
+def problem_of(words: Command) -> str:
+    """Runs a command; what it said last if it failed, or nothing."""
+    script = EXPERIMENTS / f"{pathlib.Path(words[1]).stem}.py"
     done = subprocess.run([sys.executable, str(script), *words[2:]], capture_output=True, text=True, check=False)
-    if done.returncode:
-        # Also of what tyro says in a frame.
-        said = [text for line in done.stderr.replace("\r", "\n").splitlines() if (text := line.strip("│╭╰╮╯─ "))]
-        raise ValueError(f"{shlex.join(words)} failed: {'; '.join(said[-2:]) or f'exit code {done.returncode}'}")
-
-
-def report(config: Config, made: dict[str, list[str]]) -> None:
-    """Writes table, figure and samples, and prints the table: of the runs that OUT/table.json knows and of those here."""
-    from eqx_shortcut import figures, settings
-    from results import TITLES, common, compared, read, rows, stem, table
-
-    record, order = config.out / "table.json", list(config.setting.methods)
-    known = settings.read(record) if record.exists() else {"commands": {}, "runs": {}}
-    here = [path.parent for path in config.folder.glob("*-*/quality.json") if stem(path.parent) in order]
-    runs = known["runs"] | {run.name: read(run) for run in here}
-    names = sorted(runs, key=lambda name: (order.index(stem(pathlib.Path(name))), int(name.rpartition("-")[2])))
-    measured = {pathlib.Path(name): rows(pathlib.Path(name), runs[name]) for name in names}
-    # A spread between parts of the samples is none between seeds.
-    measures = dict.fromkeys((config.setting.measure, *(name for name in common(measured) if not name.endswith(" std"))))
-    found = compared(measured, config.setting.measure)
-    config.out.mkdir(parents=True, exist_ok=True)
-    text, title = "\n\n".join(table(compared(measured, m)) for m in measures), TITLES.get(found.measure, found.measure)
-    (config.out / "table.md").write_text(text + "\n")
-    kept = {"commands": known["commands"] | made, "runs": {name: runs[name] for name in names}}
-    record.write_text(json.dumps(surroundings() | kept, indent=1) + "\n")
-    figures.quality_plot(found.curves, config.out / "quality.png", measure=title, floor=found.floors)
-    figures.dot_plot(found.curves, config.out / "methods.png", measure=title, floor=found.floors)
-    drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name).exists()]
-    for steps in (1, 4) if drawn else ():
-        draw(drawn, steps, config.out / f"samples-{steps}.png")
-    print(text)
-    print(
-        f"{config.out}: table.md, table.json, quality.png and methods.png of {len(names)} runs, samples-*.png of {len(drawn)}"
-    )
-
-
-def draw(runs: list[pathlib.Path], steps: int, path: pathlib.Path) -> None:
-    """A picture of samples: a row a run, the same noise and labels down the columns."""
-    import jax
-    import numpy as np
-
-    import eqx_shortcut
-    from eqx_shortcut import figures
-    from results import stem
-
-    rows = [np.asarray(eqx_shortcut.sample(eqx_shortcut.load(run), jax.random.key(0), COLUMNS, steps=steps)) for run in runs]
-    figures.grid(np.stack(rows), path, labels=[stem(run) for run in runs], side=32)
-
-
-def surroundings() -> dict[str, Any]:
-    """What the table was made on."""
-    import importlib.metadata
-    import platform
-
-    import jax
-
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "equinox", "optax")}
-    chip = jax.devices()[0].device_kind
-    return {"chip": chip, "machine": platform.machine(), "python": platform.python_version(), "versions": versions}
+    if not done.returncode:
+        return ""
+    # Also of what tyro says in a frame.
+    said = [text for line in done.stderr.replace("\r", "\n").splitlines() if (text := line.strip("│╭╰╮╯─ "))]
+    return f"{shlex.join(words)} failed: {'; '.join(said[-2:]) or f'exit code {done.returncode}'}"
 
 
 if __name__ == "__main__":

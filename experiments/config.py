@@ -91,8 +91,8 @@ class Quality:
     seed: int = 0
     """Seed of the noise."""
     features: str | None = None
-    """Features in which they are judged too, beside pixels, with KID, precision and recall: efficientnet, a FILE.safetensors of
-    train_classifier.py, or MODULE:FUNCTION (see evaluate.py)."""
+    """Features in which they are judged too, beside pixels, with KID, precision and recall: what evaluate.py takes as
+    --features."""
 
     def __post_init__(self):
         if min(self.steps, default=1) < 1:

@@ -131,26 +131,34 @@ def judge_samples(config: Config, model: Trained, data: Data, measures: Measures
     # At most as many as samples, which would lie nearer than fewer real ones; drawn once, in case they are sorted.
     some = np.random.default_rng(0).permutation(len(held_out.labels))[: wanted.count]
     labels, unseen = np.resize(train.labels, wanted.count), held_out.scaled()[some]
-    results = []
+    real, results = measures(unseen, held_out.labels[some]), []
     for steps in tqdm(wanted.steps, desc="judging samples", unit="sampler", disable=not distributed.first()):
         samples = draw_for(config, model, labels, steps=steps, guidance=wanted.guidance)
-        results.append({"steps": steps, **measures(samples, labels)})
+        # Of samples that are not finite nothing can be said, which is a result, too.
+        found = measures(samples, labels) if np.isfinite(samples).all() else dict.fromkeys(real, float("nan"))
+        results.append({"steps": steps, **found})
     return {
         "protocol": {
-            "frechet": "Frechet distance of pixels in [-1, 1] to the training images",
+            "frechet": "Frechet distance of pixels, not clipped to [-1, 1], to the training images",
             "samples": wanted.count,
             "labels": "those of the training images in order" if model.labelled else "none",
             "training images": len(train.labels),
             "held-out images": len(unseen),
-            "guidance": wanted.guidance,
+            "guidance": _applied(config, model),
             "weights": "ema",
             "training step": model.step,
             "seed of noise": wanted.seed,
             **({} if measures.others is None else {"features": measures.others.described}),
         },
-        "held_out": measures(unseen, held_out.labels[some]),
+        "held_out": real,
         "results": results,
     }
+
+
+def _applied(config: Config, model: Trained) -> float | str:
+    scale = config.quality.guidance
+    left_out = [str(n) for n in config.quality.steps if scale != 1 and not model.objective.guides(n)]
+    return f"{scale}, not applied in {', '.join(left_out)} steps" if left_out else scale
 
 
 def table(quality: dict[str, Any]) -> str:

@@ -1,11 +1,14 @@
 """The methods that `compare.py` puts side by side: what each is told on a data set, in the words of its command.
 
-What a method needs beside its own training is trained within its budget: where there is a teacher, or pairs are made, both
-phases have half of it each.
+Equal are data, width and depth, batch, schedule and number of training steps or time. What a method needs beside its own
+training is trained within its budget: where there is a teacher, or pairs are made, both phases have half of it each. Making
+pairs counts in a budget of time, and not in one of steps. `shortcut-original` has the original's steps, share of bootstrap
+rows, embedding and average; learning rate and schedule are those of all.
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from config import Config
@@ -128,7 +131,7 @@ SETTINGS = {
         "cifar10",
         "compare",
         usual(128, flow="", tangents="--network.embed-scale 10"),
-        pairs=50_000,
+        pairs=20_000,
         grid=128,
         features="efficientnet",
         measure="FD-EffNetLite0",
@@ -138,10 +141,15 @@ SETTINGS = {
 
 def parsed(setting: Setting, method: Method) -> Config:
     """The settings that a method is trained with, as its experiment reads them."""
+    return told(setting.script, [setting.preset, *method.arguments.split()])
+
+
+def told(experiment: str, words: Sequence[str]) -> Config:
+    """The settings of an experiment that is told these words."""
     import importlib
 
     from common import parse
 
-    module = importlib.import_module(setting.script)
+    module = importlib.import_module(experiment)
     presets = getattr(module, "PRESETS", None) or {"default": ("", module.DEFAULT)}
-    return parse(presets, doc=None, args=[setting.preset, *method.arguments.split()])
+    return parse(presets, doc=None, args=list(words))

@@ -49,7 +49,7 @@ def main(config: Config) -> None:
     for name, curve in found.curves.items():
         seeds = max(map(len, curve.values()))
         curves[f"{name} ({seeds} seeds)" if seeds > 1 else name] = curve
-    figures.quality_plot(curves, config.out, measure=title, floor=found.floors)
+    figures.quality_plot(curves, config.out, measure=title, floor=list(found.floors))
     print(table(found))
     for note in found.notes:
         print(f"measured differently, {note}")

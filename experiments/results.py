@@ -5,7 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-TITLES = {"frechet": "pixel Frechet distance"}
+TITLES = {
+    "frechet": "pixel Frechet distance",
+    "accuracy": "share that a classifier gives its label",
+    "nearest": "median distance to the nearest training image",
+}
 """Names of measures that are not their own."""
 
 
@@ -19,11 +23,11 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """One measure of several runs: values by curve and number of steps, one a seed, and those of real images."""
+    """One measure of several runs: values by curve and number of steps, one a seed, and of real images, with their names."""
 
     measure: str
     curves: dict[str, dict[int, list[float]]]
-    floors: list[float]
+    floors: dict[float, str]
     notes: list[str]
 
 
@@ -54,8 +58,9 @@ def compared(found: Mapping[pathlib.Path, Sequence[Row]], measure: str | None = 
         f"{key}: {', '.join(f'{protocol.get(key)} ({run.name})' for run, protocol in first.items())}"
         for key in _differing(first.values())
     ]
-    floors = {float(f"{row.floor[measure]:.3g}") for rows in kept.values() for row in rows if measure in row.floor}
-    return Comparison(measure, curves, sorted(floors), notes)
+    judged = [row for rows in kept.values() for row in rows if measure in row.floor]
+    floors = {float(f"{row.floor[measure]:.3g}"): _real(row.protocol) for row in judged}
+    return Comparison(measure, curves, dict(sorted(floors.items())), notes)
 
 
 def common(found: Mapping[pathlib.Path, Sequence[Row]]) -> list[str]:
@@ -120,8 +125,13 @@ def table(comparison: Comparison) -> str:
         seeds = max(map(len, curve.values()))
         cells = [_cell(curve.get(n, [])) for n in steps]
         lines.append(f"| {name}, {seeds} seed{'s'[: seeds > 1]} | " + " | ".join(cells) + " |")
-    lines += [f"| real against real | {floor:.3g}" + " |" * len(steps) for floor in comparison.floors]
+    lines += [f"| {real} | {floor:.3g}" + " |" * len(steps) for floor, real in comparison.floors.items()]
     return "\n".join(lines)
+
+
+def _real(protocol: dict[str, Any]) -> str:
+    count = protocol.get("held-out images")
+    return "held-out images" if count is None else f"{count:,} held-out images, of {protocol['samples']:,} samples"
 
 
 def _cell(values: list[float]) -> str:

@@ -35,7 +35,10 @@ def main(config: Config) -> None:
     runs = [path.parent for path in sorted(config.runs.glob("*-*/quality.json")) if stem(path.parent) != path.parent.name]
     if not runs:
         raise ValueError(f"no finished runs named NAME-SEED in {config.runs.absolute()}: train some with --name NAME-SEED")
-    print(table(compare(runs, config.measure)))
+    found = compare(runs, config.measure)
+    print(table(found))
+    for note in found.notes:
+        print(f"measured differently, {note}")
     if config.out:
         groups: dict[str, dict[str, dict]] = {}
         for run in runs:

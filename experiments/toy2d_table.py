@@ -112,7 +112,7 @@ def table(rows: dict[str, dict[int, Any]]) -> str:
             for row in quality["results"]:
                 curves.setdefault(name, {}).setdefault(row["steps"], []).append(row["sliced_wasserstein"])
     floors = {quality["held_out"]["sliced_wasserstein"] for seeds in rows.values() for quality in seeds.values()}
-    text = compared(Comparison("sliced_wasserstein", curves, sorted(floors), []))
+    text = compared(Comparison("sliced_wasserstein", curves, dict.fromkeys(sorted(floors), "real against real"), []))
     if BASELINE not in curves:
         return text
     ends = [min(curves[BASELINE]), max(curves[BASELINE])]

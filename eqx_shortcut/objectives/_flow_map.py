@@ -61,7 +61,10 @@ class Lagrangian(_FlowMap):
 
 @dataclasses.dataclass(frozen=True)
 class TerminalVelocity(Lagrangian):
-    """Terminal velocity matching (2025): Lagrangian with logit-normal step sizes and an average of the weights (decay 0.99)."""
+    """Terminal velocity matching (2025): Lagrangian with logit-normal step sizes and the average of the weights.
+
+    The paper's average decays by 0.99: `--ema-decay 0.99`.
+    """
 
     target_ema: bool = True
     """The velocity at the end from the average of the weights; False: from the weights themselves."""

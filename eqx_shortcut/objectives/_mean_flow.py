@@ -35,6 +35,12 @@ class MeanFlow(OnLogitNormalPairs):
             **self.options(networks, progress),
         )
 
+    def check(self, batch: int) -> None:
+        """As the others; one row in a positive number."""
+        super().check(batch)
+        if self.posterior_every is not None and self.posterior_every < 1:
+            raise ValueError(f"posterior_every={self.posterior_every}: use 1 or more, or None for no posterior means")
+
     def extra(self, key: PRNGKeyArray) -> Any:
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
         return weights.LogVariance() if self.log_variance else None

@@ -1,15 +1,19 @@
 """compare.py: every method's command is one its experiment accepts, budgets are equal, and a table comes out."""
 
+import dataclasses
 import itertools
 import json
 import pathlib
 
 import pytest
 
-from commands import in_process
-from compare import Cell, Config, commands, finish, lengths, report, worked
+from checking import UNRECORDED
+from commands import in_process, snapshot
+from compare import Cell, Config, commands, finished, lengths, read_costs, worked
 from config import named
-from methods import SETTINGS, TEACHER, parsed
+from eqx_shortcut import settings
+from methods import SETTINGS, TEACHER, parsed, told
+from reporting import check_table, described, report
 
 ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.methods]
 
@@ -27,8 +31,9 @@ def test_every_method_is_what_its_name_says_and_can_be_trained(data: str, name: 
 @pytest.mark.parametrize(("data", "name"), ALL)
 def test_budgets_are_equal(data: str, name: str, tmp_path: pathlib.Path) -> None:
     config = Config(data, runs=tmp_path)  # pyright: ignore[reportArgumentType]
-    setting, budget = config.setting, 3000
-    assert sum(lengths(config, name, budget, None)) == budget
+    setting = config.setting
+    budget = parsed(setting, setting.methods["shortcut"]).steps
+    assert budget - sum(lengths(config, name, budget, None)) in (0, 1)
     costs = {TEACHER: 1.0} | {method: 1 + 0.1 * i for i, method in enumerate(setting.methods)}
     found = lengths(config, name, budget, costs)
     spent = sum(n * costs[phase] for n, phase in zip(found, [TEACHER, name][-len(found) :], strict=True))
@@ -78,33 +83,88 @@ def test_one_teacher_serves_all_that_need_one_of_its_length_and_seed(tmp_path: p
     assert commands(config, Cell("consistency-distillation", 0), [7, 5])[0] == first
 
 
-def test_a_failing_run_is_named_and_one_that_is_finished_is_not_begun(tmp_path: pathlib.Path) -> None:
-    words = ("python", "experiments/digits.py", "--steps", "0", "--runs", str(tmp_path), "--name", "shortcut-0")
-    with pytest.raises(ValueError, match=r"digits.py --steps 0 .* failed: .*use 1 or more"):
-        list(worked([[words]], 2))
-    (tmp_path / "digits" / "shortcut-0").mkdir(parents=True)
-    (tmp_path / "digits" / "shortcut-0" / "quality.json").write_text("{}")
-    finish(words)
+def test_a_failing_run_is_named_and_the_others_go_on(tmp_path: pathlib.Path) -> None:
+    def job(steps: int) -> list[tuple[str, ...]]:
+        return [("python", "experiments/digits.py", "--steps", str(steps), "--dry-run", "--runs", str(tmp_path))]
+
+    said = sorted(worked([job(0), job(5)], 2))
+    assert said[0] == "" and "digits.py --steps 0" in said[1] and "use 1 or more" in said[1]
+
+
+def made(words: tuple[str, ...]) -> pathlib.Path:
+    """The folder of a training command as it is when its run is done."""
+    told_of = dict(itertools.pairwise(words))
+    folder = pathlib.Path(told_of["--runs"]) / "digits" / told_of["--name"]
+    folder.mkdir(parents=True)
+    record = {name: value for name, value in settings.dump(told("digits", words[2:])).items() if name not in UNRECORDED}
+    (folder / "config.json").write_text(json.dumps(record | {"shape": [8, 8, 1]}))
+    (folder / "quality.json").write_text(json.dumps(quality(4.0)))
+    return folder
+
+
+def quality(distance: float) -> dict:
+    rows = [{"steps": steps, "frechet": distance / steps, "accuracy": 1.0, "a std": 1.0} for steps in (1, 4)]
+    protocol = {"samples": 1400, "held-out images": 397}
+    return {"protocol": protocol, "held_out": {"frechet": 0.5}, "results": rows}
+
+
+def test_a_run_is_finished_if_it_is_the_one_that_was_asked_for(tmp_path: pathlib.Path) -> None:
+    config = Config("digits", runs=tmp_path)
+    (words,) = commands(config, Cell("shortcut", 0), [7])
+    assert not finished(words)
+    folder = made(words)
+    assert finished(words)
+    (folder / "quality.json").unlink()
+    assert not finished(words)
+    batch = Config("digits", runs=tmp_path, more="--batch 32")
+    for other, steps, what in ((config, 8, "steps is 8, there it is 7"), (batch, 7, "batch is 32")):
+        with pytest.raises(ValueError, match=f"shortcut-0 holds another run: {what}.*--runs"):
+            finished(commands(other, Cell("shortcut", 0), [steps])[0])
 
 
 def test_a_table_keeps_the_runs_that_were_made_elsewhere(tmp_path: pathlib.Path) -> None:
-    def quality(distance: float) -> dict:
-        rows = [{"steps": steps, "frechet": distance / steps, "accuracy": 1.0, "a std": 1.0} for steps in (1, 4)]
-        return {"quality": {"protocol": {}, "held_out": {"frechet": 0.5}, "results": rows}}
-
     config = Config("digits", runs=tmp_path / "runs", out=tmp_path)
-    stored = {"commands": {"shortcut-1": ["python"]}, "runs": {"shortcut-1": quality(2.0), "flow-matching-0": quality(8.0)}}
-    (tmp_path / "table.json").write_text(json.dumps(stored | {"runs": stored["runs"] | {"shortcut-0": quality(4.0)}}))
-    report(config, {"shortcut-0": ["python too"]})
+    made(commands(config, Cell("shortcut", 0), [2500])[0])
+    # The user's own, not one of a seed.
+    made(("python", "digits.py", "objective:flow-matching", "--runs", str(tmp_path / "runs"), "--name", "flow-matching"))
+    stored = {"shortcut-1": {"quality": quality(2.0)}, "flow-matching-0": {"quality": quality(8.0), "made on": "a GPU"}}
+    budget = described(config, 2500, None)
+    (tmp_path / "table.json").write_text(json.dumps({"budget": budget, "commands": {"shortcut-1": ["python"]}, "runs": stored}))
+    check_table(config, 2500, None)
+    report(config, 2500, None, {"shortcut-0": ["python too"]})
     first, second = (tmp_path / "table.md").read_text().split("\n\n")
-    assert second.startswith("| accuracy |") and "| shortcut, 2 seeds | 1 (1 to 1) |" in second
+    assert second.startswith("| share that a classifier gives its label |") and "| shortcut, 2 seeds | 1 (1 to 1) |" in second
     *_, flow, shortcut, floor = first.splitlines()
     assert flow == "| flow-matching, 1 seed | 8 | 2 |"
     assert shortcut == "| shortcut, 2 seeds | 3 (2 to 4) | 0.75 (0.5 to 1) |"
-    assert floor.startswith("| real against real | 0.5 ")
+    assert floor.startswith("| 397 held-out images, of 1,400 samples | 0.5 ")
     again = json.loads((tmp_path / "table.json").read_text())
     assert again["commands"] == {"shortcut-1": ["python"], "shortcut-0": ["python too"]}
     assert list(again["runs"]) == ["flow-matching-0", "shortcut-0", "shortcut-1"]
+    assert again["runs"]["flow-matching-0"]["made on"] == "a GPU" and again["runs"]["shortcut-0"]["made on"]["chip"] == "cpu"
+    for other, steps in ((config, 100), (dataclasses.replace(config, data="digits-ablations"), 2500)):
+        with pytest.raises(ValueError, match=r"table.json is another table: .*--out"):
+            check_table(other, steps, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", r"is no file of benchmarks/cost.py .*name one"),
+        ('{"results": {}}', r"is no file of benchmarks/cost.py .*name one"),
+        ('{"data": "fashion-mnist", "results": {}}', "is of fashion-mnist: measure those of digits"),
+        ('{"data": "digits", "results": {}}', "does not know .*shortcut"),
+    ],
+)
+def test_costs_of_something_else_are_refused(tmp_path: pathlib.Path, content: str, words: str) -> None:
+    (tmp_path / "costs.json").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        read_costs(Config("digits", costs=tmp_path / "costs.json"))
+
+
+def test_a_budget_too_small_for_two_phases_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match=r"--steps 1 leave none for reflow, of 2 phases: use more"):
+        lengths(Config("digits"), "reflow", 1, None)
 
 
 @pytest.mark.slow
@@ -120,10 +180,16 @@ def test_table_figure_and_samples(tmp_path: pathlib.Path) -> None:
     text = (tmp_path / "out" / "table.md").read_text()
     for name in ("quality.png", "samples-1.png", "samples-4.png"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
-    # Again: nothing is trained, the table is the same; and what the other methods add is added.
+    # Again: nothing is trained, the table is the same; and what another method adds is added.
+    before = snapshot(tmp_path / "runs")
     code, said, _ = in_process("compare", args)
-    assert code == 0
-    assert text in said
+    assert code == 0 and text in said and snapshot(tmp_path / "runs") == before
+    assert in_process("compare", [*args, "--methods", "flow-matching"])[0] == 0
+    assert list(json.loads((tmp_path / "out" / "table.json").read_text())["runs"]) == [
+        "flow-matching-0",
+        "shortcut-0",
+        "reflow-0",
+    ]
 
 
 def test_help_names_the_data_sets() -> None:

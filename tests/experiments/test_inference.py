@@ -371,7 +371,7 @@ def test_runs_of_one_name_are_one_curve_of_all_their_seeds(tmp_path):
     runs = [write_results(tmp_path / f"a-{seed}", {1: 3.0 + seed, 4: 2.0}) for seed in (0, 1, 12)]
     runs.append(write_results(tmp_path / "b", {1: 9.0}))
     found = results.compare(runs)
-    assert found.measure == "frechet" and found.floors == [0.5] and found.notes == []
+    assert found.measure == "frechet" and list(found.floors) == [0.5] and found.notes == []
     assert found.curves == {"a": {1: [3, 4, 15], 4: [2, 2, 2]}, "b": {1: [9]}}
     assert results.compare(runs, "accuracy", ["x", "y", "x", "y"]).curves["x"] == {1: [0.9, 0.9], 4: [0.9, 0.9]}
     table = results.table(found).splitlines()
@@ -379,7 +379,7 @@ def test_runs_of_one_name_are_one_curve_of_all_their_seeds(tmp_path):
     assert table[2:] == [
         "| a, 3 seeds | 7.33 (3 to 15) | 2 (2 to 2) |",
         "| b, 1 seed | 9 |  |",
-        "| real against real | 0.5 | |",
+        "| held-out images | 0.5 | |",
     ]
 
 
@@ -387,7 +387,7 @@ def test_an_evaluation_comes_before_what_training_measured_and_each_guidance_is_
     run = write_results(tmp_path / "a-0", {1: 3.0})
     write_evaluation(run, {(1, 1.0): 7.0, (4, 1.0): 6.0, (1, 1.5): 5.0})
     found = results.compare([run])
-    assert found.measure == "FID" and found.floors == [1.25]
+    assert found.measure == "FID" and list(found.floors) == [1.25]
     assert found.curves == {"a, guidance 1.0": {1: [7], 4: [6]}, "a, guidance 1.5": {1: [5]}}
     assert results.compare([run], "frechet").curves == {"a": {1: [3]}}
     other = write_results(tmp_path / "b", {1: 2.0}, samples=20)
