@@ -83,11 +83,11 @@ def test_one_teacher_serves_all_that_need_one_of_its_length_and_seed(tmp_path: p
     assert commands(config, Cell("consistency-distillation", 0), [7, 5])[0] == first
 
 
-def test_a_failing_run_is_named_and_the_others_go_on(tmp_path: pathlib.Path) -> None:
-    def job(steps: int) -> list[tuple[str, ...]]:
-        return [("python", "experiments/digits.py", "--steps", str(steps), "--dry-run", "--runs", str(tmp_path))]
+def test_a_failing_run_is_named_and_the_others_go_on() -> None:
+    def job(*words: str) -> list[tuple[str, ...]]:
+        return [("python", "experiments/digits.py", *words)]
 
-    said = sorted(worked([job(0), job(5)], 2))
+    said = sorted(worked([job("--steps", "0"), job("--help")], 2))
     assert said[0] == "" and "digits.py --steps 0" in said[1] and "use 1 or more" in said[1]
 
 

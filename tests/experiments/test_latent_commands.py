@@ -317,7 +317,7 @@ def test_a_plan_knows_the_published_size():
     assert planning.parameter_count(state) == 131_091_728 and "expected" in seen
 
 
-@pytest.mark.parametrize("script", ["imagenet", "digits"])
+@pytest.mark.parametrize("script", [pytest.param("imagenet", marks=pytest.mark.slow), "digits"])
 def test_a_dry_run_prints_the_plan_and_writes_nothing(script, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     size = ["--dry-run", *"--network.hidden 16 --network.depth 1 --network.heads 2 --batch 64".split()]
