@@ -37,10 +37,12 @@ def report(config: "Config", budget: int, costs: Mapping[str, float] | None, mad
     out, order = config.table, list(config.setting.methods)
     known = settings.read(out / "table.json") if (out / "table.json").exists() else {}
     found = known.get("runs", {})
-    for run in [path.parent for path in config.folder.glob("*-*/quality.json")]:
-        # The user's own runs may lie here, too.
-        if stem(run) in order and stem(run) != run.name and found.get(run.name, {}).get("quality") != read(run).get("quality"):
-            found[run.name] = read(run) | {"made on": surroundings()}
+    here = [path.parent for path in config.folder.glob("*-*/quality.json")]
+    # The user's own runs may lie here, too.
+    for run in (run for run in here if stem(run) in order and stem(run) != run.name):
+        files = read(run)
+        if found.get(run.name, {}).get("quality") != files.get("quality"):
+            found[run.name] = files | {"made on": surroundings()}
     names = sorted(found, key=lambda name: (order.index(stem(pathlib.Path(name))), int(name.rpartition("-")[2])))
     if not names:
         raise ValueError(f"{config.folder} holds no finished runs that were judged: there is no table")
