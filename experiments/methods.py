@@ -120,7 +120,7 @@ SETTINGS = {
     "fashion-mnist": Setting(
         "fashion_mnist",
         "quick",
-        USUAL,
+        usual(32, flow="", tangents="--network.embed-scale 10"),
         pairs=4000,
         grid=32,
         features="experiments/features/fashion_mnist.safetensors",
