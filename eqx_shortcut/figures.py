@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,18 +102,14 @@ def quality_plot(
         if any(len(v) > 1 for v in values):
             low, high = [v.min() for v in values], [v.max() for v in values]
             axes.fill_between(steps, low, high, color=color, alpha=0.25, linewidth=0)
-    for i, level in enumerate([] if floor is None else np.atleast_1d(floor)):
-        axes.axhline(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "real against real")
+    _floors(axes.axhline, [] if floor is None else np.atleast_1d(floor))
     steps = sorted({n for curve in curves.values() for n in curve})
     axes.set(xscale="log", xticks=steps, xticklabels=[str(n) for n in steps], xlabel=against, ylabel=measure)
     low, high = axes.dataLim.intervaly
     if low > 0 and high > 2 * low:
         axes.set_yscale("log")
-        ticks = _ticks(*axes.get_ylim())
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
+        _ticks(axes.yaxis)
+    _frame(axes)
     if len(curves) > 4:
         figure.set_figwidth(8)
         figure.legend(loc="outside right upper", frameon=False)
@@ -144,27 +140,35 @@ def dot_plot(
             axes.plot([values.min(), values.max()], [row, row], color=color, linewidth=3, alpha=0.4, solid_capstyle="butt")
         means, places = [values.mean() for _, values in found], [row for row, _ in found]
         axes.plot(means, places, marker, color=color, markersize=6, label=f"{n} step{'s'[: n > 1]}")
-    for i, level in enumerate(floor):
-        axes.axvline(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "real against real")
+    _floors(axes.axvline, floor)
     axes.set(xscale="log", xlabel=measure, yticks=range(len(curves)), yticklabels=list(curves))
-    ticks = _ticks(*axes.get_xlim())
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    _ticks(axes.xaxis)
+    _frame(axes)
     axes.invert_yaxis()
-    axes.grid(color="0.9", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper right", frameon=False, ncols=len(steps) + 1)
     write_figure(path, figure)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def _floors(line: Any, levels: Iterable[float]) -> None:
+    for i, level in enumerate(levels):
+        line(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "real against real")
+
+
+def _ticks(axis: Any) -> None:
     # A distance spans a fraction of a decade or several: the finest of these with few enough marks.
+    low, high = axis.get_view_interval()
     for digits in ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         ticks = [float(f"{digit}e{decade}") for decade in decades for digit in digits]
         if len(ticks := [tick for tick in ticks if low <= tick <= high]) <= 10:
             break
-    return ticks
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+
+
+def _frame(axes: Any) -> None:
+    axes.minorticks_off()
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def loss_plot(records: Sequence[Mapping[str, Any]], path: storage.Path) -> None:

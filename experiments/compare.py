@@ -116,7 +116,7 @@ def main(config: Config) -> None:
     plans = {cell: commands(config, cell, lengths(config, cell.method, budget, costs)) for cell in cells}
     # Those with a flow-matching model of their own seed share it: made first, it is not made twice at once.
     shared = dict.fromkeys(plan[0] for plan in plans.values() if len(plan) > 1)
-    missing = {words for plan in plans.values() for words in plan if not finished(words)}
+    missing = {words for words in dict.fromkeys(itertools.chain(*plans.values())) if not finished(words)}
     failed: list[str] = []
     with tqdm(total=len(plans) + len(shared), desc="runs", unit="run", dynamic_ncols=True) as bar:
         for jobs in ([[first] for first in shared], [plan[plan[0] in shared :] for plan in plans.values()]):

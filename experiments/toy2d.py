@@ -5,7 +5,7 @@
 
 Writes RUNS/toy2d/NAME/: map.png (the map of one step, the way of many, samples in 1, 2, 4 and 128 steps), their sliced
 Wasserstein distances in quality.json, metrics.jsonl, loss.png. An objective that distils has its teacher trained first, by flow
-matching with the same settings. `toy2d_table.py` compares all objectives; `summary.py runs/toy2d` what was trained.
+matching with the same settings. `toy2d_table.py` compares all objectives; `plot_quality.py runs/toy2d/*` runs of it.
 """
 
 import dataclasses

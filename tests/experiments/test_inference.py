@@ -318,7 +318,7 @@ def test_guidance_that_a_network_contains_is_said_not_to_apply(base):
 
 
 def test_help_comes_before_anything_heavy_is_imported():
-    names = ("sample", "interpolate", "trajectory", "export", "plot_quality", "summary")
+    names = ("sample", "interpolate", "trajectory", "export", "plot_quality")
     code = f"""
 import runpy, sys
 sys.path.insert(0, {str(EXPERIMENTS)!r})
@@ -405,7 +405,6 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path):
     assert "let its name end in .png or .svg or .pdf" in refused("plot_quality", one, "--out", tmp_path / "figure.jpg")
     (one / "quality.json").write_text('{"results": [{}]}')
     assert "cannot be read" in refused("plot_quality", one, *line)
-    assert "no finished runs named NAME-SEED" in refused("summary", tmp_path)
 
 
 def test_figures_are_of_the_format_that_their_name_says_and_the_same_again(tmp_path):
@@ -417,12 +416,3 @@ def test_figures_are_of_the_format_that_their_name_says_and_the_same_again(tmp_p
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     said = done("plot_quality", runs[2], "--measure", "KID", "--title", "distance of kernels", "--out", tmp_path / "kid.svg")
     assert "| KID | 1 step | 8 steps |" in said and "| b, 1 seed | -2 | -3 |" in said
-
-
-def test_a_summary_is_the_same_table_with_every_figure_behind_it(tmp_path):
-    runs = [write_results(tmp_path / f"a-{seed}", {1: 3.0 + seed}) for seed in (0, 1)]
-    write_results(tmp_path / "without-seed", {1: 1.0})
-    out = done("summary", tmp_path, "--out", tmp_path / "summary.json")
-    assert out.strip() == results.table(results.compare(runs))
-    stored = json.loads((tmp_path / "summary.json").read_text())
-    assert stored == {"a": {seed: json.loads((tmp_path / f"a-{seed}" / "quality.json").read_text()) for seed in "01"}}
