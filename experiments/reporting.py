@@ -1,7 +1,9 @@
 """What compare.py makes of runs: tables, figures, samples, and the record of how each was made."""
 
+import datetime
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
@@ -42,7 +44,8 @@ def report(config: "Config", budget: int, costs: Mapping[str, float] | None, mad
     for run in (run for run in here if stem(run) in order and stem(run) != run.name):
         files = read(run)
         if found.get(run.name, {}).get("quality") != files.get("quality"):
-            found[run.name] = files | {"made on": surroundings()}
+            date = datetime.date.fromtimestamp((run / "quality.json").stat().st_mtime)
+            found[run.name] = files | {"made on": {"date": f"{date}", **surroundings()}}
     names = sorted(found, key=lambda name: (order.index(stem(pathlib.Path(name))), int(name.rpartition("-")[2])))
     if not names:
         raise ValueError(f"{config.folder} holds no finished runs that were judged: there is no table")
@@ -86,6 +89,6 @@ def surroundings() -> dict[str, Any]:
 
     import eqx_shortcut
 
+    found = {"chip": jax.devices()[0].device_kind, "cores": os.cpu_count(), "machine": platform.machine()}
     versions = {name: importlib.metadata.version(name) for name in ("jax", "equinox", "optax")}
-    chip, machine, python = jax.devices()[0].device_kind, platform.machine(), platform.python_version()
-    return {"chip": chip, "machine": machine, "python": python, "eqx_shortcut": eqx_shortcut.__version__, **versions}
+    return {**found, "python": platform.python_version(), "eqx_shortcut": eqx_shortcut.__version__, **versions}

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 
 import pytest
@@ -125,6 +126,7 @@ def test_a_run_is_finished_if_it_is_the_one_that_was_asked_for(tmp_path: pathlib
 def test_a_table_keeps_the_runs_that_were_made_elsewhere(tmp_path: pathlib.Path) -> None:
     config = Config("digits", runs=tmp_path / "runs", out=tmp_path)
     made(commands(config, Cell("shortcut", 0), [2500])[0])
+    os.utime(tmp_path / "runs" / "digits" / "shortcut-0" / "quality.json", (981201600, 981201600))
     # The user's own, not one of a seed.
     made(("python", "digits.py", "objective:flow-matching", "--runs", str(tmp_path / "runs"), "--name", "flow-matching"))
     stored = {"shortcut-1": {"quality": quality(2.0)}, "flow-matching-0": {"quality": quality(8.0), "made on": "a GPU"}}
@@ -142,6 +144,7 @@ def test_a_table_keeps_the_runs_that_were_made_elsewhere(tmp_path: pathlib.Path)
     assert again["commands"] == {"shortcut-1": ["python"], "shortcut-0": ["python too"]}
     assert list(again["runs"]) == ["flow-matching-0", "shortcut-0", "shortcut-1"]
     assert again["runs"]["flow-matching-0"]["made on"] == "a GPU" and again["runs"]["shortcut-0"]["made on"]["chip"] == "cpu"
+    assert again["runs"]["shortcut-0"]["made on"]["date"] == "2001-02-03"
     for other, steps in ((config, 100), (dataclasses.replace(config, data="digits-ablations"), 2500)):
         with pytest.raises(ValueError, match=r"table.json is another table: .*--out"):
             check_table(other, steps, None)
