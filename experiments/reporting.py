@@ -80,7 +80,7 @@ def draw(runs: Sequence[pathlib.Path], steps: int, path: pathlib.Path) -> None:
     from eqx_shortcut import figures
 
     images = [np.asarray(eqx_shortcut.sample(eqx_shortcut.load(run), jax.random.key(0), COLUMNS, steps=steps)) for run in runs]
-    figures.grid(np.stack(images), path, labels=[stem(run) for run in runs], side=32)
+    figures.grid(np.stack(images), path, labels=[stem(run) for run in runs])
 
 
 def surroundings() -> dict[str, Any]:
