@@ -53,12 +53,12 @@ class Setting:
     """What the figure shows, and the first table."""
 
 
-def usual(grid: int, *, flow: str, tangents: str) -> dict[str, Method]:
+def usual(grid: int, *, flow: str = "") -> dict[str, Method]:
     """All methods on a data set whose preset is tuned for shortcut models, with `grid` steps on the finest grid.
 
-    `flow` is what else flow matching and diffusion are told, and `tangents` the methods with a derivative in their target.
+    `flow` is what else flow matching and diffusion are told. Methods with a derivative in their target have slower sinusoids.
     """
-    discrete, continuous = f"--objective.steps {grid}", "--network.step linear"
+    discrete, continuous, tangents = f"--objective.steps {grid}", "--network.step linear", "--network.embed-scale 10"
     return {
         TEACHER: Method(f"objective:flow-matching {discrete} {flow}"),
         "diffusion": Method(f"objective:diffusion --objective.clip 1 {flow}"),
@@ -106,10 +106,8 @@ ABLATIONS = {
 """Shortcut models as the digits' preset has them, but for what is said: averages of the weights as targets, no weight decay,
 every 2nd row a bootstrap row, 5 step sizes of them (32 steps), inputs times 100, a decay of 0.95 and no guidance."""
 
-USUAL = usual(32, flow="--optimizer.lr 4e-3", tangents="--network.embed-scale 10")
-
 SETTINGS = {
-    "digits": Setting("digits", "default", USUAL, pairs=4000, grid=32),
+    "digits": Setting("digits", "default", usual(32, flow="--optimizer.lr 4e-3"), pairs=4000, grid=32),
     "digits-ablations": Setting(
         "digits",
         "default",
@@ -120,7 +118,7 @@ SETTINGS = {
     "fashion-mnist": Setting(
         "fashion_mnist",
         "quick",
-        usual(32, flow="", tangents="--network.embed-scale 10"),
+        usual(32),
         pairs=4000,
         grid=32,
         features="experiments/features/fashion_mnist.safetensors",
@@ -130,7 +128,7 @@ SETTINGS = {
     "cifar10": Setting(
         "cifar10",
         "compare",
-        usual(128, flow="", tangents="--network.embed-scale 10"),
+        usual(128),
         pairs=20_000,
         grid=128,
         features="efficientnet",
