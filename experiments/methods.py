@@ -15,6 +15,7 @@ from config import Config
 
 EXPERIMENTS = pathlib.Path(__file__).parent
 TEACHER = "flow-matching"
+ORIGINAL = "--objective.steps 128 --objective.bootstrap-every 8 --network.embed-scale 1 --ema-decay 0.999"
 
 
 class Method(NamedTuple):
@@ -63,9 +64,7 @@ def usual(grid: int, *, flow: str = "") -> dict[str, Method]:
         TEACHER: Method(f"objective:flow-matching {discrete} {flow}"),
         "diffusion": Method(f"objective:diffusion --objective.clip 1 {flow}"),
         "shortcut": Method("objective:shortcut"),
-        "shortcut-original": Method(
-            "objective:shortcut --objective.steps 128 --objective.bootstrap-every 8 --network.embed-scale 1 --ema-decay 0.999"
-        ),
+        "shortcut-original": Method(f"objective:shortcut {ORIGINAL}"),
         "progressive-distillation": Method(f"objective:progressive-distillation {discrete}", teacher=True),
         "consistency-distillation": Method(f"objective:consistency-distillation {discrete}", teacher=True),
         "consistency-training": Method(f"objective:consistency-training {discrete}"),
@@ -87,7 +86,8 @@ def usual(grid: int, *, flow: str = "") -> dict[str, Method]:
 
 ABLATIONS = {
     "shortcut": "",
-    "shortcut-original": "--objective.steps 128 --objective.bootstrap-every 8 --network.embed-scale 1 --ema-decay 0.999",
+    "shortcut-original": ORIGINAL,
+    "shortcut-original-online-targets": f"{ORIGINAL} --objective.no-bootstrap-ema",
     "online-targets": "--objective.no-bootstrap-ema",
     "weight-decay-0.1": "--optimizer.weight-decay 0.1",
     "bootstrap-every-4": "--objective.bootstrap-every 4",
@@ -100,6 +100,7 @@ ABLATIONS = {
     "embed-scale-10": "--network.embed-scale 10",
     "ema-decay-0.99": "--ema-decay 0.99",
     "ema-decay-0.999": "--ema-decay 0.999",
+    "ema-decay-0.999-online-targets": "--ema-decay 0.999 --objective.no-bootstrap-ema",
     "guidance-finest": "--objective.guidance 1.5 --quality.guidance 1.5",
     "guidance-all": "--objective.guidance 1.5 --objective.guide-all --quality.guidance 1.5",
 }

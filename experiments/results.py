@@ -54,10 +54,7 @@ def compared(found: Mapping[pathlib.Path, Sequence[Row]], measure: str | None = 
             name = ", ".join([names[i] if names else stem(run), *(f"{key} {row.protocol.get(key)}" for key in own)])
             curves.setdefault(name, {}).setdefault(row.steps, []).append(row.measures[measure])
     first = {run: rows[0].protocol for run, rows in kept.items()}
-    notes = [
-        f"{key}: {', '.join(f'{protocol.get(key)} ({run.name})' for run, protocol in first.items())}"
-        for key in _differing(first.values())
-    ]
+    notes = [_note(key, first) for key in _differing(first.values())]
     judged = [row for rows in kept.values() for row in rows if measure in row.floor]
     floors = {float(f"{row.floor[measure]:.3g}"): _real(row.protocol) for row in judged}
     return Comparison(measure, curves, dict(sorted(floors.items())), notes)
@@ -127,6 +124,14 @@ def table(comparison: Comparison) -> str:
         lines.append(f"| {name}, {seeds} seed{'s'[: seeds > 1]} | " + " | ".join(cells) + " |")
     lines += [f"| {real} | {floor:.3g}" + " |" * len(steps) for floor, real in comparison.floors.items()]
     return "\n".join(lines)
+
+
+def _note(key: str, protocols: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
+    """Which runs have which value of a setting."""
+    values: dict[str, list[str]] = {}
+    for run, protocol in protocols.items():
+        values.setdefault(f"{protocol.get(key)}", []).append(run.name)
+    return f"{key}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
 
 
 def _real(protocol: dict[str, Any]) -> str:

@@ -392,7 +392,8 @@ def test_an_evaluation_comes_before_what_training_measured_and_each_guidance_is_
     assert results.compare([run], "frechet").curves == {"a": {1: [3]}}
     other = write_results(tmp_path / "b", {1: 2.0}, samples=20)
     assert results.compare([run, other]).measure == "frechet"
-    assert results.compare([run, other]).notes == ["samples: 10 (a-0), 20 (b)"]
+    third = write_results(tmp_path / "c", {1: 2.0})
+    assert results.compare([run, other, third]).notes == ["samples: 10 (a-0, c); 20 (b)"]
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path):
