@@ -102,10 +102,17 @@ def adopted(network: DiT, other: Trained, run: pathlib.Path) -> DiT:
     different = [text for text in different if text.split()[0] not in free]
     if different:
         raise ValueError(f"{run} has another network ({'; '.join(different)}): use the same --network options")
-    held = source if only is None else source.held_at(only)
-    taken = jax.tree.unflatten(jax.tree.structure(network), jax.tree.leaves(held))
-    # A checkpoint is read onto one device, the state may lie on several.
-    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), taken, network)
+    # A checkpoint is read onto one device. The state may lie on several, and what is computed for them has to lie there, too.
+    source = laid_out(source, network)
+    held = source if only is None else laid_out(source.held_at(only), network)
+    return jax.tree.unflatten(jax.tree.structure(network), jax.tree.leaves(held))
+
+
+def laid_out(network: DiT, like: DiT) -> DiT:
+    """A network whose arrays lie on the devices of those of another."""
+    arrays, structure = jax.tree.flatten(network)
+    leaves = [jax.device_put(array, other.sharding) for array, other in zip(arrays, jax.tree.leaves(like), strict=True)]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def copied(network: DiT) -> DiT:

@@ -173,8 +173,11 @@ def test_a_budget_too_small_for_two_phases_is_refused_before_training() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_table_figure_and_samples(tmp_path: pathlib.Path) -> None:
-    args = f"digits --steps 4 --methods shortcut reflow --workers 2 --out {tmp_path}/out --runs {tmp_path}/runs".split()
-    assert in_process("compare", args)[0] == 0
+    tiny = "--more=--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --quality.count 64"
+    where = f"--out {tmp_path}/out --runs {tmp_path}/runs"
+    args = [*f"digits --steps 4 --methods shortcut reflow --workers 2 {where}".split(), tiny]
+    code, _, said = in_process("compare", args)
+    assert code == 0, said
     record = json.loads((tmp_path / "out" / "table.json").read_text())
     assert list(record["runs"]) == ["shortcut-0", "reflow-0"]
     quality = record["runs"]["reflow-0"]["quality"]

@@ -60,6 +60,21 @@ def test_weights_that_know_one_step_are_the_same_function_at_every_step(objectiv
     assert taken.config == NETWORK
 
 
+@pytest.mark.parametrize("objective", [FlowMatching(steps=8), Shortcut(steps=8)])
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 8}])
+def test_weights_are_taken_to_the_devices_of_a_run(objective, sizes):
+    """Read onto one device, where the run's own mesh is set: what is computed of them lies on all."""
+    mesh, other = sharding.make_mesh(**sizes), other_of(objective)
+    other = dataclasses.replace(other, network=jax.device_put(other.network, jax.devices()[0]))
+    network, expected = network_of(), adopted(network_of(), other, HERE)
+    spread = sharding.lay_out(network, mesh)
+    with jax.set_mesh(mesh):
+        taken = adopted(spread, other, HERE)
+    for leaf, place, value in zip(*map(jax.tree.leaves, (taken, spread, expected)), strict=True):
+        assert leaf.sharding == place.sharding and len(leaf.devices()) == 8
+        np.testing.assert_allclose(leaf, value, atol=1e-6)
+
+
 def test_weights_that_know_many_steps_are_taken_as_they_are():
     other = other_of(Shortcut(steps=8), dropout=0.1, remat="mlp", unroll=2, precision="bfloat16")
     taken = adopted(network_of(), other, HERE)
