@@ -10,6 +10,7 @@ run with the commands that make it, and those that were there before), quality.p
 samples-4.png of the first seed: the same noise down the columns, a row a method. Run it in the repository.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import itertools
@@ -20,7 +21,7 @@ import queue
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
 import tyro
@@ -121,12 +122,14 @@ def main(config: Config) -> None:
     with tqdm(total=len(plans) + len(shared), desc="runs", unit="run", dynamic_ncols=True) as bar:
         for jobs in ([[first] for first in shared], [plan[plan[0] in shared :] for plan in plans.values()]):
             for problem in worked([[words for words in job if words in missing] for job in jobs], config.workers):
-                failed += [problem] * bool(problem)
+                if problem and problem not in failed:
+                    failed.append(problem)
+                    bar.write(problem, file=sys.stderr)  # at once: the others may take hours
                 bar.update()
     record = {cell.name: [shlex.join(words) for words in plan] for cell, plan in plans.items()}
     report(config, budget, costs, record)
     if failed:
-        raise ValueError("; ".join(dict.fromkeys(failed)))
+        raise ValueError(f"{len(failed)} of the commands failed, as said above: the same again tries only these")
 
 
 def read_costs(config: Config) -> dict[str, float] | None:
@@ -208,19 +211,31 @@ def finished(words: Command) -> bool:
 
 
 def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
-    """Runs the commands of each job in order, so many jobs at once; yields after each what went wrong, or nothing."""
+    """Runs the commands of each job in order, so many jobs at once; yields after each what went wrong, or nothing.
+
+    On a terminal each worker has a line, with what its command says.
+    """
+    from tqdm import tqdm
+
     shares: queue.SimpleQueue[set[int]] = queue.SimpleQueue()
     pinned = workers > 1 and hasattr(os, "sched_setaffinity")
     cores = sorted(os.sched_getaffinity(0)) if pinned else []
+    lines: queue.SimpleQueue[tqdm] = queue.SimpleQueue()
     for i in range(workers):
         shares.put(set(cores[i::workers]) or set(cores))
+        lines.put(tqdm(position=i + 1, bar_format="{desc}", leave=False, disable=None, dynamic_ncols=True))
 
     def begin() -> None:
         if pinned:
             os.sched_setaffinity(0, shares.get())  # of this thread, and of the processes that it starts
 
     def work(job: list[Command]) -> str:
-        return next(filter(None, map(problem_of, job)), "")
+        line = lines.get()
+        try:
+            return next(filter(None, (problem_of(words, line.set_description_str) for words in job)), "")
+        finally:
+            line.set_description_str()
+            lines.put(line)
 
     with concurrent.futures.ThreadPoolExecutor(workers, initializer=begin) as pool:
         futures = [pool.submit(work, job) for job in jobs]
@@ -230,15 +245,19 @@ def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
             pool.shutdown(cancel_futures=True)
 
 
-def problem_of(words: Command) -> str:
-    """Runs a command; what it said last if it failed, or nothing."""
+def problem_of(words: Command, tell: Callable[[str], None]) -> str:
+    """Runs a command and tells what it says meanwhile; what it said last if it failed, or nothing."""
     script = EXPERIMENTS / f"{pathlib.Path(words[1]).stem}.py"
-    done = subprocess.run([sys.executable, str(script), *words[2:]], capture_output=True, text=True, check=False)
-    if not done.returncode:
-        return ""
-    # Also of what tyro says in a frame.
-    said = [text for line in done.stderr.replace("\r", "\n").splitlines() if (text := line.strip("│╭╰╮╯─ "))]
-    return f"{shlex.join(words)} failed: {'; '.join(said[-2:]) or f'exit code {done.returncode}'}"
+    name = dict(itertools.pairwise(words)).get("--name", script.stem)
+    last: collections.deque[str] = collections.deque(maxlen=2)
+    whole, silent, pipe = [sys.executable, str(script), *words[2:]], subprocess.DEVNULL, subprocess.PIPE
+    # As text, so that a bar that is drawn again is a line, too.
+    with subprocess.Popen(whole, stdout=silent, stderr=pipe, text=True) as child:
+        for line in child.stderr or ():
+            if text := line.strip("│╭╰╮╯─ \n"):  # also of what tyro says in a frame
+                last.append(text)
+                tell(f"{name}: {text}")
+    return f"{shlex.join(words)} failed: {'; '.join(last) or f'exit code {child.returncode}'}" if child.returncode else ""
 
 
 if __name__ == "__main__":
