@@ -12,6 +12,9 @@ from .rows import dealt, parts, rows, where_rows
 from .steps import predict
 from .types import Cond, Field
 
+Interval = tuple[float | Float[Array, ""], float | Float[Array, ""]]
+"""Two times of [0, 1]."""
+
 
 class Guided(eqx.Module):
     """A condition together with the guidance that the network is told: a scale, and the times at which it holds.
@@ -61,7 +64,7 @@ def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, "
     return Guided(cond, scale, start, jax.random.uniform(k_stop, t.shape, t.dtype, 0.5, 1))
 
 
-def told(field: Field, scale: float | Float[Array, ""], *, interval: tuple[float, float] = (0.0, 1.0)) -> Field:
+def told(field: Field, scale: float | Float[Array, ""], *, interval: Interval = (0.0, 1.0)) -> Field:
     """The field of a network trained with `Guided` conditions, told that scale and interval beside each condition."""
 
     def at_scale(x, t, d, cond):
@@ -86,7 +89,7 @@ def guided_velocity(
     """
     if guidance is None:
         return v
-    scale, mix, (start, stop) = guidance
+    scale, mix, interval = guidance
     unmixed = isinstance(mix, float | int) and mix == 0
 
     def row(value):
@@ -99,7 +102,7 @@ def guided_velocity(
     else:
         both = predict(field, *_interleave((*asked, cond), (*asked, nothing))).reshape(x.shape[0], 2, *x.shape[1:])
         mixed = row(scale) * v + row(mix) * both[:, 0] + row(1 - scale - mix) * both[:, 1]
-    applies = (t >= start) & (t <= stop) & ~_same(cond, nothing, t.shape)
+    applies = _within(t, interval) & ~_same(cond, nothing, t.shape)
     return where_rows(applies, jax.lax.stop_gradient(mixed), v)
 
 
@@ -119,13 +122,22 @@ def drop_condition(key: PRNGKeyArray, cond: Cond, null: Cond, rate: float, n: in
     return where_rows(drop, _null_rows(cond, null, f"dropout={rate}"), cond)
 
 
-def guided(field: Field, scale: float | Float[Array, ""], null: Cond, *, first: int | None = None, groups: int = 1) -> Field:
+def guided(
+    field: Field,
+    scale: float | Float[Array, ""],
+    null: Cond,
+    *,
+    interval: Interval | None = None,
+    first: int | None = None,
+    groups: int = 1,
+) -> Field:
     """The field `u(null) + scale (u(cond) - u(null))`, evaluated in one call on both conditions.
 
-    `null` is the condition without its batch axis; `first` guides only that many rows and leaves the others conditional: the
-    leading ones, or, of a batch of `groups` equal parts, those dealt first (see `rows.dealt`). Then a batch sharded over
-    devices moves no row, and a few more rows are evaluated than guided. A concrete scale of 1 is the conditional field itself,
-    of 0 the unconditional one: no second evaluation.
+    `null` is the condition without its batch axis. At times outside of `interval` the field is the conditional one
+    (Kynkaanniemi et al. 2024). `first` guides only that many rows and leaves the others conditional: the leading ones, or, of a
+    batch of `groups` equal parts, those dealt first (see `rows.dealt`). Then a batch sharded over devices moves no row, and a
+    few more rows are evaluated than guided. A concrete scale of 1 is the conditional field itself, of 0 at all times the
+    unconditional one: no second evaluation.
     """
     if first == 0 or (isinstance(scale, float | int) and scale == 1):
         return field
@@ -137,7 +149,8 @@ def guided(field: Field, scale: float | Float[Array, ""], null: Cond, *, first: 
         twice = _interleave((x, t, d, cond), (x, t, d, _null_rows(cond, null, f"guidance={scale}")))
         both = field(*twice)
         both = both.reshape(x.shape[0], 2, *both.shape[1:])
-        return _extrapolate(both[:, 0], both[:, 1], scale)
+        found = _extrapolate(both[:, 0], both[:, 1], scale)
+        return found if interval is None else where_rows(_within(t, interval), found, both[:, 0])
 
     def some_rows(x, t, d, cond):
         n = x.shape[0]
@@ -151,13 +164,18 @@ def guided(field: Field, scale: float | Float[Array, ""], null: Cond, *, first: 
         out = field(*joined)
         out = out.reshape(len(chosen), width + count, *out.shape[1:])
         u, u_null = out[:, :count], out[:, width:]
-        mask = chosen[:, :count].reshape(*chosen[:, :count].shape, *(1,) * (out.ndim - 2))
-        lead = jnp.where(mask, _extrapolate(u, u_null, scale), u)
+        mask = chosen[:, :count] if interval is None else chosen[:, :count] & _within(split[1][:, :count], interval)
+        lead = jnp.where(mask.reshape(*mask.shape, *(1,) * (out.ndim - 2)), _extrapolate(u, u_null, scale), u)
         return jnp.concatenate([lead, out[:, count:width]], axis=1).reshape(n, *out.shape[2:])
 
     if first is not None:
         return some_rows
-    return unconditional if isinstance(scale, float | int) and scale == 0 else all_rows
+    return unconditional if isinstance(scale, float | int) and scale == 0 and interval is None else all_rows
+
+
+def _within(t, interval):
+    start, stop = interval
+    return (t >= start) & (t <= stop)
 
 
 def _extrapolate(u, u_null, scale):

@@ -68,6 +68,7 @@ def sample(
     first: int = 0,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     guidance: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
     batch: int = 256,
 ) -> Float[Array, "count *shape"]:
@@ -75,8 +76,10 @@ def sample(
 
     `labels` is one label each, one for all, or None for labels in turn (for no label, if the run was trained so).
     `guidance` other than 1 extrapolates from unlabelled to labelled velocity, except where the objective does not allow it
-    (`model.objective.guides(steps)` is False), unless `guide_always`. A network that is told its scale (`model.objective.told`)
-    is told `guidance`, which costs no second evaluation; it must be one of the scales of its training.
+    (`model.objective.guides(steps)` is False), unless `guide_always`, and at steps that start at a time outside of
+    `guidance_interval`, two times of [0, 1] (Kynkaanniemi et al. 2024). A network that is told its scale
+    (`model.objective.told`) is told `guidance` and, if it learnt others than one, the interval, which costs no second
+    evaluation; both must be among those of its training.
 
     Sample `i` depends on the key and `i` alone, not on `count` or `batch`.
     """
@@ -96,6 +99,7 @@ def sample(
             places=first + places,
             labels=labels[jnp.minimum(places, count - 1)],
             guidance=guidance,
+            guidance_interval=guidance_interval,
             guide_always=guide_always,
         )
         parts.append(images[: count - start])
@@ -116,6 +120,7 @@ def sample_from(
     places: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     guidance: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
 ) -> Float[Array, "batch *shape"]:
     """What `sample` makes of this noise as its samples number `places` (0, 1, ... if None), all at once.
@@ -124,8 +129,8 @@ def sample_from(
     `jax.jit` labels are taken as they are, in range or not.
     """
     places = jnp.arange(noise.shape[0]) if places is None else places
-    labels, scale = _settled(model, places, labels, steps, guidance, guide_always)
-    return _advanced(model, key, noise, places, labels, _part(steps, 0, steps), scale)
+    labels, guiding = _settled(model, places, labels, steps, guidance, guidance_interval, guide_always)
+    return _advanced(model, key, noise, places, labels, _part(steps, 0, steps), guiding)
 
 
 class Trajectory(NamedTuple):
@@ -146,6 +151,7 @@ def trajectory(
     places: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     guidance: float = 1.0,
+    guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
 ) -> Trajectory:
     """The way of the samples of `sample_from`: where they are after so many of their `steps`, `points` in rising order.
@@ -155,29 +161,50 @@ def trajectory(
     if sorted(points) != list(points) or not points or points[0] < 0 or points[-1] > steps:
         raise ValueError(f"points={points}: name one or more of 0 to {steps} in rising order")
     places = jnp.arange(noise.shape[0]) if places is None else places
-    labels, scale = _settled(model, places, labels, steps, guidance, guide_always)
+    labels, guiding = _settled(model, places, labels, steps, guidance, guidance_interval, guide_always)
     x, done, found, data = noise, 0, [], []
     for point in points:
-        x, done = _advanced(model, key, x, places, labels, _part(steps, done, point), scale), point
+        x, done = _advanced(model, key, x, places, labels, _part(steps, done, point), guiding), point
         found.append(x)
-        data.append(x if point == steps else _ahead(model, x, jnp.full(x.shape[0], point / steps), labels, scale))
+        data.append(x if point == steps else _ahead(model, x, jnp.full(x.shape[0], point / steps), labels, guiding))
     return Trajectory(jnp.asarray(points, jnp.float32) / steps, jnp.stack(found), jnp.stack(data))
 
 
-def _settled(model, places, labels, steps, guidance, guide_always):
+class _Guiding(NamedTuple):
+    scale: Float[Array, ""]
+    interval: tuple[Float[Array, ""], Float[Array, ""]] | None
+
+
+def _settled(model, places, labels, steps, guidance, interval, guide_always):
     if steps < 1:
         raise ValueError(f"steps={steps}: a sample takes at least 1 step")
-    check_guidance(model.objective, guidance)
-    applies = guidance != 1 and (guide_always or model.objective.guides(steps))
-    return _labels(model, labels, places), jnp.float32(guidance) if applies else None
+    check_guidance(model.objective, guidance, interval)
+    if guidance == 1 or not (guide_always or model.objective.guides(steps)):
+        return _labels(model, labels, places), None
+    times = interval if interval is None else (jnp.float32(interval[0]), jnp.float32(interval[1]))
+    return _labels(model, labels, places), _Guiding(jnp.float32(guidance), times)
 
 
-def check_guidance(objective: Objective, guidance: float) -> None:
-    """Raises ValueError for a scale that a network which is told one does not know from its training."""
-    if (scales := objective.told) is not None and not scales.low <= guidance <= scales.high:
+def check_guidance(objective: Objective, guidance: float, interval: tuple[float, float] | None = None) -> None:
+    """Raises ValueError for times that are none, and for what a network that is told its guidance has not learnt."""
+    scales, (start, stop) = objective.told, interval or (0, 1)
+    if not 0 <= start <= stop <= 1:
+        raise ValueError(f"guidance_interval={interval}: name two times of 0 to 1, the first one first")
+    if scales is not None and not scales.low <= guidance <= scales.high:
         raise ValueError(
             f"guidance {guidance:g} is not in {scales.low:g} to {scales.high:g}, the scales that the network is told in "
             "training: choose one of those"
+        )
+    if scales is None or interval is None:
+        return
+    if not scales.intervals and interval != scales.interval:
+        raise ValueError(
+            f"guidance_interval={interval}: the network learnt guidance at times {scales.interval} and is told no others: "
+            "leave the interval out"
+        )
+    if scales.intervals and not start <= 0.5 <= stop:
+        raise ValueError(
+            f"guidance_interval={interval}: the network is told times before and after 0.5 in training: choose such an interval"
         )
 
 
@@ -209,28 +236,29 @@ def _part(*numbers):
     return Part(*map(jnp.int32, numbers))
 
 
-def _view(model, scale):
-    if scale is None:
+def _view(model, guiding):
+    if guiding is None:
         return model.field
+    scale, interval = guiding
     if (scales := model.objective.told) is not None:
-        return told(model.field, scale, interval=scales.interval)
-    return guided(model.field, scale, model.network.null)
+        return told(model.field, scale, interval=scales.interval if interval is None else interval)
+    return guided(model.field, scale, model.network.null, interval=interval)
 
 
 @eqx.filter_jit
-def _advanced(model, key, x, places, labels, part, scale):
+def _advanced(model, key, x, places, labels, part, guiding):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
         return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), places, model.shape)
 
     x, labels = sharding.spread((x, labels))
-    return sharding.whole(model.objective.sample(_view(model, scale), x, labels, steps=part, renoise=renoise))
+    return sharding.whole(model.objective.sample(_view(model, guiding), x, labels, steps=part, renoise=renoise))
 
 
 @eqx.filter_jit
-def _ahead(model, x, t, labels, scale):
+def _ahead(model, x, t, labels, guiding):
     x, t, labels = sharding.spread((x, t, labels))
-    return sharding.whole(step(_view(model, scale), x, t, 1 - t, labels))
+    return sharding.whole(step(_view(model, guiding), x, t, 1 - t, labels))
 
 
 @partial(jax.jit, static_argnums=2)

@@ -26,6 +26,8 @@ from opening import Weights, command, decoder
 from places import Place
 from results import floor_key
 
+TIMES = "times of guidance"
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -44,6 +46,8 @@ class Config(Measuring):
     """Numbers of sampling steps."""
     guidance: tuple[float, ...] = (1.0,)
     """Guidance scales; 1 is none."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
     guide_always: bool = False
     """Apply them also at step sizes where the network contains the guidance it was trained with."""
     count: int = 50_000
@@ -219,6 +223,7 @@ def described(
 ) -> dict[str, Any]:
     """What defines a row of the table."""
     applied = guidance == 1 or config.guide_always or model.objective.guides(steps)
+    between = config.guidance_interval if guidance != 1 else None
     return {
         "steps": steps,
         "guidance": guidance,
@@ -235,6 +240,7 @@ def described(
             "statistics": real.hash[:16],
             "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
             "neighbours among": str(config.neighbours),
+            **({} if between is None else {TIMES: "{:g} to {:g}".format(*between)}),
         },
     }
 
@@ -244,7 +250,8 @@ def measured(
 ) -> dict[str, float]:
     """The measures of one row, in the first process."""
     steps, guidance = cell["steps"], cell["guidance"]
-    title = f"{cell['weights']} {model.step} steps {steps} guidance {guidance:g}"
+    times = f" {TIMES} {cell['protocol'][TIMES]}" if TIMES in cell["protocol"] else ""
+    title = f"{cell['weights']} {model.step} steps {steps} guidance {guidance:g}{times}"
     draw = sampler(config, model, labels, steps, guidance)
     return compared(config, title, cell, config.count, draw, features, real)
 
@@ -276,6 +283,7 @@ def sampler(config: Config, model: "Trained", labels: "np.ndarray", steps: int, 
                 places=at,
                 labels=chosen,
                 guidance=guidance,
+                guidance_interval=config.guidance_interval,
                 guide_always=config.guide_always,
             )
             yield np.asarray(decode(images))[: places.stop - start]

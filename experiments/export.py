@@ -97,6 +97,7 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
             steps=config.steps,
             labels=labels,
             guidance=config.guidance,
+            guidance_interval=config.guidance_interval,
             guide_always=config.guide_always,
         )
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))

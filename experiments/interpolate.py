@@ -71,6 +71,7 @@ def main(config: Config) -> None:
             places=jnp.full(config.points, 2 * row),
             labels=labels[row % len(labels)],
             guidance=config.guidance,
+            guidance_interval=config.guidance_interval,
             guide_always=config.guide_always,
         )
         rows.append(pictures(x))

@@ -27,6 +27,8 @@ class Opening:
     """Run folder."""
     guidance: float = 1.0
     """Guidance scale; 1 is none."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
     guide_always: bool = False
     """Apply it also at step sizes where the network contains the guidance it was trained with."""
     weights: Weights = "ema"
@@ -122,7 +124,8 @@ def guided_note(config: Opening, model: "Trained", steps: int) -> str:
     """The guidance of samples in so many steps, in words."""
     refused = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
     note = " (not applied: not what the network was trained for at this step size)" if refused else ""
-    return f"guidance {config.guidance}{note}"
+    times = "" if config.guidance_interval is None else " at times {:g} to {:g}".format(*config.guidance_interval)
+    return f"guidance {config.guidance}{times}{note}"
 
 
 def class_names(run: pathlib.Path) -> tuple[str, ...]:

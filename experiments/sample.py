@@ -118,6 +118,7 @@ def draw(config: Config, opened: Opened, wanted: list[int], steps: int, span: Sp
         steps=steps,
         labels=labels,
         guidance=config.guidance,
+        guidance_interval=config.guidance_interval,
         guide_always=config.guide_always,
         batch=len(places),
     )
@@ -152,6 +153,7 @@ def write_folder(config: Config, opened: Opened, labels: list[int], names: list[
     from eqx_shortcut import figures, settings
 
     several = {"seeds": config.seed, "count": config.count} if len(config.seed) > 1 else {"seeds": config.seed}
+    times = {"guidance_interval": config.guidance_interval} if config.guidance_interval else {}
     named = ("weights", "steps", "guidance", "guide_always")
     record = {
         "run": str(config.run),
@@ -159,6 +161,7 @@ def write_folder(config: Config, opened: Opened, labels: list[int], names: list[
         "labels": labels,
         **{key: getattr(config, key) for key in named},
         **several,
+        **times,
     }
     settings.settle(config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out")
     with ThreadPoolExecutor() as pool:

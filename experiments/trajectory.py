@@ -63,6 +63,7 @@ def main(config: Config) -> None:
             places=place,
             labels=labels[config.sample % len(labels)],
             guidance=config.guidance,
+            guidance_interval=config.guidance_interval,
             guide_always=config.guide_always,
         )
         for points in (way.x, way.data):

@@ -55,6 +55,17 @@ def test_calls_the_field_once(key, scale, first, calls):
     assert counted.calls == calls
 
 
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+@pytest.mark.parametrize("first", [None, 2, N])
+def test_outside_of_its_interval_guidance_leaves_the_conditional_field(key, scale, first):
+    x, _, d, cond = inputs(key)
+    t = jnp.array([0.1, 0.25, 0.3, 0.5, 0.75, 1.0])
+    u, u_null = field(x, t, d, cond), field(x, t, d, jnp.full_like(cond, NULL))
+    found = guided(field, scale, NULL, interval=(jnp.float32(0.25), 0.5), first=first)(x, t, d, cond)
+    applies = jnp.array([False, True, True, True, False, False]) & (jnp.arange(N) < (first or N))
+    np.testing.assert_allclose(found, jnp.where(applies[:, None], u_null + scale * (u - u_null), u), atol=1e-6)
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("first", [0, 1, 4, N])
 def test_first_guides_leading_rows_only(key, first, scale):

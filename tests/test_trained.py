@@ -14,7 +14,7 @@ import pytest
 import eqx_shortcut
 from eqx_shortcut import flops, samplers, settings
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
-from eqx_shortcut.guidance import Guided
+from eqx_shortcut.guidance import Guided, guided
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import (
     ConsistencyTraining,
@@ -244,6 +244,45 @@ def test_a_network_that_is_told_its_guidance_is_told_the_scale_at_every_step(tol
     expected = eqx.filter_jit(lambda x: samplers.euler(tell, x, labels, steps=steps))(start)
     np.testing.assert_allclose(sample(told_model, key, 4, steps=steps, guidance=3.0), expected, atol=1e-5)
     assert not np.allclose(sample(told_model, key, 4, steps=steps), expected, atol=1e-3)
+
+
+def test_steps_that_start_outside_of_the_interval_are_not_guided(model, key):
+    """Of four steps the second and the third are, whose times are the ends of the interval."""
+    labels, x = jnp.arange(4) % CLASSES, noise(model, key, jnp.arange(4))
+    for i in range(4):
+        field = guided(model.field, 3.0, model.network.null) if i in (1, 2) else model.field
+        x = samplers.euler(field, x, labels, steps=Part(*map(jnp.int32, (4, i, i + 1))))
+    found = sample(model, key, 4, steps=4, guidance=3.0, guidance_interval=(0.25, 0.5))
+    np.testing.assert_allclose(found, x, atol=1e-5)
+    everywhere, plain = (sample(model, key, 4, steps=4, guidance=scale) for scale in (3.0, 1.0))
+    assert np.abs(found - everywhere).max() > 1e-2 and np.abs(found - plain).max() > 1e-2
+    always = sample(model, key, 4, steps=4, guidance=3.0, guidance_interval=(0.0, 1.0))
+    np.testing.assert_allclose(always, everywhere, atol=1e-5)
+
+
+def test_a_network_that_is_told_times_of_guidance_is_told_those_of_the_sampler(told_model, key):
+    other = dataclasses.replace(TOLD, interval=(0.125, 1.0))
+    expected = sample(Trained(told_model.network, other, SHAPE, CLASSES, 5), key, 4, guidance=3.0)
+    np.testing.assert_allclose(sample(told_model, key, 4, guidance=3.0, guidance_interval=(0.125, 1.0)), expected, atol=1e-5)
+    assert not np.allclose(sample(told_model, key, 4, guidance=3.0), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("objective", "interval", "said"),
+    [
+        (Shortcut(steps=4), (0.5, 0.25), r"guidance_interval=\(0.5, 0.25\): name two times of 0 to 1"),
+        (Shortcut(steps=4), (0.5, 1.5), "name two times of 0 to 1"),
+        (TOLD, (0.6, 1.0), "is told times before and after 0.5 in training"),
+        (
+            dataclasses.replace(TOLD, intervals=False),
+            (0.0, 1.0),
+            r"learnt guidance at times \(0.25, 0.75\) and is told no others",
+        ),
+    ],
+)
+def test_times_of_guidance_that_are_none_or_not_learnt_are_refused(told_model, key, objective, interval, said):
+    with pytest.raises(ValueError, match=said):
+        sample(Trained(told_model.network, objective, SHAPE, CLASSES, 5), key, 4, guidance=2.0, guidance_interval=interval)
 
 
 class Product(eqx.Module):

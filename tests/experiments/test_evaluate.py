@@ -128,9 +128,13 @@ def test_what_was_measured_is_not_measured_again_and_more_is_added(run, monkeypa
     monkeypatch.setattr(measuring, "collect_parts", None)
     assert in_process("evaluate", [str(run), *ARGS])[0] == 0
     monkeypatch.undo()
-    assert in_process("evaluate", [str(run), *ARGS, "--steps", "4", "--guidance", "2"])[0] == 0
+    guided = [str(run), *ARGS, "--steps", "4", "--guidance", "2"]
+    assert in_process("evaluate", guided)[0] == in_process("evaluate", [*guided, "--guidance-interval", "0.25", "1"])[0] == 0
     assert results(run)[:2] == before
-    assert [(row["steps"], row["guidance"]) for row in results(run)[2:]] == [(4, 2.0)]
+    everywhere, between = results(run)[2:]
+    assert (everywhere["steps"], everywhere["guidance"]) == (between["steps"], between["guidance"]) == (4, 2.0)
+    assert between["protocol"]["times of guidance"] == "0.25 to 1" and "times of guidance" not in everywhere["protocol"]
+    assert between["measures"] != everywhere["measures"]
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(run, monkeypatch):

@@ -123,7 +123,9 @@ def test_a_folder_of_other_samples_is_refused(run, tmp_path):
     assert "seeds is [0, 1]" in said and "name another --out" in said
 
 
-@pytest.mark.parametrize("args", [(), ("--class", "bag", "sandal", "bag"), ("--guidance", 2, "--labels", 4)])
+@pytest.mark.parametrize(
+    "args", [(), ("--class", "bag", "sandal", "bag"), ("--guidance", 2, "--guidance-interval", 0, 0.5, "--labels", 4)]
+)
 def test_an_array_holds_every_sample_as_bytes_with_its_label(run, model, tmp_path, args):
     to_folder(run, tmp_path / "samples.npz", *args, "--seed", 5, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
@@ -131,7 +133,7 @@ def test_an_array_holds_every_sample_as_bytes_with_its_label(run, model, tmp_pat
     if "--class" in args:
         labels = np.resize([8, 5, 8], COUNT)
     if "--guidance" in args:
-        labels, more = np.full(COUNT, 4), {"guidance": 2.0}
+        labels, more = np.full(COUNT, 4), {"guidance": 2.0, "guidance_interval": (0.0, 0.5)}
     with np.load(tmp_path / "samples.npz") as found:
         assert found["arr_0"].dtype == np.uint8
         expected = [drawn(model, seed, labels=jnp.asarray(labels), **more) for seed in (5, 0)]
@@ -315,6 +317,8 @@ def test_guidance_that_a_network_contains_is_said_not_to_apply(base):
     notes = [opening.guided_note(opening.Opening(base, guidance=2.0), model, steps) for steps in (1, 4)]
     assert notes == ["guidance 2.0 (not applied: not what the network was trained for at this step size)", "guidance 2.0"]
     assert opening.guided_note(opening.Opening(base, guidance=2.0, guide_always=True), model, 1) == "guidance 2.0"
+    between = opening.Opening(base, guidance=2.0, guidance_interval=(0.25, 1.0))
+    assert opening.guided_note(between, model, 4) == "guidance 2.0 at times 0.25 to 1"
 
 
 def test_help_comes_before_anything_heavy_is_imported():
