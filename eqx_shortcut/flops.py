@@ -4,9 +4,11 @@ import math
 import re
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from .objectives import Networks, Objective
 from .types import Batch
@@ -34,16 +36,21 @@ def peak(device: Any) -> float | None:
 
 
 def of_step(objective: Objective, networks: Networks, batch: int, shape: tuple[int, int, int]) -> int:
-    """Model operations of a training step on `batch` examples: every forward of the loss, and two more of the batch.
+    """Model operations of a training step on `batch` examples: those of the loss and of its gradient.
 
-    Those two are its gradient; nothing is counted for what the backward pass computes again, nor for the optimizer.
+    About three forward passes of each example, and what targets need. Nothing is counted for what the backward pass computes
+    again, nor for the optimizer.
     """
+    trained, rest = eqx.partition(networks.trained, eqx.is_inexact_array)
 
-    def loss():
+    def loss(trained):
         examples = Batch(jnp.zeros((batch, *shape)), jnp.zeros(batch, jnp.int32))
-        return objective(networks, examples, jax.random.key(0), jnp.zeros(()))
+        given = networks.with_trained(eqx.combine(trained, rest))
+        return objective(given, examples, jax.random.key(0), jnp.zeros(()))[0]
 
-    return flops(jax.make_jaxpr(loss)()) + 2 * batch * networks.online.config.flops(shape)
+    # The gradient is the transpose of the tangent, product by product, but recomputes; what no gradient reaches is left out.
+    program = jax.make_jaxpr(lambda trained: jax.jvp(loss, (trained,), (trained,)))(trained)
+    return flops(dce_jaxpr(program.jaxpr, [True, True])[0])
 
 
 def flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:

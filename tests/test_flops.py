@@ -1,5 +1,6 @@
 """Counted operations, against the published sizes, the traced programs and the data sheets."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import equinox as eqx
@@ -9,8 +10,8 @@ import pytest
 
 from eqx_shortcut import flops
 from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.models.dit import preset
-from eqx_shortcut.objectives import FlowMatching, Networks, Shortcut
+from eqx_shortcut.models.dit import Rematerialise, preset
+from eqx_shortcut.objectives import FlowMatching, ImprovedMeanFlow, Lagrangian, MeanFlow, Networks, Objective, Shortcut
 
 SHAPE = (8, 12, 3)
 CONFIG = DiTConfig(hidden=16, depth=3, heads=2, patch=2, mlp_ratio=1.5, precision="float32")
@@ -33,14 +34,65 @@ def test_a_forward_has_the_products_of_its_program(networks: Networks):
     assert flops.flops(jax.make_jaxpr(networks.online)(x, scalar, scalar, label)) == CONFIG.flops(SHAPE)
 
 
+FORWARD = CONFIG.flops(SHAPE)
+FIRST = 2 * 16 * (24 * 12 + 2 * 256)
+"""Products of the network's inputs, 24 patches of 12 numbers and sinusoids of two times: no gradient goes back beyond."""
+
+
 def test_a_step_is_three_forwards_of_the_batch_and_the_bootstrap_rows(networks: Networks):
     """Per row of 16: 3 for flow matching; 2 half steps of 4 rows more for the shortcut, and guided rows count again."""
-    forward = CONFIG.flops(SHAPE)
-    assert flops.of_step(FlowMatching(), networks, 16, SHAPE) == 3 * 16 * forward
+    step = 16 * (3 * FORWARD - FIRST)
+    assert flops.of_step(FlowMatching(), networks, 16, SHAPE) == step
     objective = Shortcut(steps=16, bootstrap_every=4)
-    assert flops.of_step(objective, networks, 16, SHAPE) == (3 * 16 + 2 * 4) * forward
+    assert flops.of_step(objective, networks, 16, SHAPE) == step + 2 * 4 * FORWARD
     objective = Shortcut(steps=16, bootstrap_every=4, guidance=2.0)
-    assert flops.of_step(objective, networks, 16, SHAPE) == (3 * 16 + 2 * (4 + 1)) * forward
+    assert flops.of_step(objective, networks, 16, SHAPE) == step + 2 * (4 + 1) * FORWARD
+
+
+@pytest.mark.parametrize("remat", ["elementwise", "block"])
+def test_what_the_backward_pass_computes_again_is_not_counted(networks: Networks, remat: Rematerialise):
+    again = eqx.filter_eval_shape(dataclasses.replace(CONFIG, remat=remat).build, SHAPE, 2, key=jax.random.key(0))
+    filled = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), again)
+    assert flops.of_step(FlowMatching(), Networks(filled, filled), 16, SHAPE) == 16 * (3 * FORWARD - FIRST)
+
+
+class Twice(eqx.Module):
+    """A network of two products, as wide inside as outside; its other head has kernels of its own."""
+
+    kernels: jax.Array
+    head: jax.Array
+
+    def __call__(self, x, t, d, cond, *, key=None):
+        first, second = self.kernels
+        return (jnp.tanh(x.reshape(-1) * (1 + t + d) @ first) @ second).reshape(x.shape)
+
+    @property
+    def null(self):
+        return jnp.array(2)
+
+    @property
+    def velocity(self):
+        return Twice(self.head, self.head)
+
+
+@pytest.mark.parametrize(
+    ("objective", "products"),
+    [
+        # Two forwards; of their gradient three, which does not go back beyond what comes in.
+        (FlowMatching(), 5),
+        # Every 4th row: a tangent, which has no gradient.
+        (MeanFlow(), 5 + 2 / 4),
+        # The mean velocity at the other end, a tangent, and its gradient: by the second kernel in both of its factors.
+        (Lagrangian(), 5 + 2 / 4 + 2 / 4 + 3 / 4),
+        # Every 2nd row: its own velocity and a tangent along it; or a second head on all rows, with a gradient.
+        (ImprovedMeanFlow(), 5 + 2 / 2 + 2 / 2),
+        (ImprovedMeanFlow(velocity_head=True), 5 + 2 / 2 + 5),
+    ],
+)
+def test_gradients_and_tangents_of_a_step_are_counted(objective: Objective, products: float):
+    network = Twice(jnp.ones((2, 16, 16)), jnp.ones((2, 16, 16)))
+    found = flops.of_step(objective, Networks(network, network), 32, (4, 4, 1))
+    assert found == products * 32 * 2 * 16 * 16
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,11 @@ def improved_mean_flow(
     own = field if velocity is None else velocity
     lines = velocity_target(own, draws, guidance=guidance, null=null)
     first, flow = split_rows(lines, bootstrap_every)
-    u, average = mean_flow_target(field, first, along=own, jvp=jvp)
+    at_once = jnp.zeros_like(lines.d)
+    # The head is asked at every row, once for its own error and for the tangents.
+    answers = None if velocity is None else predict(velocity, lines.x, lines.t, at_once, lines.cond)
+    along = field if answers is None else lambda x, t, d, cond: split_rows(answers, bootstrap_every)[0]
+    u, average = mean_flow_target(field, first, along=along, jvp=jvp)
     loss, metrics = balance_both(
         (row_error(u, average.u), regress(field, flow)),
         average,
@@ -124,10 +128,9 @@ def improved_mean_flow(
         eps=eps,
         weight=weight,
     )
-    if velocity is None:
+    if answers is None:
         return loss, metrics
-    at_once = jnp.zeros_like(lines.d)
-    error = row_error(predict(velocity, lines.x, lines.t, at_once, lines.cond), lines.u)
+    error = row_error(answers, lines.u)
     head = balance(error, lines.t, at_once, elements=lines.x[0].size, power=power, eps=eps, weight=weight)
     loss = loss + (head if reduction is None else jnp.mean(head))
     return loss, metrics | {"loss": jnp.mean(loss), "loss_velocity": jnp.mean(error)}
