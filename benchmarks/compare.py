@@ -66,14 +66,14 @@ def imported(checkout: pathlib.Path) -> tuple[Any, Any]:
     return modules
 
 
-def original(checkout: pathlib.Path, config: DiTConfig, batch: int, steps: int) -> Original:
+def original(checkout: pathlib.Path, config: DiTConfig, batch: int, steps: int, dtype: Any = jnp.float32) -> Original:
     """What `main` of its train.py has made by its first step: there the data end, and the step is a local variable."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(checkout):
         train, model = imported(checkout)
         data = np.zeros((batch, *SHAPE), np.float32), np.zeros(batch, np.int32)
         train.get_dataset, train.setup_wandb = (lambda *_: iter([data])), (lambda *_, **__: None)
         # Its step computes in bfloat16 unless its network is told otherwise.
-        train.DiT = functools.partial(model.DiT, dtype=jnp.float32)
+        train.DiT = functools.partial(model.DiT, dtype=dtype)
         sizes = {"hidden_size": config.hidden, "depth": config.depth, "num_heads": config.heads, "patch_size": config.patch}
         sizes |= {"mlp_ratio": int(config.mlp_ratio), "num_classes": CLASSES, "denoise_timesteps": steps}
         sizes |= {"bootstrap_every": EVERY, "use_stable_vae": 0, "cfg_scale": 1.0, "target_update_rate": DECAY}

@@ -1,6 +1,7 @@
 """Attention of one example: the product itself, and what may be done to queries and keys before it."""
 
 import math
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 from .layers import Dense, axis_angles, rms_norm
 
 Heads = Float[Array, "heads tokens dim"]
+Attention = Literal["xla", "cudnn"]
 
 
 def attend(q: Heads, k: Heads, v: Heads) -> Heads:
@@ -20,6 +22,16 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     logits = jnp.einsum("hqc,hkc->hqk", q, k)
     weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
     return jnp.einsum("hqk,hkc->hqc", weights, v)
+
+
+def fused(
+    q: Float[Array, "tokens heads dim"], k: Float[Array, "tokens heads dim"], v: Float[Array, "tokens heads dim"]
+) -> Float[Array, "tokens heads dim"]:
+    """`attend(q / dim, k, v)`, tokens first, by cuDNN's kernel, which keeps no attention weights.
+
+    On NVIDIA GPUs, in bfloat16, and without a forward-mode derivative.
+    """
+    return jax.nn.dot_product_attention(q, k, v, scale=1 / q.shape[-1], implementation="cudnn")
 
 
 class QKNormed(eqx.Module):
@@ -37,9 +49,15 @@ class QKNormed(eqx.Module):
         self.dense, self.query, self.key = dense, jnp.ones(dim), jnp.ones(dim)
 
     def __call__(self, x: Float[Array, "tokens size"], dtype: DTypeLike) -> Float[Array, "tokens 3 heads dim"]:
-        q, k, v = jnp.unstack(self.dense(x, dtype), axis=1)
-        query = (math.sqrt(q.shape[-1]) * self.query).astype(dtype)[None, None]
-        return jnp.stack([rms_norm(q) * query, rms_norm(k) * self.key.astype(dtype)[None, None], v], axis=1)
+        return jnp.stack(self._normed(*jnp.unstack(self.dense(x, dtype), axis=1)), axis=1)
+
+    def apart(self, x: Float[Array, "tokens size"], dtype: DTypeLike) -> list[Float[Array, "tokens heads dim"]]:
+        """Queries, keys and values, of a product each."""
+        return self._normed(*self.dense.apart(x, dtype))
+
+    def _normed(self, q, k, v):
+        query = (math.sqrt(q.shape[-1]) * self.query).astype(q.dtype)[None, None]
+        return [rms_norm(q) * query, rms_norm(k) * self.key.astype(q.dtype)[None, None], v]
 
 
 def rotary_table(dim: int, rows: int, columns: int) -> Float[np.ndarray, "2 tokens half"]:

@@ -12,10 +12,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .attention import QKNormed, attend, rotary_table, rotate
+from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .gather import is_split, keeps
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, embed, label_embedding
-from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, position_table, rms_norm, xavier, zeros
+from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 
 StepEmbedding = Literal["log2", "linear", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -64,6 +64,8 @@ class DiTConfig:
     remat: Rematerialise = "elementwise"
     """What the backward pass computes again instead of keeping it: nothing, all but matrix products, the MLPs, or whole blocks.
     Attention weights are never kept."""
+    attention: Attention = "xla"
+    """Who computes attention: XLA, or cuDNN's fused kernel (NVIDIA GPUs, bfloat16, and no objective that takes tangents)."""
     unroll: int = 1
     """Blocks per iteration of the scan over depth: more compile longer and may run faster."""
 
@@ -82,7 +84,15 @@ class DiTConfig:
             )
 
     def build(self, shape: tuple[int, int, int], classes: int, *, key: PRNGKeyArray) -> "DiT":
-        """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`."""
+        """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`.
+
+        Raises ValueError for cuDNN's attention where there is no GPU or the network computes in float32.
+        """
+        if self.attention == "cudnn" and (jax.default_backend() != "gpu" or self.dtype() != jnp.bfloat16):
+            raise ValueError(
+                f"attention=cudnn on {jax.default_backend()} in {jnp.dtype(self.dtype()).name}: it needs an NVIDIA GPU and "
+                "bfloat16; choose attention=xla or precision=bfloat16"
+            )
         return DiT(self, shape, classes, key=key)
 
     @property
@@ -160,11 +170,18 @@ class Block(eqx.Module):
     ) -> Float[Array, "tokens size"]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c, x.dtype)
         norm, mlp = NORMS[config.norm], eqx.filter_checkpoint(self.mlp) if config.remat == "mlp" else self.mlp
-        x = x + gate_a[None] * self.attention(modulate(norm(x), shift_a, scale_a), rotation)
+        x = x + gate_a[None] * self.attention(modulate(norm(x), shift_a, scale_a), rotation, config.attention)
         return x + gate_m[None] * mlp(modulate(norm(x), shift_m, scale_m), config, key)
 
-    def attention(self, x: Float[Array, "tokens size"], rotation: Rotation) -> Float[Array, "tokens size"]:
+    def attention(
+        self, x: Float[Array, "tokens size"], rotation: Rotation, by: Attention = "xla"
+    ) -> Float[Array, "tokens size"]:
         """Softmax attention with logits `q . k / head_dim`, the reference's scale (not its square root, but see QKNormed)."""
+        if by == "cudnn":
+            q, k, v = self.qkv.apart(x, x.dtype)
+            if rotation is not None:
+                q, k = (rotate(a.transpose(1, 0, 2), rotation).transpose(1, 0, 2) for a in (q, k))
+            return self.out(checkpoint_name(fused(q, k, v), "attention").reshape(x.shape), x.dtype)
         q, k, v = jnp.unstack(self.qkv(x, x.dtype).transpose(1, 2, 0, 3))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -175,8 +192,13 @@ class Block(eqx.Module):
     def mlp(self, x: Float[Array, "tokens size"], config: DiTConfig, key: PRNGKeyArray | None) -> Float[Array, "tokens size"]:
         """Two layers with GELU or a gate between, dropout after each."""
         k_up, k_down = (None, None) if key is None else jax.random.split(key)
-        y = self.up(x, x.dtype)
-        y = jax.nn.gelu(y) if config.mlp == "gelu" else jax.nn.silu(y[:, 0]) * y[:, 1]
+
+        def activation(y):
+            return (gelu if config.mlp == "gelu" else gated)(self.up.biased(y))
+
+        # Without this, biased values and tanh would be kept beside the product, the widest array of a block.
+        activation = jax.checkpoint(activation) if config.remat == "none" else activation
+        y = activation(self.up.product(x, x.dtype))
         return dropout(self.down(dropout(y, config.dropout, k_up), x.dtype), config.dropout, k_down)
 
 
@@ -333,8 +355,9 @@ class DiT(eqx.Module):
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    # A policy of `jax.checkpoint`: what is kept are the outputs of `matmul` and of attention, which is marked by a name.
-    return primitive.name in ("rows_matmul", "name")
+    # A policy of `jax.checkpoint`: what is kept are the outputs of `matmul` and of attention, which is marked by a name, and
+    # what cuDNN's backward pass needs of its forward pass.
+    return primitive.name in ("rows_matmul", "name", "dot_product_attention_fwd_wrapper")
 
 
 def _step_input(d: Float[Array, ""], step: StepEmbedding) -> Float[Array, ""]:

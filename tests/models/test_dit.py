@@ -417,3 +417,8 @@ def test_loss_is_equal_on_one_and_eight_devices():
     sharded = jax.device_put(batch, sharding.batch_sharding(sharding.make_mesh()))
     assert len(sharded.x.devices()) == 8
     np.testing.assert_allclose(loss(sharded), loss(batch), rtol=1e-6)
+
+
+def test_attention_by_cudnn_is_refused_without_a_gpu():
+    with pytest.raises(ValueError, match="attention=cudnn on cpu in float32: it needs an NVIDIA GPU and bfloat16"):
+        dataclasses.replace(preset("tiny"), attention="cudnn").build((8, 8, 4), 10, key=jax.random.key(0))

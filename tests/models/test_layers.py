@@ -1,5 +1,6 @@
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,3 +124,11 @@ def test_scalar_embedding_answers_in_float32(key):
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, high, atol=2e-3)
     assert np.any(low != high)
+
+
+def test_parts_of_a_dense_layer_are_slices_of_its_answer(key):
+    k_layer, k_bias, k_x = jax.random.split(key, 3)
+    layer = layers.Dense(5, (3, 2, 4), key=k_layer)
+    layer = eqx.tree_at(lambda layer: layer.bias, layer, jax.random.normal(k_bias, (3, 2, 4)))
+    x = jax.random.normal(k_x, (7, 5))
+    np.testing.assert_allclose(jnp.stack(layer.apart(x, jnp.float32), axis=1), layer(x, jnp.float32), rtol=1e-6)

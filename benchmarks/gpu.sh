@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The list of gpu.py on a machine that has a GPU and no network: benchmarks/gpu.sh WHEELS OUT LIMIT [options of gpu.py]
+# WHEELS holds the wheels of what the machine's Python lacks, OUT takes a JSON file a measurement, LIMIT is in seconds, all in all.
+# PYTHON names the interpreter. Programs compiled are kept in OUT/cache.tar, from which another call with the same OUT starts.
+set -euo pipefail
+started=$SECONDS wheels=$1 out=$2 limit=$3
+shift 3
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3} work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out" "$work/cache"
+"$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --target "$work/site" "$wheels"/*.whl
+export PYTHONPATH="$work/site:$root" PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR="$work/cache"
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=1 XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}
+if [ -f "$out/cache.tar" ]; then tar -xf "$out/cache.tar" -C "$work/cache"; fi
+# A measurement that takes its process down is marked so, and the next process goes on behind it.
+for _ in 1 2 3; do
+  left=$((limit - 10 - (SECONDS - started)))
+  if [ "$left" -lt 40 ]; then break; fi
+  if timeout --signal=KILL "$left" "$python" "$root/benchmarks/gpu.py" --out "$out" --limit "$left" "$@"; then break; fi
+done
+tar -cf "$out/cache.tar" -C "$work/cache" .
