@@ -1,7 +1,7 @@
-"""One training step of every objective, plain and with its options, as recorded: losses, gradients and weights stay as they are.
+"""One training step of every objective, plain and with its options: metrics, gradients and weights stay as recorded.
 
-In double precision, so that they depend on what is computed and not on the order in which a compiler adds. Recorded at 0.1.0 with
-JAX 0.10.2; `JAX_ENABLE_X64=1 python tests/test_recorded_steps.py FILE` records again.
+In double precision, so that they depend on what is computed and not on the order in which a compiler adds. Recorded at 0.1.0
+with JAX 0.10.2; `JAX_ENABLE_X64=1 python tests/test_recorded_steps.py FILE` records again.
 """
 
 import pathlib
@@ -179,7 +179,7 @@ def test_a_step_is_what_it_was(recorded, x64, case):
     for name, leaves in zip(("gradient", "weights"), trees, strict=True):
         ends = np.cumsum([leaf.size for leaf in leaves])
         for leaf, kept in zip(leaves, np.split(recorded[f"{case}/{name}"], ends)[:-1], strict=True):
-            np.testing.assert_allclose(leaf.ravel(), kept, rtol=0, atol=1e-9 * np.linalg.norm(kept))
+            np.testing.assert_allclose(leaf.ravel(), kept, rtol=0, atol=1e-9 * float(np.linalg.norm(kept)))
 
 
 if __name__ == "__main__":
