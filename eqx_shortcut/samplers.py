@@ -80,7 +80,8 @@ def ddim_field(field: Field, *, clip: float | None = None) -> Field:
 
     def velocity(x, t, d, cond):
         a, s = (rows(part, x) for part in paths.variance_preserving(t))
-        a_later, s_later = (rows(part, x) for part in paths.variance_preserving(t + d))
+        end = jnp.minimum(t + d, 1)  # the last step ends at 1 up to rounding, and beyond 1 there is no path: NaN
+        a_later, s_later = (rows(part, x) for part in paths.variance_preserving(end))
         data = clipped((x - s * predict(field, x, t, d, cond)) / a, clip)
         return (a_later * data + s_later * (x - a * data) / s - x) / rows(d, x)
 

@@ -138,6 +138,13 @@ def test_ddim_is_euler_on_its_field_and_serves_every_number_of_steps(key):
         assert float(jnp.abs(expected).max()) <= 2.01
 
 
+def test_ddim_ends_at_the_data_where_rounding_goes_beyond_them(key):
+    x, t = jax.random.normal(key, (2, 3)), jnp.full(2, 0.75)
+    field = samplers.ddim_field(lambda x, t, d, cond: 0.3 * x)
+    found, beyond = (field(x, t, jnp.full(2, d), None) for d in (0.25, 0.2500002))
+    np.testing.assert_allclose(beyond, found, rtol=1e-5)
+
+
 # Parts
 
 

@@ -124,7 +124,7 @@ def write_tfds(folder: pathlib.Path, kind: str, records: Sequence[bytes], *, spl
     folder.mkdir(parents=True, exist_ok=True)
     for i, part in enumerate(np.array_split(np.arange(len(records)), files)):
         path = folder / f"pets-{split}.{kind}-{i:05d}-of-{files:05d}"
-        (write_tfrecord if kind == "tfrecord" else write_array_record)(path, [records[j] for j in part])
+        (write_tfrecord if kind == "tfrecord" else write_array_record)(path, [records[j] for j in part.tolist()])
 
 
 def tell_features(folder: pathlib.Path, image: str = "image", label: str = "label") -> None:
@@ -157,7 +157,7 @@ def as_parquet(files: int) -> Writer:
     def write(folder: pathlib.Path, images: Sequence[bytes], labels: Labels) -> Photos:
         cells = [{"bytes": image, "path": None} for image in images]
         for i, part in enumerate(np.array_split(np.arange(len(images)), files)):
-            table = pa.table({"image": [cells[j] for j in part], "label": [int(labels[j]) for j in part]})
+            table = pa.table({"image": [cells[j] for j in part.tolist()], "label": [int(labels[j]) for j in part.tolist()]})
             pyarrow.parquet.write_table(table, folder / f"train-{i:05d}-of-{files:05d}.parquet", row_group_size=3)
         return Parquet(path=folder, size=SIZE)
 
