@@ -16,7 +16,7 @@ import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
@@ -27,6 +27,9 @@ from places import Place
 from results import floor_key
 
 TIMES = "times of guidance"
+
+Decode = Callable[[Any], Any]
+"""From samples to pictures."""
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,6 +94,8 @@ class RunImages(NamedTuple):
 
 def main(config: Config) -> None:
     """Measures what evaluation.json lacks, and prints the table."""
+    import numpy as np
+
     import eqx_shortcut
     from eqx_shortcut import distributed, settings
 
@@ -103,7 +108,8 @@ def main(config: Config) -> None:
     real = reference(config, features, data)
     labels, found = chosen_labels(config, model, data), read_results(config.run)
     # Before hours of sampling: one sample says how many features there are.
-    (probe,) = sampler(config, model, labels, config.steps[0], 1.0)(range(1))
+    decode = decoder(config.run, config.vae) or np.asarray  # once: its weights are hashed
+    (probe,) = sampler(config, decode, model, labels, config.steps[0], 1.0)(range(1))
     real.check(features.protocol, features(probe).vectors.shape[1], config.count)
     if data is not None and config.stats is None and floor_key(real.hash[:16], config.count) not in found["floors"]:
         found["floors"][floor_key(real.hash[:16], config.count)] = floor(config, features, data, real)
@@ -114,7 +120,8 @@ def main(config: Config) -> None:
             cell = described(config, model, features, real, weights, steps, guidance)
             cells.append(cell)
             if not any(is_of(row, cell) for row in found["results"]):
-                measures = measured(config, model, features, real, labels, cell)
+                draw = sampler(config, decode, model, labels, steps, guidance)
+                measures = compared(config, title_of(cell), cell, config.count, draw, features, real)
                 found["results"].append({**cell, "measures": measures})
                 write_results(config.run, found)
     if distributed.first():
@@ -245,18 +252,13 @@ def described(
     }
 
 
-def measured(
-    config: Config, model: "Trained", features: "Features", real: "Statistics", labels: "np.ndarray", cell: dict[str, Any]
-) -> dict[str, float]:
-    """The measures of one row, in the first process."""
-    steps, guidance = cell["steps"], cell["guidance"]
+def title_of(cell: dict[str, Any]) -> str:
+    """The name of a row, and of the folder of its features."""
     times = f" {TIMES} {cell['protocol'][TIMES]}" if TIMES in cell["protocol"] else ""
-    title = f"{cell['weights']} {model.step} steps {steps} guidance {guidance:g}{times}"
-    draw = sampler(config, model, labels, steps, guidance)
-    return compared(config, title, cell, config.count, draw, features, real)
+    return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{times}"
 
 
-def sampler(config: Config, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:
+def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:
     """From places to the pictures there: a sample depends on the seed, its place and its label alone."""
     import jax
     import numpy as np
@@ -264,8 +266,7 @@ def sampler(config: Config, model: "Trained", labels: "np.ndarray", steps: int, 
     from eqx_shortcut import sharding
     from eqx_shortcut.trained import noise, sample_from
 
-    decode, key = decoder(config.run, config.vae) or np.asarray, jax.random.key(config.seed)
-    devices = jax.local_devices()
+    key, devices = jax.random.key(config.seed), jax.local_devices()
     mesh = sharding.make_mesh(devices=devices if config.batch % len(devices) == 0 else devices[:1])
     everywhere = sharding.replicate(model, mesh)
 

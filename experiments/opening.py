@@ -93,7 +93,8 @@ def autoencoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> "Autoenco
     if not path.exists():
         raise ValueError(f"{run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
     found = load_autoencoder(path)
-    if different := settings.differences(record.get("autoencoder", identity(found)), identity(found)):
+    here = identity(found)
+    if different := settings.differences(record.get("autoencoder", here), here):
         raise ValueError(f"{path} is not the autoencoder of {run} ({settings.named(different)}): name that one with --vae")
     return found
 

@@ -160,13 +160,13 @@ def train_network(
         print(f"{folder}: continuing after step {int(state.step)}")
     else:
         print(f"{folder}: {parameter_count(state):,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(mesh)}")
-    step, start = training_step(config, data, mesh), int(state.step)
+    step, begun = training_step(config, data, mesh), int(state.step)
     share = share_of_peak(config, data, state)
-    norms = Norms(folder, config, data, mesh, start=start)
-    recording = Recorder(folder, config, record, start=start, share=share)
-    profile = Profile(folder / "profile", config.profile, start=start)
+    norms = Norms(folder, config, data, mesh, start=begun)
+    recording = Recorder(folder, config, record, start=begun, share=share)
+    profile = Profile(folder / "profile", config.profile, start=begun)
     spikes, until = SpikeWatch(folder, config, record, checkpoints, loader.get_state), config.steps
-    snapshots = Snapshots(folder, config, record, start=start, sound=spikes.sound)
+    snapshots = Snapshots(folder, config, record, start=begun, sound=spikes.sound)
     with (
         contextlib.closing(loader),
         contextlib.closing(snapshots),

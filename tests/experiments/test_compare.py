@@ -10,11 +10,10 @@ import pytest
 
 from checking import UNRECORDED
 from commands import in_process, snapshot
-from compare import Cell, Config, commands, finished, lengths, read_costs, worked
+from compare import Cell, Config, check_table, commands, described, finished, lengths, read_costs, report, worked
 from config import named
 from eqx_shortcut import settings
 from methods import SETTINGS, TEACHER, parsed, told
-from reporting import check_table, described, report
 
 ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.methods]
 
