@@ -29,9 +29,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from eqx_shortcut.cli import command
+from eqx_shortcut.evaluate.results import TITLES, common, compared, read, rows, stem, table
 from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
-from opening import command
-from results import TITLES, common, compared, read, rows, stem, table
 
 REFERENCE = "shortcut"
 COLUMNS = 10
@@ -191,15 +191,15 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[Command]:
     begun, run = train(setting.methods[TEACHER], teacher, first), config.folder / teacher
     if method.teacher:
         return [begun, train(method, cell.name, second, "--teacher", str(run), *judged)]
-    making = "python", "experiments/make_pairs.py", str(run), "--out", str(pairs), "--count", str(setting.pairs)
+    making = "python", "-m", "eqx_shortcut", "pairs", str(run), "--out", str(pairs), "--count", str(setting.pairs)
     learnt = train(method, cell.name, second, "--pairs", str(pairs), "--init-from", str(run), *judged)
     return [begun, (*making, "--steps", str(setting.grid), "--seed", str(cell.seed + 1)), learnt]
 
 
 def finished(words: Command) -> bool:
     """Whether the run of a training command is done. Raises ValueError if its folder holds one of other settings."""
-    from checking import MAY_CHANGE, check_record
     from eqx_shortcut import settings
+    from eqx_shortcut.experiment.checks import MAY_CHANGE, check_record
 
     given, experiment = dict(itertools.pairwise(words)), pathlib.Path(words[1]).stem
     if "--name" not in given:
@@ -251,10 +251,11 @@ def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
 
 def problem_of(words: Command, tell: Callable[[str], None]) -> str:
     """Runs a command and tells what it says meanwhile; what it said last if it failed, or nothing."""
-    script = EXPERIMENTS / f"{pathlib.Path(words[1]).stem}.py"
-    name = dict(itertools.pairwise(words)).get("--name", script.stem)
+    # An experiment by its file, wherever this is run, or a command of the package.
+    program = words[1:] if words[1] == "-m" else (str(EXPERIMENTS / pathlib.Path(words[1]).name), *words[2:])
+    name = dict(itertools.pairwise(words)).get("--name", words[3] if words[1] == "-m" else pathlib.Path(words[1]).stem)
     last: collections.deque[str] = collections.deque(maxlen=2)
-    whole, silent, pipe = [sys.executable, str(script), *words[2:]], subprocess.DEVNULL, subprocess.PIPE
+    whole, silent, pipe = [sys.executable, *program], subprocess.DEVNULL, subprocess.PIPE
     # As text, so that a bar that is drawn again is a line, too.
     with subprocess.Popen(whole, stdout=silent, stderr=pipe, text=True) as child:
         for line in child.stderr or ():
