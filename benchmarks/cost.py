@@ -8,6 +8,7 @@ Optimizer and average are included, guidance is not; distillation has a teacher.
 
 import argparse
 import dataclasses
+import importlib
 import json
 import pathlib
 import sys
@@ -18,15 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "experiments"))
-
-from config import Config
+from eqx_shortcut.experiment.config import Config
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import FlowMatching, Shortcut
 from eqx_shortcut.train import TrainState, init_state
 from eqx_shortcut.types import Batch
-from methods import SETTINGS, TEACHER, parsed
 from turns import Turn, alternate, compiled, our_update
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "experiments"))
+methods = importlib.import_module("methods")
 
 SHAPES = {"digits": (8, 8, 1), "fashion-mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 CLASSES = 10
@@ -34,14 +35,16 @@ CLASSES = 10
 
 def cases(given: argparse.Namespace) -> dict[str, Config]:
     """What is measured by name, flow matching first: all methods of the data set, or shortcut models of a published size."""
-    setting = SETTINGS[given.data]
-    first = parsed(setting, setting.methods[TEACHER])
+    setting = methods.SETTINGS[given.data]
+    first = methods.parsed(setting, setting.methods[methods.TEACHER])
     if given.size is None:
-        chosen = dict.fromkeys((TEACHER, *(given.methods or setting.methods)))
-        return {name: parsed(setting, setting.methods[name]) for name in chosen if not setting.methods[name].pairs}
+        chosen = dict.fromkeys((methods.TEACHER, *(given.methods or setting.methods)))
+        return {name: methods.parsed(setting, setting.methods[name]) for name in chosen if not setting.methods[name].pairs}
     first = dataclasses.replace(first, network=preset(given.size), objective=FlowMatching())
     every = {f"shortcut, every {n}": Shortcut(bootstrap_every=n) for n in given.bootstrap_every}
-    return {TEACHER: first} | {name: dataclasses.replace(first, objective=objective) for name, objective in every.items()}
+    return {methods.TEACHER: first} | {
+        name: dataclasses.replace(first, objective=objective) for name, objective in every.items()
+    }
 
 
 def begun(config: Config, shape: tuple[int, int, int]) -> TrainState:
@@ -73,7 +76,7 @@ def measured(cases: dict[str, Config], shape: tuple[int, int, int], rounds: int)
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Markdown, a row a method."""
-    memory = found[TEACHER]["temporaries_mib"]
+    memory = found[methods.TEACHER]["temporaries_mib"]
     lines = ["| method | step over flow matching's: quartiles | temporaries over flow matching's | compiling, s of CPU |"]
     lines.append("|---|---|---|---|")
     for name, row in found.items():

@@ -336,7 +336,7 @@ def inception(lab: Lab) -> Found:
     """Images a second through Inception-V3, from 256 x 256, weights at random."""
     from eqx_shortcut.evaluate.networks import NetworkFeatures
     from eqx_shortcut.evaluate.preprocess import TF
-    from eqx_shortcut.models.inception import Inception
+    from eqx_shortcut.pretrained.inception import Inception
 
     batch, side = (2, 32) if lab.tiny else (128, 256)
     features = NetworkFeatures("inception", {}, eqx.filter_jit(Inception)(key=jax.random.key(0)), TF, batch)
@@ -346,7 +346,7 @@ def inception(lab: Lab) -> Found:
 
 def autoencoder(lab: Lab) -> Found:
     """Images of 256 x 256 a second that the Stable-Diffusion VAE decodes and encodes, weights at random."""
-    from eqx_shortcut.models.sdvae import SDVAEConfig
+    from eqx_shortcut.pretrained.sdvae import SDVAEConfig
 
     batch, side = (1, 8) if lab.tiny else (32, 32)
     network = eqx.filter_jit(SDVAEConfig().build)(key=jax.random.key(0))

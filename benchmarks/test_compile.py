@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from eqx_shortcut import programs
+from eqx_shortcut import compilation
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -30,7 +30,7 @@ def test_compile(benchmark, objective: Objective, depth: int) -> None:
             new, metrics = update((batch, lambda raw, _: raw), eqx.combine(arrays, static))
             return eqx.filter(new, eqx.is_array), metrics
 
-        with programs.compiled_anew():
+        with compilation.compiled_anew():
             jax.jit(step, donate_argnums=0).lower(arrays).compile()
 
     benchmark.pedantic(compiled, rounds=2)

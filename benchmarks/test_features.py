@@ -7,8 +7,8 @@ import pytest
 
 from eqx_shortcut.evaluate.networks import NetworkFeatures
 from eqx_shortcut.evaluate.preprocess import EFFICIENTNET, TF
-from eqx_shortcut.models.efficientnet import EfficientNetLite0
-from eqx_shortcut.models.inception import Inception
+from eqx_shortcut.pretrained.efficientnet import EfficientNetLite0
+from eqx_shortcut.pretrained.inception import Inception
 
 BATCH = 16
 NETWORKS = {"inception": (Inception, TF), "efficientnet": (EfficientNetLite0, EFFICIENTNET)}

@@ -12,9 +12,9 @@ import pytest
 
 from eqx_shortcut.data import Encoded, Images, Latents, Rows, prepare
 from eqx_shortcut.models.dit import preset
-from eqx_shortcut.models.sdvae import SDVAEConfig
 from eqx_shortcut.objectives import FlowMatching
 from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.pretrained.sdvae import SDVAEConfig
 from eqx_shortcut.train import Step, TrainState, init_state, make_step
 
 BATCH, ROUNDS = 4, 5

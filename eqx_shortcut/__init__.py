@@ -1,26 +1,21 @@
 """One-step and few-step generative models: shortcut models and their relatives, as pure functions on JAX arrays.
 
 from eqx_shortcut import losses                    # costs jax, equinox, jaxtyping, beartype; nothing else
-model = eqx_shortcut.load("runs/digits/shortcut")  # the heavier parts are imported on first use
+model = eqx_shortcut.load("runs/digits/shortcut")  # every part is imported on first use
 images = eqx_shortcut.sample(model, key, 64, steps=1)
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
-# Before the hook: modules imported while it is in place pass through it, which doubles the time that JAX takes to import.
-import equinox as equinox
-from jaxtyping import install_import_hook
+from . import _typecheck
 
-from . import _typecheck as _typecheck
-
-# Every annotation below this package is checked at trace time; JAXTYPING_DISABLE=1 turns that off.
-install_import_hook("eqx_shortcut", "eqx_shortcut._typecheck.check")
-
-from . import guidance, losses, paths, rows, samplers, steps, tangents, times, weights  # noqa: E402
-from .types import Batch, Cond, Draws, Field, Metrics, Regression  # noqa: E402
+_typecheck.install(__name__)
 
 if TYPE_CHECKING:
+    from . import guidance, losses, paths, rows, samplers, steps, tangents, times, weights
     from .trained import Trained, load, sample
+    from .types import Batch, Cond, Draws, Field, Metrics, Regression
 
 __version__ = "0.1.0"
 
@@ -45,10 +40,12 @@ __all__ = [
     "weights",
 ]
 
+_TRAINED = ("Trained", "load", "sample")
+
 
 def __getattr__(name: str):
-    if name in ("Trained", "load", "sample"):
-        from . import trained
-
-        return getattr(trained, name)
-    raise AttributeError(f"module 'eqx_shortcut' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'eqx_shortcut' has no attribute {name!r}")
+    if name[0].islower() and name not in _TRAINED:
+        return importlib.import_module(f".{name}", __name__)
+    return getattr(importlib.import_module(".trained" if name in _TRAINED else ".types", __name__), name)

@@ -127,8 +127,8 @@ class Checkpoints:
         for step in reversed([step for step in self.steps() if before is None or step < before]):
             try:
                 names = items_of(like)
-                with distributed.together():
-                    if distributed.first():
+                with distributed.barrier():
+                    if distributed.is_main_process():
                         self._verify(step)
                 if "averages" in names and "averages" not in self._written(step):
                     raise _Absent(
@@ -174,8 +174,8 @@ class Checkpoints:
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps."""
-        with distributed.together():
-            for later in self.steps() if distributed.first() else ():
+        with distributed.barrier():
+            for later in self.steps() if distributed.is_main_process() else ():
                 if later > step:
                     storage.remove(self.folder / str(later))
         self._manager.reload()
@@ -217,8 +217,8 @@ class Checkpoints:
         return [path for path in found if not _whole(path) and (path.name.isdigit() or TMP_DIR_SUFFIX in path.name)]
 
     def _set_aside(self, steps: Iterable[int]) -> None:
-        with distributed.together():
-            for step in steps if distributed.first() else ():
+        with distributed.barrier():
+            for step in steps if distributed.is_main_process() else ():
                 (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
         self._manager.reload()
 

@@ -59,12 +59,12 @@ def _started(environment: Mapping[str, str]) -> int:
     return len(hosts.split(","))
 
 
-def first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes what all share, and that speaks for all."""
     return jax.process_index() == 0
 
 
-def agreed(answer: bool) -> bool:
+def broadcast(answer: bool) -> bool:
     """What the first process answers, in all of them. Each waits for the others and for its devices."""
     return answer if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
 
@@ -102,7 +102,7 @@ def signals() -> Iterator[Callable[[int], int | None]]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def barrier() -> Iterator[None]:
     """At its end every process has come to it: if its part fails in one of them, all raise, and none waits for ever."""
     failure: Exception | None = None
     try:

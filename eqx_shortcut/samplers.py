@@ -13,7 +13,7 @@ from .steps import clipped, predict, step
 from .types import Cond, Field
 
 
-class Part(eqx.Module):
+class StepRange(eqx.Module):
     """Of `of` equal steps those from number `first` to before number `last`: what is called noise is then the point there.
 
     The parts of a path one after another give what the whole gives.
@@ -24,7 +24,7 @@ class Part(eqx.Module):
     last: int | Int[Array, ""]
 
 
-Steps = int | Int[Array, ""] | Part
+Steps = int | Int[Array, ""] | StepRange
 """A number of steps, or a part of them; traced, one compilation serves every number."""
 
 Renoise = Callable[[Int[Array, ""]], Float[Array, "batch *shape"]]
@@ -105,4 +105,4 @@ def _loop(steps, body, x):
 
 
 def _part(steps):
-    return steps if isinstance(steps, Part) else Part(steps, 0, steps)
+    return steps if isinstance(steps, StepRange) else StepRange(steps, 0, steps)

@@ -9,6 +9,9 @@ from typing import Any
 
 from . import storage
 
+# Where earlier versions had the classes of settings, and where they are. Records of runs and tables keep the old names.
+MOVED = {"config": "eqx_shortcut.experiment.config"}
+
 
 def dump(value: Any) -> Any:
     """A dataclass as `{"kind": "module:Class", field: ...}`, nested; paths as strings, tuples as lists."""
@@ -44,15 +47,25 @@ def parse(value: Any) -> Any:
 
 
 def _parse_field(value: Any, hint: Any) -> Any:
-    if isinstance(value, str) and pathlib.Path in (hint, *typing.get_args(hint)):
+    if isinstance(value, str) and any(_is_path(part) for part in (hint, *typing.get_args(hint))):
         return storage.as_path(value)
     found = parse(value)
     return tuple(found) if isinstance(found, list) else found
 
 
+def _is_path(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, pathlib.PurePath)
+
+
+def current(kind: str) -> str:
+    """The name now of a class that was stored as "module:Class"."""
+    module, _, name = kind.partition(":")
+    return f"{MOVED[module]}:{name}" if module in MOVED else kind
+
+
 def find_class(kind: str) -> type:
     """The dataclass stored as "module:Class". Raises ValueError if it cannot be imported or is no dataclass."""
-    module, _, name = kind.partition(":")
+    module, _, name = current(kind).partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -63,14 +76,18 @@ def find_class(kind: str) -> type:
 
 
 def read(path: storage.Path) -> dict[str, Any]:
-    """Dumped settings from their file. Raises ValueError, naming the file, if it does not hold any."""
+    """Dumped settings from their file, with the present names of classes. Raises ValueError, naming it, if it holds none."""
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(), object_hook=_renamed)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as settings ({error}): restore it from a copy") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no settings: restore it from a copy")
     return found
+
+
+def _renamed(found: dict[str, Any]) -> dict[str, Any]:
+    return found | {"kind": current(found["kind"])} if isinstance(found.get("kind"), str) else found
 
 
 def settle(path: storage.Path, value: dict[str, Any], other: str, remedy: str) -> None:

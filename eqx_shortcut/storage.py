@@ -41,6 +41,11 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return epath.Path(name)  # pyright: ignore[reportReturnType]  # see Path
 
 
+def cache_home() -> pathlib.Path:
+    """The folder of what can be made again: compiled programs, copies of remote files."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "eqx_shortcut"
+
+
 def is_remote(path: Path) -> bool:
     """Whether a path lies in an object store: no appending there, no mapping into memory, no file for other libraries."""
     return os.fspath(path).startswith(SCHEME)

@@ -16,7 +16,7 @@ from . import settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
 from .guidance import guided, told
 from .objectives import Objective
-from .samplers import Part
+from .samplers import StepRange
 from .steps import step
 from .types import Field
 
@@ -233,7 +233,7 @@ def _labels(
 
 
 def _part(*numbers):
-    return Part(*map(jnp.int32, numbers))
+    return StepRange(*map(jnp.int32, numbers))
 
 
 def _view(model, guiding):

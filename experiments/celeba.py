@@ -12,8 +12,8 @@ and quality not measured by us. Published (Frans et al. 2024, table 1), FID of 5
 
 import dataclasses
 
-from common import main
-from config import Checkpointing, LatentConfig
+from eqx_shortcut.experiment import Experiment
+from eqx_shortcut.experiment.config import Checkpointing, LatentConfig
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -48,5 +48,7 @@ PRESETS = {
     "tiny": ("A tiny network for 300 steps, to try the pipeline.", TINY),
 }
 
+EXPERIMENT = Experiment("celeba", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+
 if __name__ == "__main__":
-    main("celeba", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+    EXPERIMENT.main()

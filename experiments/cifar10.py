@@ -8,9 +8,9 @@ The default is meant for a GPU (not measured there).
 
 import dataclasses
 
-from common import main
-from config import Checkpointing, Config, Quality
 from eqx_shortcut.data import CIFAR10
+from eqx_shortcut.experiment import Experiment
+from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import Shortcut
@@ -52,5 +52,7 @@ PRESETS = {
     "quick": ("Some ten minutes on two CPU cores.", QUICK),
 }
 
+EXPERIMENT = Experiment("cifar10", PRESETS, doc=__doc__, expected=((32, 32, 3), 10))
+
 if __name__ == "__main__":
-    main("cifar10", PRESETS, doc=__doc__, expected=((32, 32, 3), 10))
+    EXPERIMENT.main()

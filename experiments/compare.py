@@ -13,23 +13,29 @@ samples-4.png of the first seed: the same noise down the columns, a row a method
 import collections
 import concurrent.futures
 import dataclasses
+import datetime
+import importlib.metadata
 import itertools
 import json
 import os
 import pathlib
+import platform
 import queue
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from eqx_shortcut.cli import command
+from eqx_shortcut.evaluate.results import TITLES, common, compared, read, rows, stem, table
 from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
-from opening import command
 
 REFERENCE = "shortcut"
+COLUMNS = 10
+"""Samples of a run side by side."""
 Command = tuple[str, ...]
 
 
@@ -106,8 +112,6 @@ class Cell(NamedTuple):
 def main(config: Config) -> None:
     """Trains what is missing, several at once if asked to, and writes table and pictures."""
     from tqdm import tqdm
-
-    from reporting import check_table, report
 
     costs = read_costs(config)
     budget = config.steps or parsed(config.setting, config.setting.methods[REFERENCE]).steps
@@ -187,15 +191,15 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[Command]:
     begun, run = train(setting.methods[TEACHER], teacher, first), config.folder / teacher
     if method.teacher:
         return [begun, train(method, cell.name, second, "--teacher", str(run), *judged)]
-    making = "python", "experiments/make_pairs.py", str(run), "--out", str(pairs), "--count", str(setting.pairs)
+    making = "python", "-m", "eqx_shortcut", "pairs", str(run), "--out", str(pairs), "--count", str(setting.pairs)
     learnt = train(method, cell.name, second, "--pairs", str(pairs), "--init-from", str(run), *judged)
     return [begun, (*making, "--steps", str(setting.grid), "--seed", str(cell.seed + 1)), learnt]
 
 
 def finished(words: Command) -> bool:
     """Whether the run of a training command is done. Raises ValueError if its folder holds one of other settings."""
-    from checking import MAY_CHANGE, check_record
     from eqx_shortcut import settings
+    from eqx_shortcut.experiment.checks import MAY_CHANGE, check_record
 
     given, experiment = dict(itertools.pairwise(words)), pathlib.Path(words[1]).stem
     if "--name" not in given:
@@ -247,10 +251,11 @@ def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
 
 def problem_of(words: Command, tell: Callable[[str], None]) -> str:
     """Runs a command and tells what it says meanwhile; what it said last if it failed, or nothing."""
-    script = EXPERIMENTS / f"{pathlib.Path(words[1]).stem}.py"
-    name = dict(itertools.pairwise(words)).get("--name", script.stem)
+    # An experiment by its file, wherever this is run, or a command of the package.
+    program = words[1:] if words[1] == "-m" else (str(EXPERIMENTS / pathlib.Path(words[1]).name), *words[2:])
+    name = dict(itertools.pairwise(words)).get("--name", words[3] if words[1] == "-m" else pathlib.Path(words[1]).stem)
     last: collections.deque[str] = collections.deque(maxlen=2)
-    whole, silent, pipe = [sys.executable, str(script), *words[2:]], subprocess.DEVNULL, subprocess.PIPE
+    whole, silent, pipe = [sys.executable, *program], subprocess.DEVNULL, subprocess.PIPE
     # As text, so that a bar that is drawn again is a line, too.
     with subprocess.Popen(whole, stdout=silent, stderr=pipe, text=True) as child:
         for line in child.stderr or ():
@@ -258,6 +263,84 @@ def problem_of(words: Command, tell: Callable[[str], None]) -> str:
                 last.append(text)
                 tell(f"{name}: {text}")
     return f"{shlex.join(words)} failed: {'; '.join(last) or f'exit code {child.returncode}'}" if child.returncode else ""
+
+
+def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) -> None:
+    """Raises ValueError if the table that is there is of other data or another budget."""
+    from eqx_shortcut import settings
+
+    path = config.table / "table.json"
+    if path.exists():
+        there, here = settings.read(path).get("budget"), described(config, budget, costs)
+        if different := settings.differences(there, here):
+            raise ValueError(f"{path} is another table: {settings.named(different)}. Name another place with --out")
+
+
+def described(config: Config, budget: int, costs: Mapping[str, float] | None) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    return {"data": config.data, "steps of shortcut": budget, "costs": costs and dict(costs), "more": config.more}
+
+
+def report(config: Config, budget: int, costs: Mapping[str, float] | None, made: Mapping[str, Sequence[str]]) -> None:
+    """Writes table, figures and samples, and prints the table: of the runs that OUT/table.json knows and of those here."""
+    from eqx_shortcut import figures, settings
+
+    out, order = config.table, list(config.setting.methods)
+    known = settings.read(out / "table.json") if (out / "table.json").exists() else {}
+    found = known.get("runs", {})
+    here = [path.parent for path in config.folder.glob("*-*/quality.json")]
+    # The user's own runs may lie here, too.
+    for run in (run for run in here if stem(run) in order and stem(run) != run.name):
+        files = read(run)
+        if found.get(run.name, {}).get("quality") != files.get("quality"):
+            date = datetime.date.fromtimestamp((run / "quality.json").stat().st_mtime)
+            found[run.name] = files | {"made on": {"date": f"{date}", **surroundings()}}
+    names = sorted(found, key=lambda name: (order.index(stem(pathlib.Path(name))), int(name.rpartition("-")[2])))
+    if not names:
+        raise ValueError(f"{config.folder} holds no finished runs that were judged: there is no table")
+    measured = {pathlib.Path(name): rows(pathlib.Path(name), found[name]) for name in names}
+    # A spread between parts of the samples is none between seeds.
+    measures = dict.fromkeys((config.setting.measure, *(name for name in common(measured) if not name.endswith(" std"))))
+    tables = [compared(measured, name) for name in measures]
+    notes = [f"Measured differently: {note}" for note in tables[0].notes if not note.startswith("training step")]
+    text = "\n\n".join([*map(table, tables), *notes])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(text + "\n")
+    kept = {"commands": known.get("commands", {}) | made, "runs": {name: found[name] for name in names}}
+    (out / "table.json").write_text(json.dumps({"budget": described(config, budget, costs), **kept}, indent=1) + "\n")
+    first, title = tables[0], TITLES.get(tables[0].measure, tables[0].measure)
+    steps = sorted({n for curve in first.curves.values() for n in curve})
+    figures.quality_plot(first.curves, out / "quality.png", measure=title, floor=list(first.floors))
+    shown = dict.fromkeys((steps[0], *(n for n in steps if n == 4), steps[-1]))
+    figures.dot_plot(first.curves, out / "methods.png", measure=title, steps=list(shown), floor=list(first.floors))
+    drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name / "checkpoints").exists()]
+    for n in (1, 4) if drawn else ():
+        draw(drawn, n, out / f"samples-{n}.png")
+    print(text)
+    print(f"{out}: table.md, table.json, quality.png and methods.png of {len(names)} runs, samples-*.png of {len(drawn)}")
+
+
+def draw(runs: Sequence[pathlib.Path], steps: int, path: pathlib.Path) -> None:
+    """A picture of samples: a row a run, the same noise and labels down the columns."""
+    import jax
+    import numpy as np
+
+    import eqx_shortcut
+    from eqx_shortcut import figures
+
+    images = [np.asarray(eqx_shortcut.sample(eqx_shortcut.load(run), jax.random.key(0), COLUMNS, steps=steps)) for run in runs]
+    figures.grid(np.stack(images), path, labels=[stem(run) for run in runs])
+
+
+def surroundings() -> dict[str, Any]:
+    """What runs are made on."""
+    import jax
+
+    import eqx_shortcut
+
+    found = {"chip": jax.devices()[0].device_kind, "cores": os.cpu_count(), "machine": platform.machine()}
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "equinox", "optax")}
+    return {**found, "python": platform.python_version(), "eqx_shortcut": eqx_shortcut.__version__, **versions}
 
 
 if __name__ == "__main__":

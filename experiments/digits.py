@@ -9,9 +9,9 @@ The same command again continues. Expected on two cores: see the README's table.
 
 import numpy as np
 
-from common import main
-from config import Checkpointing, Config, Quality
 from eqx_shortcut.data import Digits, Images
+from eqx_shortcut.experiment import Experiment
+from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -50,5 +50,9 @@ def judge(train: Images, images: np.ndarray, labels: np.ndarray) -> dict[str, fl
     }
 
 
+EXPERIMENT = Experiment(
+    "digits", {"default": ("Four minutes on two cores.", DEFAULT)}, doc=__doc__, expected=((8, 8, 1), 10), judge=judge
+)
+
 if __name__ == "__main__":
-    main("digits", {"default": ("Four minutes on two cores.", DEFAULT)}, doc=__doc__, expected=((8, 8, 1), 10), judge=judge)
+    EXPERIMENT.main()

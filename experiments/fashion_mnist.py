@@ -9,9 +9,9 @@ The default is meant for a GPU (not measured there).
 
 import dataclasses
 
-from common import main
-from config import Checkpointing, Config, Quality
 from eqx_shortcut.data import FashionMNIST
+from eqx_shortcut.experiment import Experiment
+from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -41,5 +41,7 @@ QUICK = dataclasses.replace(
 )
 PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some six minutes on one CPU core.", QUICK)}
 
+EXPERIMENT = Experiment("fashion_mnist", PRESETS, doc=__doc__, expected=((28, 28, 1), 10))
+
 if __name__ == "__main__":
-    main("fashion_mnist", PRESETS, doc=__doc__, expected=((28, 28, 1), 10))
+    EXPERIMENT.main()

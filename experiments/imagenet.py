@@ -14,7 +14,7 @@ samples in 128, 4 and 1 steps: `b` 15.5, 28.3, 40.3; `xl` 3.8, 7.8, 10.6.
 import dataclasses
 
 import celeba
-from common import main
+from eqx_shortcut.experiment import Experiment
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import Shortcut
 
@@ -31,5 +31,7 @@ PRESETS = {
     "tiny": ("A tiny network for 300 steps, to try the pipeline.", dataclasses.replace(celeba.TINY, unconditional=False)),
 }
 
+EXPERIMENT = Experiment("imagenet", PRESETS, doc=__doc__, expected=((32, 32, 4), 1000))
+
 if __name__ == "__main__":
-    main("imagenet", PRESETS, doc=__doc__, expected=((32, 32, 4), 1000))
+    EXPERIMENT.main()

@@ -13,8 +13,8 @@ GPU; time and quality not measured by us, and nothing is published for them.
 import dataclasses
 
 import celeba
-from common import main
-from config import Checkpointing
+from eqx_shortcut.experiment import Experiment
+from eqx_shortcut.experiment.config import Checkpointing
 from eqx_shortcut.models.dit import preset
 
 DEFAULT = dataclasses.replace(
@@ -30,5 +30,7 @@ PRESETS = {
     "tiny": ("A tiny network for 300 steps, to try the pipeline.", dataclasses.replace(celeba.TINY, unconditional=False)),
 }
 
+EXPERIMENT = Experiment("images", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+
 if __name__ == "__main__":
-    main("images", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+    EXPERIMENT.main()

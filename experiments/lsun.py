@@ -10,7 +10,9 @@ paper gives no FID for it. Settings are those of CelebA-HQ.
 """
 
 from celeba import PRESETS
-from common import main
+from eqx_shortcut.experiment import Experiment
+
+EXPERIMENT = Experiment("lsun", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
 
 if __name__ == "__main__":
-    main("lsun", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+    EXPERIMENT.main()

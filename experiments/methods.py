@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from config import Config
+from eqx_shortcut.experiment.config import Config
 
 EXPERIMENTS = pathlib.Path(__file__).parent
 TEACHER = "flow-matching"
@@ -147,8 +147,4 @@ def told(experiment: str, words: Sequence[str]) -> Config:
     """The settings of an experiment that is told these words."""
     import importlib
 
-    from common import parse
-
-    module = importlib.import_module(experiment)
-    presets = getattr(module, "PRESETS", None) or {"default": ("", module.DEFAULT)}
-    return parse(presets, doc=None, args=list(words))
+    return importlib.import_module(experiment).EXPERIMENT.parse(words)

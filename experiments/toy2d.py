@@ -5,7 +5,7 @@
 
 Writes RUNS/toy2d/NAME/: map.png (the map of one step, the way of many, samples in 1, 2, 4 and 128 steps), their sliced
 Wasserstein distances in quality.json, metrics.jsonl, loss.png. An objective that distils has its teacher trained first, by flow
-matching with the same settings. `toy2d_table.py` compares all objectives; `plot_quality.py runs/toy2d/*` runs of it.
+matching with the same settings. `toy2d_table.py` compares all objectives; `eqx-shortcut plot runs/toy2d/*` runs of it.
 """
 
 import dataclasses
@@ -14,11 +14,14 @@ import json
 import operator
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import tyro
+from jaxtyping import Float
 
-from config import AnyObjective, named
+from eqx_shortcut.cli import Place, command
+from eqx_shortcut.experiment.config import AnyObjective, named
 from eqx_shortcut.models import MLPConfig
 from eqx_shortcut.objectives import (
     ConsistencyDistillation,
@@ -29,8 +32,6 @@ from eqx_shortcut.objectives import (
     Shortcut,
 )
 from eqx_shortcut.optimizer import AdamW
-from opening import command
-from places import Place
 
 if TYPE_CHECKING:
     from jaxtyping import PRNGKeyArray
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from eqx_shortcut.models import MLP
     from eqx_shortcut.trained import Trained
     from eqx_shortcut.types import Metrics
-    from toy2d_figure import Seen
 
 Data = Literal["moons", "checkerboard", "spirals", "eight-gaussians"]
 STEPS = (1, 2, 4, 128)
@@ -48,6 +48,12 @@ SEED = 1000
 LOG_EVERY = 20
 OPTIMIZER = AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0)
 NETWORK = MLPConfig(hidden=64)
+
+SHOWN, PATHS, REACH = 3000, 150, 2.6
+"""Points and ways drawn, and half the side of each picture."""
+RINGS = np.sqrt(-2 * np.log(1 - np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])))
+"""Radii within which those shares of the noise lie."""
+RAYS = 2 * np.pi * np.arange(24) / 24
 
 OBJECTIVES: dict[str, type[Objective]] = {name.name: kind for kind, name in map(get_args, get_args(AnyObjective))}
 """All objectives by their names on the command line."""
@@ -132,7 +138,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Trains, judges and draws, and prints the table."""
-    from judging import table
+    from eqx_shortcut.experiment.judging import table
 
     quality = run(config)
     print(table(quality))
@@ -141,9 +147,9 @@ def main(config: Config) -> None:
 
 def run(config: Config, *, pictures: bool = True) -> dict[str, Any]:
     """Trains, judges and, if asked for, draws; returns what quality.json holds."""
-    from eqx_shortcut import figures, log, storage
-    from running import use_compilation_cache
-    from toy2d_figure import draw
+    from eqx_shortcut import figures, storage
+    from eqx_shortcut.compilation import use_compilation_cache
+    from eqx_shortcut.experiment import log
 
     use_compilation_cache()
     config.objective.check(config.batch)
@@ -176,7 +182,7 @@ def sampler(data: Data) -> "Callable[[PRNGKeyArray, int], Points]":
 
 def train(config: Config) -> "Trained":
     """The average of the weights at the end; an objective that distils starts from its teacher, as the other runs do."""
-    from eqx_shortcut.log import JsonLines
+    from eqx_shortcut.experiment.log import JsonLines
 
     teacher = None
     if config.objective.stages:
@@ -248,7 +254,6 @@ def judge(config: Config, model: "Trained") -> "tuple[dict[str, Any], Seen]":
 
     from eqx_shortcut.evaluate import half_circle, sliced_wasserstein
     from eqx_shortcut.trained import noise, sample_from
-    from toy2d_figure import Seen
 
     k_data, k_other, k_noise = jax.random.split(jax.random.key(SEED), 3)
     points = sampler(config.data)
@@ -276,6 +281,71 @@ def judge(config: Config, model: "Trained") -> "tuple[dict[str, Any], Seen]":
         "results": [{"steps": steps, "sliced_wasserstein": value} for steps, value in distances.items()],
     }
     return quality, Seen(data, np.asarray(start), found, distances)
+
+
+class Seen(NamedTuple):
+    """What the distances were taken of: points of the distribution, noise, and the samples from it by number of steps."""
+
+    data: np.ndarray
+    noise: np.ndarray
+    samples: dict[int, np.ndarray]
+    distances: dict[int, float]
+
+
+def draw(model: "Trained", seen: Seen, path: pathlib.Path, *, title: str) -> None:
+    """Writes the picture: above the noise, the map of one step, the way of the finest sampler and the data; below samples."""
+    import jax
+    import jax.numpy as jnp
+    from matplotlib.figure import Figure
+
+    from eqx_shortcut import figures
+    from eqx_shortcut.trained import sample_from, trajectory
+
+    steps, key, net = max(seen.samples), jax.random.key(0), lines()
+    mapped = np.asarray(sample_from(model, key, jnp.asarray(net.reshape(-1, 2)), steps=1)).reshape(net.shape)
+    moments = sorted({round(i * steps / 32) for i in range(33)})
+    way = np.asarray(trajectory(model, key, jnp.asarray(seen.noise[:PATHS]), steps=steps, points=moments).x)
+    figure = Figure(figsize=(12, 6.6), layout="constrained", dpi=130)
+    figure.suptitle(title)
+    (noise, one, paths, data), below = figure.subplots(2, 4)
+    curves(noise, net, net)
+    curves(one, mapped, net)
+    curves(paths, way.swapaxes(0, 1), np.broadcast_to(way[:1], way.shape).swapaxes(0, 1), alpha=0.6)
+    paths.scatter(*way[-1].T, s=7, c=colours(way[0]), linewidths=0, zorder=3)
+    data.scatter(*seen.data[:SHOWN].T, s=3, c="0.35", linewidths=0, rasterized=True)
+    titles = ["noise, 5 to 95 %", "its map in one step", f"the way in {steps} steps", "data"]
+    for axes, (n, samples) in zip(below, seen.samples.items(), strict=True):
+        axes.scatter(*samples[:SHOWN].T, s=3, c=colours(seen.noise[:SHOWN]), linewidths=0, rasterized=True)
+        titles.append(f"{n} step{'s'[: n > 1]}: {seen.distances[n]:.3f}")
+    for axes, text in zip(figure.axes, titles, strict=True):
+        axes.set_title(text, fontsize=11)
+        axes.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), xticks=[], yticks=[], aspect="equal")
+        axes.spines[:].set_color("0.85")
+    figures.write_figure(path, figure)
+
+
+def lines() -> Float[np.ndarray, "lines points 2"]:
+    """Circles and rays in the plane of the noise."""
+    turn, outward = np.linspace(0, 2 * np.pi, 121), np.linspace(RINGS[0], RINGS[-1], 121)
+    rings = [radius * np.stack([np.cos(turn), np.sin(turn)], axis=1) for radius in RINGS]
+    rays = [outward[:, None] * np.array([[np.cos(angle), np.sin(angle)]]) for angle in RAYS]
+    return np.stack([*rings, *rays]).astype(np.float32)
+
+
+def curves(
+    axes: Any, at: Float[np.ndarray, "lines points 2"], noise: Float[np.ndarray, "lines points 2"], **options: Any
+) -> None:
+    """Lines through the points `at`, each piece in the colour of the noise at its beginning."""
+    from matplotlib.collections import LineCollection
+
+    pieces = np.stack([at[:, :-1], at[:, 1:]], axis=2).reshape(-1, 2, 2)
+    axes.add_collection(LineCollection(list(pieces), colors=colours(noise[:, :-1].reshape(-1, 2)), linewidths=0.8, **options))
+
+
+def colours(noise: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    """A hue for each direction from the middle."""
+    angle = np.arctan2(noise[:, 1], noise[:, 0])
+    return 0.5 + 0.38 * np.cos(angle[:, None] - 2 * np.pi * np.arange(3) / 3)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from opening import check_out, command
-from places import Place
+from eqx_shortcut.cli import Place, check_out, command
 from toy2d import OBJECTIVES, Data, in_the_plane
 from toy2d import Config as Run
 
@@ -103,8 +102,8 @@ def measured(run: Run) -> dict[str, Any]:
 
 def table(rows: dict[str, dict[int, Any]]) -> str:
     """Markdown; its last columns are means over those of flow matching, if it is among them, in fewest and in most steps."""
-    from results import Comparison
-    from results import table as compared
+    from eqx_shortcut.evaluate.results import Comparison
+    from eqx_shortcut.evaluate.results import table as compared
 
     curves: dict[str, dict[int, list[float]]] = {}
     for name, seeds in rows.items():

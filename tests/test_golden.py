@@ -9,6 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from eqx_shortcut import guidance, objectives, paths, reference, sharding, steps, times
+from eqx_shortcut.models import NetworkField
+from eqx_shortcut.models.dit import PRESETS, preset
+from eqx_shortcut.models.layers import position_table, sinusoids
+from eqx_shortcut.train import make_step
 from golden_cases import (
     ACTIVATIONS,
     KEY_BIAS,
@@ -35,12 +41,6 @@ from golden_cases import (
     text,
     with_options,
 )
-
-from eqx_shortcut import guidance, objectives, paths, reference, sharding, steps, times
-from eqx_shortcut.models import NetworkField
-from eqx_shortcut.models.dit import PRESETS, preset
-from eqx_shortcut.models.layers import position_table, sinusoids
-from eqx_shortcut.train import make_step
 
 CASES = {
     "forward": ("model_*.npz", r"((?:f32|bf16)/(?:dt|ignore_dt))/out"),

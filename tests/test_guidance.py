@@ -3,10 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import collectives
 from eqx_shortcut import sharding
 from eqx_shortcut.guidance import Guidance, Guided, Scales, draw_guided, drop_condition, guided, guided_velocity, told
 from eqx_shortcut.rows import rows
+from scripts import script
+
+collectives = script("collectives")
 
 N = 6
 NULL = jnp.array(9)

@@ -12,12 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-import collectives
-from eqx_shortcut import Batch, programs, samplers, sharding
+from eqx_shortcut import Batch, compilation, samplers, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
 from eqx_shortcut.train import Step, init_state, make_step, make_update
+from scripts import script
+
+collectives = script("collectives")
 
 CONFIG = DiTConfig(hidden=16, depth=2, heads=2, patch=2)
 SHAPE, CLASSES, STEPS = (4, 4, 1), 5, 5
@@ -72,7 +74,7 @@ def stepped(mesh: jax.sharding.Mesh, state: Any, images: jax.Array) -> tuple[Any
 def trained(*sizes: int) -> tuple[Any, list[Any], Any]:
     """State, losses with gradient norms, and samples after five steps on a mesh."""
     mesh = mesh_of(*sizes)
-    with programs.compiled_for(mesh), jax.set_mesh(mesh):
+    with compilation.compiled_for(mesh), jax.set_mesh(mesh):
         state, seen = stepped(mesh, state_on(mesh), IMAGES)
         noise = jax.device_put(IMAGES[0], sharding.batch_sharding(mesh))
         objective = Shortcut(steps=4, bootstrap_every=2)
@@ -99,7 +101,7 @@ def test_losses_gradients_and_samples_are_those_of_one_device(name):
 def halfway(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A checkpoint after two of the five steps, by 8 devices that share the weights."""
     mesh, folder = mesh_of(1, 8, 1), tmp_path_factory.mktemp("halfway")
-    with programs.compiled_for(mesh), jax.set_mesh(mesh):
+    with compilation.compiled_for(mesh), jax.set_mesh(mesh):
         checkpoints = Checkpoints(folder)
         checkpoints.save(stepped(mesh, state_on(mesh), IMAGES[:2])[0], {})
         checkpoints.close()
@@ -113,7 +115,7 @@ def halfway(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_a_checkpoint_of_shared_weights_goes_on_with_fewer_devices_and_another_mesh(halfway, sizes):
     """To the losses, and the weights, of 8 devices throughout."""
     mesh = mesh_of(*sizes)
-    with programs.compiled_for(mesh), jax.set_mesh(mesh):
+    with compilation.compiled_for(mesh), jax.set_mesh(mesh):
         found = Checkpoints(halfway).restore(state_on(mesh))
         assert found is not None
         state, seen = stepped(mesh, found[0], IMAGES[2:])
@@ -157,7 +159,7 @@ def test_gated_mlps_and_normalised_heads_are_shared_as_plain_ones_are(sizes):
     assert blocks.qkv.query.is_fully_replicated and blocks.qkv.key.is_fully_replicated
 
 
-def found_in(mesh: jax.sharding.Mesh, objective: Objective, config: DiTConfig, batch: int = 64) -> list[collectives.Collective]:
+def found_in(mesh: jax.sharding.Mesh, objective: Objective, config: DiTConfig, batch: int = 64) -> list[Any]:
     """The collectives of the compiled step."""
     state = eqx.filter_eval_shape(
         init_state, lambda key: config.build(SHAPE, CLASSES, key=key), optax.adamw(1e-3), jax.random.key(0)
@@ -182,7 +184,7 @@ def found_in(mesh: jax.sharding.Mesh, objective: Objective, config: DiTConfig, b
         return collectives.read(jax.jit(step).lower(arrays, raw).compile().as_text() or "")
 
 
-def counted(found: list[collectives.Collective]) -> dict[str, Counter]:
+def counted(found: list[Any]) -> dict[str, Counter]:
     """How many of each kind the program's text has: outside of loops, and in each loop over the depth, in order."""
     places: dict[str, Counter] = {}
     for one in found:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-import collectives
-from common import parse
-from digits import DEFAULT
 from eqx_shortcut import sharding
+from eqx_shortcut.experiment import Experiment
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.optimizer import AdamW, Muon, orthogonal
+from scripts import script
+
+collectives = script("collectives")
+DEFAULT = script("digits").DEFAULT
 
 # Paths and axes of the diffusion transformer, with 3 blocks of width 8 and 2 heads.
 KERNELS = {"qkv": (3, 8, 3, 2, 4), "out": (3, 8, 8), "up": (3, 8, 32), "down": (3, 32, 8)}
@@ -176,6 +178,6 @@ def test_devices_that_share_weights_make_whole_matrices_orthogonal_and_send_mome
     ],
 )
 def test_muon_is_a_word_of_the_command_line_and_takes_the_presets_settings(line, expected):
-    found = parse({"default": ("", DEFAULT)}, doc="", args=line.split()).optimizer
+    found = Experiment("digits", {"default": ("", DEFAULT)}).parse(line.split()).optimizer
     assert (type(found), found.lr) == expected
     assert (found.schedule, found.warmup, found.clip) == ("cosine", 100, 1.0)

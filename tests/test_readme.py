@@ -24,7 +24,7 @@ def test_program_learns_one_step_moons():
 
 
 def test_options_table_names_options_that_exist():
-    import config
+    from eqx_shortcut.experiment import config
 
     fields = {field.name.replace("_", "-") for field in dataclasses.fields(config.LatentConfig)}
     table = re.search(r"\| options \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -45,9 +45,8 @@ def options(kind: type, prefix: str = "") -> set[str]:
 
 
 def test_flag_table_names_options_that_exist_and_every_flag_of_the_original():
-    import config
-    import evaluate
-    import sample
+    from eqx_shortcut.commands import evaluate, sample
+    from eqx_shortcut.experiment import config
 
     table = re.search(r"\| flag there \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
     assert table is not None

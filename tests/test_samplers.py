@@ -157,8 +157,8 @@ def test_parts_one_after_another_are_the_whole_to_the_bit(key, sampler):
     def advance(x, steps):
         return getattr(samplers, sampler)(field, x, steps=steps, **more)
 
-    traced = jax.jit(lambda x, *numbers: advance(x, samplers.Part(*numbers)))
-    for run in (lambda x, *numbers: advance(x, samplers.Part(*numbers)), traced):
+    traced = jax.jit(lambda x, *numbers: advance(x, samplers.StepRange(*numbers)))
+    for run in (lambda x, *numbers: advance(x, samplers.StepRange(*numbers)), traced):
         whole, x = run(noise, 7, 0, 7), noise
         for first, last in ((0, 3), (3, 3), (3, 7)):
             x = run(x, 7, first, last)
@@ -168,5 +168,5 @@ def test_parts_one_after_another_are_the_whole_to_the_bit(key, sampler):
 
 def test_a_known_part_can_be_differentiated(key):
     noise = jax.random.normal(key, (2, 3))
-    slope = jax.grad(lambda x: samplers.euler(lambda x, t, d, cond: x, x, steps=samplers.Part(4, 1, 3)).sum())(noise)
+    slope = jax.grad(lambda x: samplers.euler(lambda x, t, d, cond: x, x, steps=samplers.StepRange(4, 1, 3)).sum())(noise)
     np.testing.assert_allclose(slope, 1.25**2, rtol=1e-6)

@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
-from eqx_shortcut import settings
+from eqx_shortcut import experiment, settings
 from eqx_shortcut.data import CIFAR10
+from eqx_shortcut.experiment import Mesh, Quality
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import FlowMatching, Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -55,6 +56,21 @@ def test_dump_is_plain_json():
     }
     assert settings.dump({"paths": (pathlib.Path("a/b"),)}) == {"paths": ["a/b"]}
     assert settings.dump(CIFAR10(pathlib.Path("c")))["path"] == "c"
+
+
+def test_a_record_of_an_earlier_version_names_classes_where_they_are_now(tmp_path):
+    """All that the experiments' module `config` had, nested or not; classes of others of that name stay what they are."""
+    old = {"quality": {"kind": "config:Quality", "steps": [1], "count": 8}, "mesh": {"kind": "config:Mesh", "tensor": 2}}
+    other = {"kind": "configs:Quality"}
+    (tmp_path / "config.json").write_text(json.dumps({**old, "other": other, "kind": None}))
+    found = settings.read(tmp_path / "config.json")
+    assert found["other"] == other and found["kind"] is None
+    now = {"quality": Quality(steps=(1,), count=8), "mesh": Mesh(tensor=2)}
+    for name, value in now.items():
+        assert settings.parse(found[name]) == settings.parse(old[name]) == value
+        assert found[name]["kind"] == settings.dump(value)["kind"]
+    names = "Averages Checkpointing Config Figures Health LatentConfig Mesh Processes Quality WandB".split()
+    assert all(settings.find_class(f"config:{name}") is getattr(experiment, name) for name in names)
 
 
 REFUSED = {

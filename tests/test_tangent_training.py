@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import Batch, programs, sharding
+from eqx_shortcut import Batch, compilation, sharding
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import (
     ESC,
@@ -61,7 +61,7 @@ def trained(objective: Objective, config: DiTConfig, devices: int) -> tuple[Trai
     """State and metrics of two steps on so many devices that share the weights."""
     mesh = sharding.make_mesh(fsdp=devices, devices=jax.devices()[:devices])
     lay_out = functools.partial(sharding.lay_out, mesh=mesh)
-    with programs.compiled_for(mesh), jax.set_mesh(mesh):
+    with compilation.compiled_for(mesh), jax.set_mesh(mesh):
         state, seen = lay_out(state_of(objective, config)), []
         step = make_step(objective, TX, prepare=prepare, ema_decay=0.9, steps=STEPS, shardings=lay_out)
         for x in IMAGES:

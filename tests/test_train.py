@@ -11,8 +11,9 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import Batch, ema, health, sharding, weights
+from eqx_shortcut import Batch, ema, sharding, weights
 from eqx_shortcut.checkpoint import Checkpoints
+from eqx_shortcut.experiment import health
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW

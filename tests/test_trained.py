@@ -26,7 +26,7 @@ from eqx_shortcut.objectives import (
     Shortcut,
 )
 from eqx_shortcut.rows import rows
-from eqx_shortcut.samplers import Part
+from eqx_shortcut.samplers import StepRange
 from eqx_shortcut.train import TrainState
 from eqx_shortcut.trained import Trained, load, noise, sample, sample_from, trajectory
 
@@ -123,7 +123,7 @@ def test_new_noise_between_steps_is_not_that_of_another_sample_or_step(model, ke
 
     class Asked(FlowMatching):
         def sample(self, field, noise, cond, *, steps, renoise):
-            assert isinstance(steps, Part)
+            assert isinstance(steps, StepRange)
             return jnp.where(steps.of == 1, noise, renoise(jnp.asarray(steps.of - 2)))
 
     asked = Trained(model.network, Asked(4), SHAPE, CLASSES, 5)
@@ -252,7 +252,7 @@ def test_steps_that_start_outside_of_the_interval_are_not_guided(model, key):
     labels, x = jnp.arange(4) % CLASSES, noise(model, key, jnp.arange(4))
     for i in range(4):
         field = guided(model.field, 3.0, model.network.null) if i in (1, 2) else model.field
-        x = samplers.euler(field, x, labels, steps=Part(*map(jnp.int32, (4, i, i + 1))))
+        x = samplers.euler(field, x, labels, steps=StepRange(*map(jnp.int32, (4, i, i + 1))))
     found = sample(model, key, 4, steps=4, guidance=3.0, guidance_interval=(0.25, 0.5))
     np.testing.assert_allclose(found, x, atol=1e-5)
     everywhere, plain = (sample(model, key, 4, steps=4, guidance=scale) for scale in (3.0, 1.0))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
-from ..models.autoencoder import Autoencoder, Posterior, to_training
+from ..pretrained.autoencoder import Autoencoder, Posterior, to_training
 from ..rows import in_turns, joined
 from ..types import Batch
 from . import pixels

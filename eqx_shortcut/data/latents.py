@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from .. import storage
-from ..models.autoencoder import Posterior
+from ..pretrained.autoencoder import Posterior
 from ..types import Batch
 from .errors import DataError
 

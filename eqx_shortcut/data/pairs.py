@@ -69,12 +69,12 @@ def read_pairs(folder: str | os.PathLike[str], shape: tuple[int, int, int]) -> P
     """All pairs of a folder, in half precision. Raises DataError if it is incomplete, damaged, or not of `shape`."""
     folder = storage.as_path(folder)
     if not storage.exists(folder / MANIFEST):
-        raise DataError(f"{storage.absolute(folder)} holds no pairs (no {MANIFEST}): make them with make_pairs.py")
+        raise DataError(f"{storage.absolute(folder)} holds no pairs (no {MANIFEST}): make them with eqx-shortcut pairs")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         wanted, found, classes = shards(manifest), tuple(manifest["shape"]), manifest["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{storage.absolute(folder)} holds no pairs ({error!r}): make them with make_pairs.py") from error
+        raise DataError(f"{storage.absolute(folder)} holds no pairs ({error!r}): make them with eqx-shortcut pairs") from error
     if found != shape:
         raise DataError(f"pairs in {folder} are of shape {found}, the data of {shape}: make others")
     missing = [i for i in range(len(wanted)) if not shard_path(folder, i).exists()]

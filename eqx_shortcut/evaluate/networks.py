@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from ..models.classifier import Activations
-from ..models.efficientnet import load_efficientnet, published_weights
-from ..models.inception import load_inception
-from ..models.small_classifier import load_classifier
+from ..pretrained.classifier import Activations
+from ..pretrained.efficientnet import load_efficientnet, published_weights
+from ..pretrained.inception import load_inception
+from ..pretrained.small_classifier import load_classifier
 from ..sharding import batch_sharding, make_mesh, replicate
 from ..storage import checksum
 from .features import Extracted, check_images

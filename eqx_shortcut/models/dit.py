@@ -13,9 +13,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
-from .gather import is_split, keeps
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
+from .sharded import is_split, keeps
 
 StepEmbedding = Literal["log2", "linear", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]

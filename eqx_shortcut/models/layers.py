@@ -10,8 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .gather import gathered
 from .matmul import matmul
+from .sharded import gathered
 
 Init = Callable[[PRNGKeyArray, tuple[int, ...]], Float[Array, "..."]]
 

@@ -13,8 +13,8 @@ from jaxtyping import PRNGKeyArray
 
 from ..models.dit import DiTConfig
 from ..objectives import Networks
+from ..pretrained.unpickle import Leaf, UnpickleError
 from ..train import TrainState
-from ..unpickle import Leaf, UnpickleError
 from ._errors import ReferenceCheckpointError
 from ._parameters import from_parameters
 from ._pickle import Node, load

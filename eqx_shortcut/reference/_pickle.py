@@ -4,8 +4,8 @@ import dataclasses
 import io
 from typing import Any
 
-from .. import unpickle
-from ..unpickle import NUMPY, Global, Rules, new_nothing
+from ..pretrained import unpickle
+from ..pretrained.unpickle import NUMPY, Global, Rules, new_nothing
 
 NAMEDTUPLES = ("EmptyState", "ScaleByAdamState", "ScaleByScheduleState")
 OPTAX = frozenset(

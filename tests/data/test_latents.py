@@ -98,7 +98,7 @@ def flip(path: pathlib.Path) -> None:
 
 PART = {"train": {"count": COUNT + SIZE, "shards": ["", "", ""]}}
 FAULTS = {
-    "no manifest": (lambda c: (c / MANIFEST).unlink(), "holds no finished cache of latents .*encode_latents.py"),
+    "no manifest": (lambda c: (c / MANIFEST).unlink(), "holds no finished cache of latents .*eqx-shortcut encode"),
     "no JSON": (lambda c: (c / MANIFEST).write_text("{"), "manifest.json cannot be read"),
     "no part": (lambda c: change(c, parts={}), "lacks 'train' and is no cache of latents: delete it and repeat"),
     "no sizes": (lambda c: drop(c, "moments"), "lacks 'moments'"),

@@ -76,7 +76,7 @@ def test_a_folder_without_a_manifest_holds_no_pairs(folder, text):
     (folder / MANIFEST).unlink()
     if text is not None:
         (folder / MANIFEST).write_text(text)
-    with pytest.raises(DataError, match=rf"{folder} holds no pairs .*: make them with make_pairs.py"):
+    with pytest.raises(DataError, match=rf"{folder} holds no pairs .*: make them with eqx-shortcut pairs"):
         read_pairs(folder, SHAPE)
 
 

@@ -11,7 +11,7 @@ from eqx_shortcut.evaluate.features import Custom, Features, Pixels, pixels
 from eqx_shortcut.evaluate.networks import NetworkFeatures
 from eqx_shortcut.evaluate.preprocess import EFFICIENTNET, INCEPTION, PYTORCH_FID, REFERENCE, TF, Preprocessing, to_bytes
 from eqx_shortcut.figures import to_bytes as bytes_saved
-from eqx_shortcut.models.classifier import Activations
+from eqx_shortcut.pretrained.classifier import Activations
 
 RNG = np.random.default_rng(0)
 CROSSINGS = [0, 1, 149, 150, 298]

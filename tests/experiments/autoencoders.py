@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from eqx_shortcut.models.pretrained import CONFIG, WEIGHTS, _sdvae_names
-from eqx_shortcut.models.sdvae import SDVAEConfig
+from eqx_shortcut.pretrained.autoencoder_files import CONFIG, WEIGHTS, _sdvae_names
+from eqx_shortcut.pretrained.sdvae import SDVAEConfig
 
 KL = SDVAEConfig((4, 4), 1, latent_channels=2, norm_num_groups=2, scaling_factor=0.3, shift_factor=0.1)
 

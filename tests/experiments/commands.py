@@ -11,21 +11,20 @@ import jax
 import numpy as np
 import pytest
 
-from eqx_shortcut import settings
+from eqx_shortcut import cli, settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.train import TrainState, init_state
+from scripts import EXPERIMENTS
 
-EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
-
-def in_process(script: str, args: list[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a script run here, on eight devices."""
+def in_process(name: str, args: list[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of an experiment or a command of the package run here, on eight devices."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(sys, "argv", [f"{script}.py", *args])
-        patch.syspath_prepend(str(EXPERIMENTS))
+        path = EXPERIMENTS / f"{name}.py"
+        patch.setattr(sys, "argv", [path.name, *args])
         try:
-            runpy.run_path(str(EXPERIMENTS / f"{script}.py"), run_name="__main__")
+            runpy.run_path(str(path), run_name="__main__") if path.exists() else cli.main([name, *args])
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 1
     return code, out.getvalue(), err.getvalue()

@@ -5,14 +5,14 @@ import socket
 import subprocess
 import sys
 
-from commands import EXPERIMENTS
+from scripts import program
 
 
 def start(script: str, args: list[str], *before: tuple[str, ...], devices: int = 1) -> list[subprocess.Popen]:
     """The processes of one job, as many as `before`, which is what else Python is given before the script of each."""
     return [
         subprocess.Popen(
-            [sys.executable, *options, str(EXPERIMENTS / f"{script}.py"), *args],
+            [sys.executable, *options, *program(script), *args],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from commands import EXPERIMENTS
 from jobs import environments
+from scripts import EXPERIMENTS
 
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --objective.steps 4 "
@@ -30,7 +30,7 @@ import numpy as np
 notes, script, *args = sys.argv[1:]
 sys.argv = [script, *args]
 sys.path.insert(0, os.path.dirname(script))
-import running
+from eqx_shortcut.experiment import run as running
 from eqx_shortcut import storage
 
 def die_in(owner, name, when=lambda *args: True, first=lambda *args: None):
@@ -77,7 +77,7 @@ die_in(LRUCache, "put", lambda self, key, value: "update" in key, cut)
     "opening the folder": 'die_in(storage, "write", lambda path, data: path.name == "config.json", half)',
     "opening the metrics": 'die_in(storage, "write", lambda path, data: path.name == "metrics.jsonl", half)',
     "writing metrics": """
-from eqx_shortcut.log import JsonLines
+from eqx_shortcut.experiment.log import JsonLines
 def part(self, *_):
     with open(self._path, "a") as lines:
         lines.write('{"step": 1')

@@ -15,10 +15,11 @@ import PIL.Image
 import pytest
 
 import kills
-from commands import EXPERIMENTS, final_state, in_process, numbers, snapshot, state_like
+from commands import final_state, in_process, numbers, snapshot, state_like
 from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
-from eqx_shortcut.log import read_lines
+from eqx_shortcut.experiment.log import read_lines
+from scripts import program
 
 STEPS, EVERY = 60, 10
 TINY = (
@@ -42,7 +43,7 @@ def without_rows(line: list[str]) -> list[str]:
 
 
 def command(script: str, *args: str) -> list[str]:
-    return [sys.executable, str(EXPERIMENTS / f"{script}.py"), *args]
+    return [sys.executable, *program(script), *args]
 
 
 def environment() -> dict[str, str]:

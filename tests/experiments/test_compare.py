@@ -8,13 +8,18 @@ import pathlib
 
 import pytest
 
-from checking import UNRECORDED
 from commands import in_process, snapshot
-from compare import Cell, Config, commands, finished, lengths, read_costs, worked
-from config import named
 from eqx_shortcut import settings
-from methods import SETTINGS, TEACHER, parsed, told
-from reporting import check_table, described, report
+from eqx_shortcut.experiment.checks import UNRECORDED
+from eqx_shortcut.experiment.config import named
+from scripts import script
+
+compare = script("compare")
+Cell, Config, finished, lengths, worked = compare.Cell, compare.Config, compare.finished, compare.lengths, compare.worked
+commands, read_costs, check_table = compare.commands, compare.read_costs, compare.check_table
+described, report = compare.described, compare.report
+methods = script("methods")
+SETTINGS, TEACHER, parsed, told = methods.SETTINGS, methods.TEACHER, methods.parsed, methods.told
 
 ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.methods]
 
@@ -61,10 +66,11 @@ def test_the_phases_of_a_method_hand_over(tmp_path: pathlib.Path) -> None:
     assert (teacher["--steps"], student["--steps"], teacher["--seed"], student["--seed"]) == ("7", "5", "3", "3")
     assert student["--name"] == "progressive-distillation-3"
     first, pairs, last = commands(config, Cell("reflow", 0), [7, 5])
-    assert pathlib.Path(pairs[2]) == tmp_path / "digits" / dict(itertools.pairwise(first))["--name"]
+    assert pairs[:4] == ("python", "-m", "eqx_shortcut", "pairs")
+    assert pathlib.Path(pairs[4]) == tmp_path / "digits" / dict(itertools.pairwise(first))["--name"]
     told = dict(itertools.pairwise(last))
     assert told["--pairs"] == dict(itertools.pairwise(pairs))["--out"]
-    assert told["--init-from"] == pairs[2]
+    assert told["--init-from"] == pairs[4]
     # What is compared is judged in the features of the setting, what it starts from is not.
     first, last = commands(Config("fashion-mnist", runs=tmp_path), Cell("consistency-distillation", 0), [7, 5])
     assert "--quality.features" not in first and "--quality.features" in last

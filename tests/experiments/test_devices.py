@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-import config
-import devices
 from commands import in_process
-from digits import DEFAULT
-from eqx_shortcut import log
+from eqx_shortcut.experiment import config, devices, log
 from eqx_shortcut.models import DiTConfig
+from scripts import script
+
+DEFAULT = script("digits").DEFAULT
 
 EIGHT_DEVICES = True
 TINY = dataclasses.replace(DEFAULT, network=DiTConfig(hidden=16, depth=2, heads=2, patch=2))

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 import eqx_shortcut
-import evaluate
-import make_stats
-import measuring
 from commands import in_process
 from eqx_shortcut import ema, settings
+from eqx_shortcut.commands import evaluate, stats
 from eqx_shortcut.data import Digits
 from eqx_shortcut.evaluate import (
     Collected,
@@ -26,6 +24,7 @@ from eqx_shortcut.evaluate import (
     compare,
     frechet_distance,
     moments,
+    parts,
     pixels,
     prdc,
     read_statistics,
@@ -125,7 +124,7 @@ def test_averages_of_several_widths_are_compared(run):
 
 def test_what_was_measured_is_not_measured_again_and_more_is_added(run, monkeypatch):
     before = results(run)
-    monkeypatch.setattr(measuring, "collect_parts", None)
+    monkeypatch.setattr(evaluate, "collect_parts", None)
     assert in_process("evaluate", [str(run), *ARGS])[0] == 0
     monkeypatch.undo()
     guided = [str(run), *ARGS, "--steps", "4", "--guidance", "2"]
@@ -193,9 +192,7 @@ def test_labels_may_be_balanced_drawn_or_those_of_the_data(base):
 
 def test_samples_are_compared_with_a_file_of_statistics(run, tmp_path):
     path = tmp_path / "digits.npz"
-    code, out, err = in_process(
-        "make_stats", [*"--features pixels --batch 30 --part 60 --out".split(), str(path), "data:digits"]
-    )
+    code, out, err = in_process("stats", [*"--features pixels --batch 30 --part 60 --out".split(), str(path), "data:digits"])
     assert code == 0 and "1,400 images, 64 features" in out, err
     found = read_statistics(path)
     train = moments([pixels(Digits().build()[0].scaled())])
@@ -247,11 +244,11 @@ def test_fewer_samples_than_features_are_noted(run, tmp_path):
 
 
 def test_parts_of_other_images_are_refused(run, tmp_path):
-    one = measuring.real_batches(Digits().build()[0], 10)
+    one = parts.real_batches(Digits().build()[0], 10)
     arguments = {"features": Pixels(), "part": 20, "keep": 5, "title": "images"}
-    measuring.collect_parts(tmp_path / "parts", {"images": "some"}, 40, one[1], **arguments)
+    parts.collect_parts(tmp_path / "parts", {"images": "some"}, 40, one[1], **arguments)
     with pytest.raises(ValueError, match="holds features of other images: images is 'others', there it is 'some'"):
-        measuring.collect_parts(tmp_path / "parts", {"images": "others"}, 40, one[1], **arguments)
+        parts.collect_parts(tmp_path / "parts", {"images": "others"}, 40, one[1], **arguments)
 
 
 def test_what_is_collected_survives_a_file_and_adds_up(tmp_path):
@@ -281,7 +278,7 @@ def test_a_set_compared_with_itself_is_at_no_distance():
 
 def test_real_images_come_in_an_order_drawn_once():
     train = Digits().build()[0]
-    count, batches = measuring.real_batches(train, 300)
+    count, batches = parts.real_batches(train, 300)
     order = np.random.default_rng(0).permutation(1400)
     found = np.concatenate(list(batches(range(100, 900))))
     assert count == 1400
@@ -290,10 +287,10 @@ def test_real_images_come_in_an_order_drawn_once():
 
 def test_a_file_is_not_overwritten(tmp_path):
     (tmp_path / "there.npz").write_text("")
-    code, _, err = in_process("make_stats", ["data:digits", "--features", "pixels", "--out", str(tmp_path / "there.npz")])
+    code, _, err = in_process("stats", ["data:digits", "--features", "pixels", "--out", str(tmp_path / "there.npz")])
     assert code == 1 and "exists: remove it" in err
     with pytest.raises(ValueError, match=r"name an \.npz file"):
-        make_stats.Config(data=Digits(), features="pixels", out=tmp_path / "x.txt")
+        stats.Config(data=Digits(), features="pixels", out=tmp_path / "x.txt")
 
 
 def test_each_count_and_set_of_statistics_has_its_own_floor(run, tmp_path):

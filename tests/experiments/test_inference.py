@@ -16,17 +16,15 @@ import pytest
 from jax import export as jax_export
 
 import eqx_shortcut
-import export
-import interpolate
-import opening
-import results
 from autoencoders import write_autoencoder
-from commands import EXPERIMENTS, in_process
+from commands import in_process
 from eqx_shortcut import figures, settings
+from eqx_shortcut.commands import _opening, export, interpolate
+from eqx_shortcut.evaluate import results
 from eqx_shortcut.figures import to_bytes
-from eqx_shortcut.models.autoencoder import decode_batch, from_training
-from eqx_shortcut.models.pretrained import load_autoencoder
 from eqx_shortcut.objectives import ConsistencyTraining, Shortcut
+from eqx_shortcut.pretrained.autoencoder import decode_batch, from_training
+from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
 from runs import CLASSES, SHAPE, write_run
 
 COUNT, BATCH = 7, 3
@@ -213,7 +211,7 @@ def test_an_interpolation_ends_at_samples_and_goes_there_and_back(base, name, st
     [(9, 9, range(9)), (3, 9, range(3)), (129, 9, range(0, 129, 16)), (5, 2, (0, 4)), (1, 4, (0,))],
 )
 def test_points_are_spread_evenly_from_the_first_to_the_last(count, chosen, places):
-    assert opening.evenly(count, chosen) == list(places)
+    assert _opening.evenly(count, chosen) == list(places)
 
 
 def test_a_trajectory_ends_at_the_sample_in_every_row(run, model, tmp_path):
@@ -314,22 +312,22 @@ def test_a_picture_that_cannot_be_drawn_is_refused_in_one_sentence(run, line, wo
 
 def test_guidance_that_a_network_contains_is_said_not_to_apply(base):
     model = eqx_shortcut.Trained(None, Shortcut(steps=4, guidance=2.0), SHAPE, CLASSES, 1)
-    notes = [opening.guided_note(opening.Opening(base, guidance=2.0), model, steps) for steps in (1, 4)]
+    notes = [_opening.guided_note(_opening.Opening(base, guidance=2.0), model, steps) for steps in (1, 4)]
     assert notes == ["guidance 2.0 (not applied: not what the network was trained for at this step size)", "guidance 2.0"]
-    assert opening.guided_note(opening.Opening(base, guidance=2.0, guide_always=True), model, 1) == "guidance 2.0"
-    between = opening.Opening(base, guidance=2.0, guidance_interval=(0.25, 1.0))
-    assert opening.guided_note(between, model, 4) == "guidance 2.0 at times 0.25 to 1"
+    assert _opening.guided_note(_opening.Opening(base, guidance=2.0, guide_always=True), model, 1) == "guidance 2.0"
+    between = _opening.Opening(base, guidance=2.0, guidance_interval=(0.25, 1.0))
+    assert _opening.guided_note(between, model, 4) == "guidance 2.0 at times 0.25 to 1"
 
 
 def test_help_comes_before_anything_heavy_is_imported():
-    names = ("sample", "interpolate", "trajectory", "export", "plot_quality")
+    names = ("sample", "interpolate", "trajectory", "export", "plot")
     code = f"""
-import runpy, sys
-sys.path.insert(0, {str(EXPERIMENTS)!r})
-sys.argv[1:] = ["--help"]
+import sys
+from eqx_shortcut import cli
+cli.main(["--help"])
 for name in {names}:
     try:
-        runpy.run_path(f"{EXPERIMENTS}/{{name}}.py", run_name="__main__")
+        cli.main([name, "--help"])
     except SystemExit as stop:
         assert stop.code == 0
 assert not {{"jax", "numpy", "matplotlib", "PIL"}} & sys.modules.keys(), sys.modules.keys()
@@ -353,7 +351,7 @@ def write_results(folder: pathlib.Path, values: dict[int, float], *, guidance: f
 
 
 def write_evaluation(folder: pathlib.Path, fid: dict[tuple[int, float], float]) -> pathlib.Path:
-    """What evaluate.py measured of a run, by number of steps and guidance."""
+    """What eqx-shortcut evaluate measured of a run, by number of steps and guidance."""
     folder.mkdir(exist_ok=True)
     found = [
         {
@@ -403,21 +401,21 @@ def test_an_evaluation_comes_before_what_training_measured_and_each_guidance_is_
 def test_what_cannot_be_compared_is_one_sentence(tmp_path):
     one, two = write_results(tmp_path / "one", {1: 3.0}), write_evaluation(tmp_path / "two", {(1, 1.0): 2.0})
     line = ("--out", tmp_path / "figure.png")
-    assert "two has no measure frechet: it has FID, KID" in refused("plot_quality", two, one, "--measure", "frechet", *line)
-    assert "the runs have no measure in common: " in refused("plot_quality", two, one, *line)
-    assert "holds no results, quality.json or evaluation.json" in refused("plot_quality", tmp_path, *line)
-    assert "--group names 1 of 2 runs: name each, or none" in refused("plot_quality", one, two, "--group", "a")
-    assert "let its name end in .png or .svg or .pdf" in refused("plot_quality", one, "--out", tmp_path / "figure.jpg")
+    assert "two has no measure frechet: it has FID, KID" in refused("plot", two, one, "--measure", "frechet", *line)
+    assert "the runs have no measure in common: " in refused("plot", two, one, *line)
+    assert "holds no results, quality.json or evaluation.json" in refused("plot", tmp_path, *line)
+    assert "--group names 1 of 2 runs: name each, or none" in refused("plot", one, two, "--group", "a")
+    assert "let its name end in .png or .svg or .pdf" in refused("plot", one, "--out", tmp_path / "figure.jpg")
     (one / "quality.json").write_text('{"results": [{}]}')
-    assert "cannot be read" in refused("plot_quality", one, *line)
+    assert "cannot be read" in refused("plot", one, *line)
 
 
 def test_figures_are_of_the_format_that_their_name_says_and_the_same_again(tmp_path):
     runs = [write_results(tmp_path / f"a-{seed}", {1: 3.0 + seed, 4: 2.0, 128: 1.0}) for seed in (0, 1)]
     runs.append(write_evaluation(tmp_path / "b", {(1, 1.0): 2.0, (8, 1.0): 3.0}))
     for name, start in (("one.png", b"\x89PNG"), ("one.svg", b"<?xml"), ("two.svg", b"<?xml"), ("one.pdf", b"%PDF")):
-        done("plot_quality", *runs[:2], "--out", tmp_path / name)
+        done("plot", *runs[:2], "--out", tmp_path / name)
         assert (tmp_path / name).read_bytes().startswith(start)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
-    said = done("plot_quality", runs[2], "--measure", "KID", "--title", "distance of kernels", "--out", tmp_path / "kid.svg")
+    said = done("plot", runs[2], "--measure", "KID", "--title", "distance of kernels", "--out", tmp_path / "kid.svg")
     assert "| KID | 1 step | 8 steps |" in said and "| b, 1 seed | -2 | -3 |" in said

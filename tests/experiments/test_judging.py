@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from config import Quality
-from digits import DEFAULT
 from eqx_shortcut.data import Digits
-from eqx_shortcut.models.small_classifier import SmallClassifier, save_classifier
-from judging import Measures, open_measures, table
+from eqx_shortcut.experiment.config import Quality
+from eqx_shortcut.experiment.judging import Measures, open_measures, table
+from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
+from scripts import script
+
+DEFAULT = script("digits").DEFAULT
 
 COUNT = 300
 
@@ -52,5 +54,5 @@ def test_features_judge_too_and_find_no_fault_in_the_training_images(tmp_path, c
 
 def test_features_that_cannot_be_had_are_refused_before_training(tmp_path):
     config = dataclasses.replace(DEFAULT, quality=Quality(features=str(tmp_path / "none.safetensors")))
-    with pytest.raises(ValueError, match=r"^no file .*none.safetensors: train a classifier with train_classifier.py"):
+    with pytest.raises(ValueError, match=r"^no file .*none.safetensors: train a classifier with classifier.py"):
         open_measures(config, Digits().build()[0], None, tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from commands import final_state
-from eqx_shortcut.log import read_lines
+from eqx_shortcut.experiment.log import read_lines
 from kills import INSIDE, Job, Kill
 
 EVERY = 8

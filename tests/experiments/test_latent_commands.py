@@ -12,24 +12,24 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import devices
-import examples
-import planning
 from autoencoders import KL, write_autoencoder
 from commands import in_process, snapshot
-from config import LatentConfig
-from digits import DEFAULT as DIGITS
-from encoding import encode
 from eqx_shortcut import flops, settings, sharding
 from eqx_shortcut.data import Arrays, Encoded, prepare, read_latents
+from eqx_shortcut.data.encode import encode
 from eqx_shortcut.data.latents import MANIFEST, Shard
-from eqx_shortcut.log import read_lines
+from eqx_shortcut.experiment import devices, examples, plan
+from eqx_shortcut.experiment.config import LatentConfig
+from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.models.autoencoder import encode_batch, to_training
 from eqx_shortcut.models.dit import preset
-from eqx_shortcut.models.pretrained import load_autoencoder
 from eqx_shortcut.objectives import FlowMatching, Shortcut
 from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.pretrained.autoencoder import encode_batch, to_training
+from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
+from scripts import script
+
+DIGITS = script("digits").DEFAULT
 
 COUNT, SIDE, SHARD = 24, 8, 8
 TINY = (
@@ -54,7 +54,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def run_encode(base: pathlib.Path, out: pathlib.Path, *args: str) -> tuple[int, str, str]:
     source = ["source:arrays", "--source.path", str(base / "photos.npz"), "--source.size", str(SIDE)]
     line = [*source, "--vae", str(base / "vae"), "--out", str(out), "--batch", "8", "--shard", str(SHARD), *args]
-    return in_process("encode_latents", line)
+    return in_process("encode", line)
 
 
 def train(base: pathlib.Path, runs: pathlib.Path, *args: str, images: bool = True) -> tuple[int, str, str]:
@@ -151,7 +151,7 @@ def test_a_folder_of_other_latents_is_refused(base):
     before = snapshot(base / "cache")
     said = refusal(run_encode(base, base / "cache", "--shard", "4"))
     assert "holds another cache: shard is 4, there it is 8" in said
-    said = refusal(in_process("encode_latents", encode_line(base, base / "other")))
+    said = refusal(in_process("encode", encode_line(base, base / "other")))
     assert "autoencoder.sha256 is" in said and snapshot(base / "cache") == before
 
 
@@ -298,10 +298,10 @@ def test_a_plan_counts_every_block_forward_and_backward():
 
     The backward pass computes the logits of attention again.
     """
-    rows, _ = planning.example(PLANNED, ((32, 32, 4), 10))
+    rows, _ = plan.example(PLANNED, ((32, 32, 4), 10))
     mesh = sharding.make_mesh()
     state = devices.laid_out(devices.abstract_state(PLANNED, rows.shape, rows.classes), mesh)
-    traced = planning.trace(PLANNED, rows, state, mesh)
+    traced = plan.trace(PLANNED, rows, state, mesh)
     n, h = 256, 64
     blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)
     ends = 2 * n * 16 * h + 2 * (256 * h + h * h) + 2 * h**2
@@ -312,9 +312,9 @@ def test_a_plan_counts_every_block_forward_and_backward():
 
 def test_a_plan_knows_the_published_size():
     config = dataclasses.replace(PLANNED, network=preset("B/2"), objective=Shortcut())
-    rows, seen = planning.example(config, ((32, 32, 4), 1000))
+    rows, seen = plan.example(config, ((32, 32, 4), 1000))
     state = devices.abstract_state(config, rows.shape, rows.classes)
-    assert planning.parameter_count(state) == 131_091_728 and "expected" in seen
+    assert plan.parameter_count(state) == 131_091_728 and "expected" in seen
 
 
 @pytest.mark.parametrize("script", [pytest.param("imagenet", marks=pytest.mark.slow), "digits"])
@@ -331,7 +331,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(script, tmp_path, monkeypa
 def test_a_plan_sees_the_images_and_the_cache(base):
     images = dataclasses.replace(PLANNED, data=source(base), vae=base / "vae")
     for config, words in ((images, "photos.npz"), (dataclasses.replace(PLANNED, cache=base / "cache"), "latents in")):
-        rows, seen = planning.example(config, ((32, 32, 4), 1000))
+        rows, seen = plan.example(config, ((32, 32, 4), 1000))
         assert rows.shape == (4, 4, 2) and rows.classes == 3 and words in seen
 
 
@@ -363,7 +363,7 @@ def test_bad_images_that_were_replaced_are_counted_and_listed(base, tmp_path):
     assert sorted(settings.read(tmp_path / "each" / "images" / "shortcut" / "replaced.json").values()) == sorted(listed)
 
 
-@pytest.mark.parametrize("script", ["celeba", "imagenet", "lsun", "images", "encode_latents"])
+@pytest.mark.parametrize("script", ["celeba", "imagenet", "lsun", "images", "encode"])
 def test_help_lists_the_settings(script):
     code, out, _ = in_process(script, ["--help"])
     assert code == 0 and "--vae" in out and "parquet" in out

@@ -14,13 +14,13 @@ import pytest
 import tyro
 
 import eqx_shortcut
-from checking import check
 from commands import in_process, snapshot
-from config import AnyObjective, Config, Figures, named
 from eqx_shortcut import settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits, read_pairs
-from eqx_shortcut.log import read_lines
+from eqx_shortcut.experiment.checks import check
+from eqx_shortcut.experiment.config import AnyObjective, Config, Figures, named
+from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import ImprovedMeanFlow
 from eqx_shortcut.optimizer import AdamW
@@ -234,7 +234,7 @@ def test_a_network_that_is_told_its_guidance_is_trained_drawn_and_sampled_by_com
 
 def make(flow: pathlib.Path, out: pathlib.Path, *args: str) -> tuple[int, str, str]:
     line = "--count 40 --steps 4 --batch 16 --shard 16".split()
-    return in_process("make_pairs", [str(flow), "--out", str(out), *line, *args])
+    return in_process("pairs", [str(flow), "--out", str(out), *line, *args])
 
 
 @pytest.fixture(scope="module")

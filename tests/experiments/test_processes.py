@@ -37,7 +37,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for number, image in enumerate(pixels):
         PIL.Image.fromarray(image).save(folder / "photos" / f"{number:02d}.png")
     write_autoencoder(folder / "vae")
-    assert in_process("encode_latents", line(folder, folder / "cache"))[0] == 0
+    assert in_process("encode", line(folder, folder / "cache"))[0] == 0
     return folder
 
 
@@ -47,7 +47,7 @@ def line(base: pathlib.Path, out: pathlib.Path, photos: str = "photos") -> list[
     return [*source, "--vae", str(base / "vae"), "--out", str(out), "--batch", "8", "--shard", "6"]
 
 
-def processes(args: list[str], *before: tuple[str, ...], script: str = "encode_latents") -> list[tuple[int, str, str]]:
+def processes(args: list[str], *before: tuple[str, ...], script: str = "encode") -> list[tuple[int, str, str]]:
     """Exit code, stdout and stderr of each process; before its script, `before` is what else Python is given."""
     return finish(start(script, args, *before))
 
@@ -95,7 +95,7 @@ def test_a_process_that_is_killed_leaves_a_folder_that_one_goes_on_with(base, tm
     assert codes[1] == 9 and codes[0] != 0
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
     assert 2 <= len(written) < 10 and not (tmp_path / "cache" / MANIFEST).exists()
-    assert in_process("encode_latents", line(base, tmp_path / "cache"))[0] == 0
+    assert in_process("encode", line(base, tmp_path / "cache"))[0] == 0
     assert snapshot(tmp_path / "cache") == snapshot(base / "cache")
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
 
@@ -147,5 +147,5 @@ def test_processes_that_cannot_be_joined_are_one_sentence(monkeypatch):
 
 
 def test_alone_what_fails_is_what_is_raised():
-    with pytest.raises(KeyError, match="why"), distributed.together():
+    with pytest.raises(KeyError, match="why"), distributed.barrier():
         raise KeyError("why")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from config import profiled
-from profiling import Profile
+from eqx_shortcut.experiment.config import profiled
+from eqx_shortcut.experiment.records import Profile
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 import eqx_shortcut
-import running
 from autoencoders import write_autoencoder
 from commands import in_process, snapshot
 from eqx_shortcut.data.pairs import read_pairs
+from eqx_shortcut.experiment import run as running
 from object_store import Objects
 
 NETWORK = "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --log-every 1".split()
@@ -67,7 +67,7 @@ def test_a_run_in_an_object_store_stops_continues_and_is_opened(store, tmp_path,
     np.testing.assert_array_equal(model.network.label, same.network.label)
     done("sample", address, "--steps", "1", "--count", "2", "--out", str(tmp_path / "grid.png"))
     pairs = ("--count", "4", "--steps", "1", "--shard", "2")
-    done("make_pairs", address, "--out", "gs://bucket/pairs", *pairs)
+    done("pairs", address, "--out", "gs://bucket/pairs", *pairs)
     assert read_pairs("gs://bucket/pairs", (8, 8, 1)).labels.tolist() == [0, 1, 2, 3]
     assert list(pathlib.Path().iterdir()) == []
 
@@ -79,8 +79,8 @@ def test_a_cache_in_an_object_store_is_filled_and_trained_from(store, tmp_path):
     write_autoencoder(tmp_path / "vae")
     source = ["source:arrays", "--source.path", str(tmp_path / "photos.npz"), "--source.size", "8"]
     encode = [*source, "--vae", str(tmp_path / "vae"), "--batch", "8", "--shard", "16", "--out"]
-    done("encode_latents", *encode, str(tmp_path / "cache"))
-    done("encode_latents", *encode, "gs://bucket/cache")
+    done("encode", *encode, str(tmp_path / "cache"))
+    done("encode", *encode, "gs://bucket/cache")
     assert folder(store, "cache") == snapshot(tmp_path / "cache")
 
     line = ["tiny", *LATENTS, "--vae", str(tmp_path / "vae")]

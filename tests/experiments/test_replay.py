@@ -13,11 +13,11 @@ import PIL.Image
 import pytest
 
 import eqx_shortcut
-import replaying
-import running
 from commands import in_process, snapshot
-from eqx_shortcut import health, settings
-from eqx_shortcut.log import read_lines
+from eqx_shortcut import settings
+from eqx_shortcut.experiment import health, replay
+from eqx_shortcut.experiment import run as running
+from eqx_shortcut.experiment.log import read_lines
 
 STEPS = 6
 TINY = (
@@ -120,12 +120,12 @@ def test_the_verdict_names_what_was_computed_first():
 
     sound, bad = layers(0), layers(1)
     found = {part: sound for part in ("batch", "weights", "average", "gradient", "update")}
-    assert replaying.verdict(found, {"online 1": sound}) == "every number is finite"
+    assert replay.verdict(found, {"online 1": sound}) == "every number is finite"
     both = found | {"weights": bad, "gradient": bad}
-    assert replaying.verdict(both, {"online 1": bad}) == "first not finite: weights, blocks/1/up"
-    assert replaying.verdict(found | {"gradient": bad}, {"ema 1": sound, "online 1": bad}) == (
+    assert replay.verdict(both, {"online 1": bad}) == "first not finite: weights, blocks/1/up"
+    assert replay.verdict(found | {"gradient": bad}, {"ema 1": sound, "online 1": bad}) == (
         "first not finite: activations of online 1, blocks/1/up"
     )
-    assert replaying.verdict(found | {"gradient": bad}, {}) == (
+    assert replay.verdict(found | {"gradient": bad}, {}) == (
         "first not finite: gradient, blocks/1/up (computed from the last layer to the first)"
     )

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import tyro
 
-import opening
-import sample
 from eqx_shortcut import settings
+from eqx_shortcut.commands import _opening, sample
 from eqx_shortcut.data import Digits, FashionMNIST
 from eqx_shortcut.data.names import imagenet
 from runs import write_run
@@ -70,11 +69,11 @@ DIGITS = settings.dump(Digits())
 )
 def test_names_are_those_of_the_data_if_as_many_else_of_imagenet(record: dict[str, Any], names, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(record))
-    assert opening.class_names(tmp_path) == names
+    assert _opening.class_names(tmp_path) == names
 
 
 @pytest.mark.parametrize("record", [{"classes": 3, "data": DIGITS}, {"classes": 3}])
 def test_classes_without_names_are_chosen_by_number(record: dict[str, Any], tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"the 3 classes of .* have no names: choose them by number with --labels"):
-        opening.class_names(tmp_path)
+        _opening.class_names(tmp_path)

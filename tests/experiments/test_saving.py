@@ -1,23 +1,24 @@
 """When a checkpoint is due, and a run that goes on where one, or a record, cannot be written."""
 
 import dataclasses
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from checking import MAY_CHANGE, UNRECORDED, check_record
-from config import Averages, Checkpointing, Config, Health
-from digits import DEFAULT
 from eqx_shortcut import ema, settings
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
+from eqx_shortcut.experiment.checks import MAY_CHANGE, UNRECORDED, check_record
+from eqx_shortcut.experiment.config import Averages, Checkpointing, Config, Health
+from eqx_shortcut.experiment.records import SpikeWatch
+from eqx_shortcut.experiment.saving import Saver, Snapshots, Tolerance, due, tolerant
 from eqx_shortcut.objectives import Networks
 from eqx_shortcut.snapshots import reconstructed
 from eqx_shortcut.train import Diverged, TrainState
-from saving import Saver, Snapshots, Tolerance, due, tolerant
-from watching import SpikeWatch
+from scripts import script
+
+DEFAULT = script("digits").DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -38,8 +39,13 @@ def test_a_checkpoint_is_due_once_its_minutes_are_over():
     assert not due(dataclasses.replace(when, minutes=None), 1, 1000, minutes=1e9)
 
 
+def state_at(step: int) -> TrainState:
+    weights, zero = {"w": jnp.full(3, float(step))}, jnp.int32(0)
+    return TrainState(jnp.int32(step), jax.random.key(0), Networks(weights, weights), {"count": zero}, zero, zero)
+
+
 @dataclasses.dataclass
-class Disk:
+class Disk(Checkpoints):
     """Checkpoints that cannot be written while it is `full`, which shows when they are settled, or at once."""
 
     full: bool = False
@@ -47,13 +53,13 @@ class Disk:
     tried: list = dataclasses.field(default_factory=list)
     there: list = dataclasses.field(default_factory=list)
     pending: int | None = None
-    busy: bool = False
+    busy: bool = False  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
 
     def save(self, state, position, *, wait=False):
-        self.tried.append(state.step)
+        self.tried.append(int(state.step))
         if self.full and not self.late:
-            raise CheckpointError(f"no room for {state.step}")
-        self.pending = state.step
+            raise CheckpointError(f"no room for {int(state.step)}")
+        self.pending = int(state.step)
         if wait:
             self.settle()
 
@@ -67,11 +73,11 @@ class Disk:
 def trained(saver: Saver, until: int, each=lambda step: None) -> None:
     for step in range(1, until + 1):
         each(step)
-        saver(step, types.SimpleNamespace(step=step), {})  # pyright: ignore[reportArgumentType]
+        saver(step, state_at(step), {})
 
 
 def saver(disk: Disk, when: Checkpointing, until: int, **more) -> Saver:
-    return Saver(disk, dict, when, until=until, keep=lambda: None, **more)  # pyright: ignore[reportArgumentType]
+    return Saver(disk, dict, when, until=until, keep=lambda: None, **more)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -132,15 +138,10 @@ def test_only_what_cannot_be_written_is_tolerated():
         raise ValueError("a defect")
 
     with pytest.raises(ValueError, match="a defect"):
-        tolerant(broken, "pictures")(1, None, {})  # pyright: ignore[reportArgumentType]
+        tolerant(broken, "pictures")(1, state_at(1), {})
 
 
 # With checkpoints on a disk
-
-
-def state_at(step: int) -> TrainState:
-    weights, zero = {"w": jnp.full(3, float(step))}, jnp.int32(0)
-    return TrainState(jnp.int32(step), jax.random.key(0), Networks(weights, weights), {"count": zero}, zero, zero)
 
 
 def test_a_signal_right_after_a_checkpoint_writes_no_other_and_is_no_error(tmp_path):
@@ -213,8 +214,8 @@ def test_a_spike_ends_a_run_with_its_state_beside_it_and_says_what_to_do(tmp_pat
     assert checkpoints.steps() == [20]
 
 
-def test_spikes_are_not_looked_for_unless_asked():
-    watch = SpikeWatch(None, DEFAULT, {}, None, dict)  # pyright: ignore[reportArgumentType]
+def test_spikes_are_not_looked_for_unless_asked(tmp_path):
+    watch = SpikeWatch(tmp_path, DEFAULT, {}, Checkpoints(tmp_path), dict)
     for step in range(1, 60):
         watch(step, state_at(step), {"loss": jnp.float32(np.nan), "grad_norm": jnp.float32(1e30)})
     assert watch.sound()

@@ -1,6 +1,7 @@
 """What a step sends, as counted in the text of its program; the table of it."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +9,20 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-import collectives
-import imagenet
-import scaling
 from eqx_shortcut import sharding
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import FlowMatching
+from scripts import script
+
+collectives = script("collectives")
+imagenet = script("imagenet")
+scaling = script("scaling")
 
 EIGHT_DEVICES = True
 TRIPS, WIDTH = 5, 16
 
 
-def read(function, *arguments: jax.Array) -> list[collectives.Collective]:
+def read(function, *arguments: jax.Array) -> list[Any]:
     return collectives.read(jax.jit(function).lower(*arguments).compile().as_text() or "")
 
 

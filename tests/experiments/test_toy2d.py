@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
-import toy2d
-import toy2d_table
 from commands import in_process, snapshot
 from eqx_shortcut import objectives
+from scripts import script
+
+toy2d = script("toy2d")
+toy2d_table = script("toy2d_table")
 
 TINY = "--steps 3 --batch 32 --count 40 --network.hidden 8 --network.depth 1".split()
 

@@ -10,16 +10,18 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import pictures
 from commands import in_process, snapshot
-from config import Figures
-from digits import DEFAULT
 from eqx_shortcut import figures, settings
 from eqx_shortcut.data import Digits
-from eqx_shortcut.log import read_lines
+from eqx_shortcut.experiment import pictures
+from eqx_shortcut.experiment.config import Figures
+from eqx_shortcut.experiment.examples import Data
+from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.trained import Trained
-from examples import Data
+from scripts import script
+
+DEFAULT = script("digits").DEFAULT
 
 STEPS, EVERY = 4, 2
 TINY = (

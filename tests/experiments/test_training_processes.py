@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from commands import in_process
-from eqx_shortcut import log, settings
+from eqx_shortcut import settings
+from eqx_shortcut.experiment import log
 from jobs import finish, start
 
 TINY = "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --objective.steps 4".split()

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import CASES, M, S, case, case_at, case_points, distances, gaussian_batch, gaussian_field
 
 from eqx_shortcut import losses
 from eqx_shortcut.rows import rows
+from exact import CASES, M, S, case, case_at, case_points, distances, gaussian_batch, gaussian_field
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -5,10 +5,10 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import CASES, M, S, case, distances, gaussian_field, monte_carlo, wrong_jvp, wrong_place
 
 from eqx_shortcut import losses, paths, tangents
 from eqx_shortcut.rows import rows
+from exact import CASES, M, S, case, distances, gaussian_field, monte_carlo, wrong_jvp, wrong_place
 
 pytestmark = pytest.mark.usefixtures("x64")
 STD = 0.5

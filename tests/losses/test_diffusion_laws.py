@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import M, S, mean_gradient, quadrature
 
 from eqx_shortcut import losses, paths, samplers
 from eqx_shortcut.guidance import guided
 from eqx_shortcut.rows import rows
+from exact import M, S, mean_gradient, quadrature
 
 pytestmark = pytest.mark.usefixtures("x64")
 variance_preserving = paths.variance_preserving

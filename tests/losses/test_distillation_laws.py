@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from eqx_shortcut import losses, paths
+from eqx_shortcut.rows import rows
+from eqx_shortcut.types import Batch, Draws, Regression
 from exact import (
     MEAN,
     SPREAD,
@@ -22,10 +26,6 @@ from exact import (
     quadrature,
     wrong_two_steps,
 )
-
-from eqx_shortcut import losses, paths
-from eqx_shortcut.rows import rows
-from eqx_shortcut.types import Batch, Draws, Regression
 
 pytestmark = pytest.mark.usefixtures("x64")
 EXACT, VELOCITY = gaussian_field(MEAN, SPREAD), gaussian_velocity(MEAN, SPREAD)

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
-from plain import NULL, PARAMETERS, TEACHER, N, batch_of, field_of
 
 from eqx_shortcut import Batch, losses, sharding, times
 from eqx_shortcut.guidance import Guidance, Guided, Scales
 from eqx_shortcut.models.field import NetworkField
 from eqx_shortcut.rows import merge_rows, split_rows
 from eqx_shortcut.types import Draws
+from plain import NULL, PARAMETERS, TEACHER, N, batch_of, field_of
 
 ALPHA = 0.3
 HELPERS = {"target": {"a": jnp.float32(0.7), "b": jnp.float32(0.2)}, "teacher": TEACHER}

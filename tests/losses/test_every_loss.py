@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
-from plain import NULL, PARAMETERS, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.rows import merge_rows, rows
+from plain import NULL, PARAMETERS, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
 STEPS, LEVEL, EVERY, ROLLOUT = 8, 2, 4, 3
 TARGET = {"target": {"a": jnp.float32(0.7), "b": jnp.float32(0.2)}, "teacher": TEACHER}

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from eqx_shortcut import losses, steps, tangents
+from eqx_shortcut.rows import rows
 from exact import (
     CASES,
     WRONG_TANGENTS,
@@ -20,9 +23,6 @@ from exact import (
     wrong_jvp,
     wrong_place,
 )
-
-from eqx_shortcut import losses, steps, tangents
-from eqx_shortcut.rows import rows
 
 pytestmark = pytest.mark.usefixtures("x64")
 EXACT = gaussian_field(M, S)

@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain import PARAMETERS, SHAPES, SHAPES_AND_KINDS, N, Recorded, batch_of, conditions, field_of
 
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.rows import rows
 from eqx_shortcut.steps import predict
+from plain import PARAMETERS, SHAPES, SHAPES_AND_KINDS, N, Recorded, batch_of, conditions, field_of
 
 
 @pytest.mark.parametrize("shape", SHAPES)

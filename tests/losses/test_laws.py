@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from eqx_shortcut import Batch, losses, paths, steps
 from exact import (
     MEAN,
     SPREAD,
@@ -20,8 +22,6 @@ from exact import (
     quadrature,
     wrong_two_steps,
 )
-
-from eqx_shortcut import Batch, losses, paths, steps
 
 pytestmark = pytest.mark.usefixtures("x64")
 

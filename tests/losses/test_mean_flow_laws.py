@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from eqx_shortcut import losses, tangents, times
+from eqx_shortcut.rows import rows
+from eqx_shortcut.types import Draws, Regression
 from exact import (
     CASES,
     TIMES,
@@ -20,10 +24,6 @@ from exact import (
     monte_carlo,
     wrong_place,
 )
-
-from eqx_shortcut import losses, tangents, times
-from eqx_shortcut.rows import rows
-from eqx_shortcut.types import Draws, Regression
 
 pytestmark = pytest.mark.usefixtures("x64")
 METHODS = ["mean_flow", "improved_mean_flow"]

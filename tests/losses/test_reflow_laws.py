@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact import MEAN, SPREAD, M, S, gaussian_batch, gaussian_field, gaussian_velocity, mean_gradient, quadrature
 
 from eqx_shortcut import losses, paths
 from eqx_shortcut.rows import rows
 from eqx_shortcut.types import Batch
+from exact import MEAN, SPREAD, M, S, gaussian_batch, gaussian_field, gaussian_velocity, mean_gradient, quadrature
 
 pytestmark = pytest.mark.usefixtures("x64")
 EXACT, VELOCITY = gaussian_field(MEAN, SPREAD), gaussian_velocity(MEAN, SPREAD)

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
-from plain import NULL, PARAMETERS, SHAPES, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
 from eqx_shortcut import Batch, losses, times
 from eqx_shortcut.rows import merge_rows
+from plain import NULL, PARAMETERS, SHAPES, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
 STEPS, EVERY = 8, 4
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from plain import NULL, PARAMETERS, TEACHER, N, Recorded, batch_of, field_of
 
 from eqx_shortcut import Batch, losses
+from plain import NULL, PARAMETERS, TEACHER, N, Recorded, batch_of, field_of
 
 STEPS, LEVEL, EVERY, ROLLOUT = 8, 2, 4, 3
 TARGET = {"a": jnp.float32(0.7), "b": jnp.float32(0.2)}

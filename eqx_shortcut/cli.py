@@ -1,0 +1,191 @@
+"""The edge: from a command line to a call, and from what goes wrong to one sentence and an exit status.
+
+Like the modules of the commands it is imported without JAX, so that `--help` answers at once.
+"""
+
+import ast
+import contextlib
+import importlib
+import logging
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import tyro
+
+if TYPE_CHECKING:
+    from .storage import Path
+else:
+    Path = pathlib.PurePath  # as there
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """`eqx-shortcut COMMAND`, the same as `python -m eqx_shortcut COMMAND`: imports the module of that command alone."""
+    name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
+    known = commands()
+    if name in ("-h", "--help"):
+        width = max(map(len, known))
+        listed = "\n".join(f"    {name:{width}}  {line}" for name, line in known.items())
+        print(f"usage: eqx-shortcut COMMAND [OPTIONS]\n\n{listed}\n\neqx-shortcut COMMAND --help lists the options of one.")
+        return
+    if name not in known:
+        fail(f"no command {name}: choose one of {', '.join(known)}", status=2)
+    sys.path.append(os.getcwd())  # as `python -m` has it: the user's classes that settings name
+    module = importlib.import_module(f".commands.{name}", __package__)
+    command(module.main, module.Config, module.__doc__, args=rest, prog=f"eqx-shortcut {name}")
+
+
+def commands() -> dict[str, str]:
+    """The first line of each command's module by the name of the command; none is imported."""
+    paths = sorted(pathlib.Path(__file__).with_name("commands").glob("[!_]*.py"))
+    described = {path.stem: ast.get_docstring(ast.parse(path.read_text())) for path in paths}
+    return {name: (text or "").partition("\n")[0] for name, text in described.items()}
+
+
+def command(
+    main: Callable[[Any], None],
+    config: Any,
+    doc: str | None,
+    *,
+    default: Any = None,
+    args: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Calls `main` with the settings that a command line asks for, and ends the process if something goes wrong.
+
+    What is expected to go wrong (settings, files, processes, a run that diverges) ends with one sentence and status 1, a signal
+    with 128 and its number, as a shell has it. Notes of an exception follow its sentence. Anything else is a defect and raised.
+    """
+    try:
+        with _terminable():
+            given = parse(config, doc, default=default, args=args, prog=prog)
+            quieten()
+            main(given)
+    except Interrupted as stop:
+        if text := str(stop):
+            print(f"\n{text}", file=sys.stderr)
+        sys.exit(128 + stop.signal)
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        print(f"\n{_noted(f'stopped by {number.name}', stop, ' ')}", file=sys.stderr)
+        sys.exit(128 + number)
+    except Exception as error:
+        if not _expected(error):
+            raise
+        fail(_noted(_sentence(error), error, ": "))
+
+
+def parse(
+    config: Any, doc: str | None, *, default: Any = None, args: Sequence[str] | None = None, prog: str | None = None
+) -> Any:
+    """The settings that a command line asks for: `default`, with what it changes. Raises ValueError where they refuse it."""
+    given = {} if default is None else {"default": default}
+    options = (tyro.conf.CascadeSubcommandArgs,)
+    return tyro.cli(config, description=doc, args=args, prog=prog, config=options, **given)
+
+
+class Interrupted(Exception):
+    """A command that a signal stopped at a good place; it says where."""
+
+    def __init__(self, signal: int, message: str):
+        super().__init__(message)
+        self.signal = signal
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM at any other place."""
+
+
+@contextlib.contextmanager
+def room_for(folder: Path) -> Iterator[None]:
+    """A file that cannot be written inside says, by a note, what to do."""
+    try:
+        yield
+    except OSError as error:
+        error.add_note(f"free space for {folder}, or make it writable, then repeat")
+        raise
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends what is inside as SIGINT does, so that every file that is being written is taken back."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    usual = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+def quieten() -> None:
+    """Silences the reports of background threads of libraries.
+
+    What fails while a checkpoint is written is raised again where the run waits for it; Orbax's own reports, one an array,
+    would bury that sentence.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
+
+
+def fail(sentence: str, *, status: int = 1) -> NoReturn:
+    """Says what went wrong and ends the command."""
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _expected(error: Exception) -> bool:
+    if isinstance(error, ValueError | OSError):
+        return True
+    from .checkpoint import CheckpointError
+    from .train import Diverged
+
+    return isinstance(error, CheckpointError | Diverged)
+
+
+def _sentence(error: Exception) -> str:
+    if not (isinstance(error, OSError) and error.strerror):
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def _noted(sentence: str, error: BaseException, between: str) -> str:
+    return between.join([sentence, *getattr(error, "__notes__", ())])
+
+
+def parsed(words: list[str]) -> Path:
+    """The path that a word names (see eqx_shortcut.storage)."""
+    from .storage import as_path
+
+    # It raises what it reports, and tracebacks above an error would bury its sentence.
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+    return as_path(words[0])
+
+
+Place = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=parsed,
+        is_instance=lambda value: isinstance(value, pathlib.PurePath),
+        str_from_instance=lambda path: [str(path)],
+    ),
+]
+"""A folder, or gs://BUCKET/FOLDER."""
+
+
+def check_out(path: pathlib.Path, *suffixes: str) -> None:
+    """Raises ValueError unless a file of one of these suffixes can be written to a folder that exists."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} does not say what to write: let its name end in {' or '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"no folder {path.absolute().parent}: make it, or name another place")

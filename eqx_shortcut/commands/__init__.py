@@ -1,0 +1,1 @@
+"""The commands, a module each, with its `Config`, its `main` and its text of help: see eqx_shortcut.cli."""

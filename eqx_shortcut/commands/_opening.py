@@ -1,0 +1,147 @@
+"""What the commands on a trained run have in common: their options, its weights, its autoencoder, the names of its classes."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from ..cli import Place
+
+if TYPE_CHECKING:
+    from ..pretrained.autoencoder import Autoencoder
+    from ..trained import Trained
+
+
+Weights = Literal["ema", "online"] | float
+"""Which weights of a run (see eqx_shortcut.load)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """A trained run, and how it is sampled."""
+
+    run: Annotated[Place, tyro.conf.Positional]
+    """Run folder."""
+    guidance: float = 1.0
+    """Guidance scale; 1 is none."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
+    guide_always: bool = False
+    """Apply it also at step sizes where the network contains the guidance it was trained with."""
+    weights: Weights = "ema"
+    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
+    step: int | None = None
+    """Training step of the checkpoint; by default the newest."""
+    vae: pathlib.Path | None = None
+    """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing(Opening):
+    """Classes and noise of what is drawn."""
+
+    labels: tuple[int, ...] = ()
+    """Labels, repeated as often as needed; by default all in turn."""
+    classes: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = ()
+    """Classes by name instead of LABELS: "golden retriever" of ImageNet, "ankle boot" of Fashion-MNIST."""
+
+
+class Opened(NamedTuple):
+    """A run's network, and the way from its samples to pictures in [-1, 1] on the host."""
+
+    model: "Trained"
+    pictures: Callable[[Any], Any]
+
+
+def open_run(config: Opening) -> Opened:
+    """The run that a command line names. Raises ValueError if its samples cannot become pictures."""
+    import numpy as np
+
+    from ..trained import load
+
+    model = load(config.run, weights=config.weights, step=config.step)
+    decode = decoder(config.run, config.vae)
+    if decode is None and model.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"samples of {config.run} have {model.shape[-1]} channels and are no pictures: name their autoencoder with "
+            "--vae, or use sample from Python"
+        )
+    return Opened(model, decode or np.asarray)
+
+
+def decoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> Callable[[Any], Any] | None:
+    """From samples to pictures, for a run on latents. Raises ValueError if its autoencoder is missing or another one."""
+    from ..pretrained.autoencoder import decode_batch, from_training
+
+    found = autoencoder(run, vae)
+    return None if found is None else lambda latents: decode_batch(found, from_training(found, latents))
+
+
+def autoencoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> "Autoencoder | None":
+    """That of a run on latents, None for other runs. Raises ValueError if it is missing or another one."""
+    from .. import settings
+    from ..data.encode import identity
+    from ..pretrained.autoencoder_files import load_autoencoder
+
+    record = settings.read(run / "config.json")
+    if vae is None and "vae" not in record:
+        return None
+    path = vae or pathlib.Path(record["vae"])
+    if not path.exists():
+        raise ValueError(f"{run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
+    found = load_autoencoder(path)
+    here = identity(found)
+    if different := settings.differences(record.get("autoencoder", here), here):
+        raise ValueError(f"{path} is not the autoencoder of {run} ({settings.named(different)}): name that one with --vae")
+    return found
+
+
+def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[str]]:
+    """The labels to draw, by default all in turn, and what to call them; says which classes names stand for."""
+    import numpy as np
+
+    from ..data.names import find
+    from ..trained import check_labels
+
+    if config.labels and config.classes:
+        raise ValueError(
+            f"--labels {' '.join(map(str, config.labels))} and --class {' '.join(map(repr, config.classes))} both say what to "
+            "sample: give one of the two"
+        )
+    if not config.classes:
+        labels = config.labels or (range(model.classes) if model.labelled else [model.classes])
+        check_labels(model, np.array(labels))
+        return list(labels), [f"label {label}" if label < model.classes else "no label" for label in labels]
+    names = class_names(config.run)
+    labels = [find(names, name) for name in config.classes]
+    print(f"labels {', '.join(f'{label} ({names[label]})' for label in labels)}")
+    return labels, [names[label] for label in labels]
+
+
+def guided_note(config: Opening, model: "Trained", steps: int) -> str:
+    """The guidance of samples in so many steps, in words."""
+    refused = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
+    note = " (not applied: not what the network was trained for at this step size)" if refused else ""
+    times = "" if config.guidance_interval is None else " at times {:g} to {:g}".format(*config.guidance_interval)
+    return f"guidance {config.guidance}{times}{note}"
+
+
+def class_names(run: pathlib.Path) -> tuple[str, ...]:
+    """Names of the run's classes: those of its data, or ImageNet's for 1,000. Raises ValueError if neither is as many."""
+    from .. import settings
+    from ..data.names import imagenet
+
+    record = settings.read(run / "config.json")
+    source = settings.find_class(record["data"]["kind"]) if record.get("data") else None
+    for names in (getattr(source, "names", ()), imagenet()):
+        if len(names) == record["classes"]:
+            return names
+    raise ValueError(f"the {record['classes']} classes of {run} have no names: choose them by number with --labels")
+
+
+def evenly(count: int, chosen: int) -> list[int]:
+    """The places of `chosen` of `count` points, or of all if there are fewer: the first, the last, and between them evenly."""
+    chosen = min(count, chosen)
+    return [round(i * (count - 1) / max(1, chosen - 1)) for i in range(chosen)]

@@ -1,0 +1,342 @@
+"""Quality of a trained run at each number of steps: FID and the other metrics, under a protocol that is stored with them.
+
+    eqx-shortcut evaluate runs/imagenet/shortcut --steps 1 4 128 --guidance 1.0 1.5 --stats imagenet256.npz
+    eqx-shortcut evaluate runs/cifar10/shortcut --features efficientnet --count 10000
+    eqx-shortcut evaluate runs/digits/shortcut --features pixels --count 1400 --labels data
+    eqx-shortcut evaluate runs/imagenet/shortcut --weights 0.03 0.05 0.08 0.12 0.2 --stats imagenet256.npz
+
+Samples are compared with the statistics of a file, as `eqx-shortcut stats` writes it, or with the training images of the run.
+Writes evaluation.json and evaluation.md in the run folder, and sigma_rel.png of a run that was trained with
+--averages.sigma-rel if several widths are measured. Sample number i depends on the seed and i alone, whatever the batch,
+devices and processes. The same command again goes on where it stopped.
+"""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from ..cli import Place
+from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
+from ..evaluate.results import floor_key
+from ._opening import Weights, decoder
+
+TIMES = "times of guidance"
+
+Decode = Callable[[Any], Any]
+"""From samples to pictures."""
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..data import ImageRecords, Images
+    from ..evaluate import Features, Statistics
+    from ..trained import Trained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Measuring):
+    """Measures the samples of a trained run."""
+
+    run: Annotated[Place, tyro.conf.Positional]
+    """Run folder."""
+    steps: tuple[int, ...] = (1, 4, 128)
+    """Numbers of sampling steps."""
+    guidance: tuple[float, ...] = (1.0,)
+    """Guidance scales; 1 is none."""
+    guidance_interval: tuple[float, float] | None = None
+    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
+    guide_always: bool = False
+    """Apply them also at step sizes where the network contains the guidance it was trained with."""
+    count: int = 50_000
+    """Samples for each."""
+    labels: Literal["balanced", "random", "data"] = "balanced"
+    """Labels of the samples: all in turn, drawn at random, or those of the training images in order."""
+    stats: pathlib.Path | None = None
+    """File of the statistics of real images; by default they are made of the training images of the run."""
+    weights: tuple[Weights, ...] = ("ema",)
+    """The average of the weights, the last ones, or by numbers the averages of these relative widths (see --averages)."""
+    step: int | None = None
+    """Training step of the checkpoint; by default the newest."""
+    seed: int = 0
+    """Seed of noise and random labels."""
+    vae: pathlib.Path | None = None
+    """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
+    keep_features: bool = False
+    """Keep the features of the samples."""
+    parts: pathlib.Path | None = None
+    """Folder of features and of the statistics of the run's images; by default RUN/evaluation."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
+        if not self.weights:
+            raise ValueError("--weights without a name: name ema, online or a number")
+        if not self.guidance:
+            raise ValueError("--guidance without a number: name a scale, 1 for none")
+        if self.count < 2:
+            raise ValueError(f"--count {self.count}: a distance needs 2 samples or more")
+
+
+class RunImages(NamedTuple):
+    """The images that a run was trained on and those held out, and the settings of their source."""
+
+    source: dict[str, Any]
+    train: "Images | ImageRecords"
+    held_out: "Images | ImageRecords"
+
+
+def main(config: Config) -> None:
+    """Measures what evaluation.json lacks, and prints the table."""
+    import numpy as np
+
+    from .. import distributed, settings
+    from ..trained import load
+
+    distributed.initialize()
+    notes_as_lines()
+    first, *others = config.weights
+    model = load(config.run, weights=first, step=config.step)
+    record = settings.read(config.run / "config.json")
+    features, data = config.build(), run_images(config, record)
+    real = reference(config, features, data)
+    labels, found = chosen_labels(config, model, data), read_results(config.run)
+    # Before hours of sampling: one sample says how many features there are.
+    decode = decoder(config.run, config.vae) or np.asarray  # once: its weights are hashed
+    (probe,) = sampler(config, decode, model, labels, config.steps[0], 1.0)(range(1))
+    real.check(features.protocol, features(probe).vectors.shape[1], config.count)
+    if data is not None and config.stats is None and floor_key(real.hash[:16], config.count) not in found["floors"]:
+        found["floors"][floor_key(real.hash[:16], config.count)] = floor(config, features, data, real)
+    cells = []
+    for weights in (first, *others):
+        model = model if weights == first else load(config.run, weights=weights, step=config.step)
+        for steps, guidance in itertools.product(config.steps, config.guidance):
+            cell = described(config, model, features, real, weights, steps, guidance)
+            cells.append(cell)
+            if not any(is_of(row, cell) for row in found["results"]):
+                draw = sampler(config, decode, model, labels, steps, guidance)
+                measures = compared(config, title_of(cell), cell, config.count, draw, features, real)
+                found["results"].append({**cell, "measures": measures})
+                write_results(config.run, found)
+    if distributed.is_main_process():
+        print(markdown(found))
+        drawn = draw_widths(config.run / "sigma_rel.png", found, cells)
+        print(f"{config.run}: evaluation.json, evaluation.md{', sigma_rel.png' * drawn}")
+
+
+def draw_widths(path: pathlib.Path, found: dict[str, Any], cells: list[dict[str, Any]]) -> bool:
+    """Draws the first measure of these cells against the width of the average; returns whether there are several widths."""
+    from .. import figures
+
+    rows = [row for row in found["results"] if isinstance(row["weights"], float) and any(is_of(row, cell) for cell in cells)]
+    if len({row["weights"] for row in rows}) < 2:
+        return False
+    measure, curves = next(iter(rows[0]["measures"])), {}
+    for row in rows:
+        guidance = f", guidance {row['guidance']:g}" if len({row["guidance"] for row in rows}) > 1 else ""
+        name = f"{row['steps']} step{'s'[: row['steps'] > 1]}{guidance}"
+        curves.setdefault(name, {})[row["weights"]] = row["measures"][measure]
+    figures.quality_plot(curves, path, measure=measure, against="relative width of the average")
+    return True
+
+
+def run_images(config: Config, record: dict[str, Any]) -> RunImages | None:
+    """The images that the run was trained on; None where a file of statistics stands for them."""
+    from .. import settings
+
+    if config.stats is not None and config.labels != "data":
+        return None
+    if not record.get("data"):
+        raise ValueError(
+            f"{config.run} does not say what images it was trained on: name their statistics with --stats, and labels "
+            "other than those of the data"
+        )
+    return RunImages(record["data"], *settings.parse(record["data"]).build())
+
+
+def reference(config: Config, features: "Features", data: RunImages | None) -> "Statistics":
+    """What the samples are compared with: the statistics of a file, or of the run's training images, kept with the run."""
+    from ..evaluate import read_statistics
+
+    if config.stats is not None:
+        return read_statistics(config.stats)
+    assert data is not None
+    return real_statistics(config, parts_folder(config), {"images": data.source, "part": "train"}, data.train, features)
+
+
+def floor(config: Config, features: "Features", data: RunImages, real: "Statistics") -> dict[str, float]:
+    """The same measures of held-out images, at most as many as samples: what perfect samples would reach."""
+    count, batches = real_batches(data.held_out, config.batch)
+    record = {"images": data.source, "part": "held out"}
+    return compared(config, "held-out images", record, min(count, config.count), batches, features, real)
+
+
+def compared(
+    config: Config,
+    title: str,
+    record: dict[str, Any],
+    count: int,
+    batches: Batches,
+    features: "Features",
+    real: "Statistics",
+) -> dict[str, float]:
+    """The measures of a set of images, in the first process; their features are kept part by part until it has them."""
+    from .. import distributed
+    from ..evaluate import compare
+
+    folder = parts_folder(config) / title.replace(" ", "-")
+    found = collect_parts(folder, record, count, batches, features, part=config.part, keep=count, title=title)
+    with distributed.barrier():
+        if found is None:
+            return {}
+        measures = compare(found, real, features, neighbours=config.neighbours)
+        if not config.keep_features:
+            shutil.rmtree(folder)
+        return measures
+
+
+def parts_folder(config: Config) -> pathlib.Path:
+    """Where parts and statistics are kept, on a disk that all processes share."""
+    from .. import storage
+
+    if config.parts is None and storage.is_remote(config.run):
+        raise ValueError(f"{config.run} lies in an object store: name a folder on a disk for the features with --parts")
+    return config.run / "evaluation" if config.parts is None else config.parts
+
+
+def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "np.ndarray":
+    """The label of each sample."""
+    import numpy as np
+
+    if not model.labelled:
+        return np.full(config.count, model.classes)
+    if config.labels == "data":
+        assert data is not None
+        return np.resize(data.train.labels, config.count)
+    if config.labels == "random":
+        # The first numbers are the same however many are drawn.
+        return np.random.default_rng(config.seed).integers(model.classes, size=config.count)
+    return np.arange(config.count) % model.classes
+
+
+def described(
+    config: Config, model: "Trained", features: "Features", real: "Statistics", weights: Weights, steps: int, guidance: float
+) -> dict[str, Any]:
+    """What defines a row of the table."""
+    applied = guidance == 1 or config.guide_always or model.objective.guides(steps)
+    between = config.guidance_interval if guidance != 1 else None
+    return {
+        "steps": steps,
+        "guidance": guidance,
+        "weights": weights,
+        "training step": model.step,
+        "count": config.count,
+        "protocol": {
+            "features": features.name,
+            **features.protocol,
+            "labels": config.labels if model.labelled else "none",
+            "seed": str(config.seed),
+            "guidance": "applied" if applied else "not applied: not what the network was trained for at this step size",
+            "real images": str(real.count or "number not recorded"),
+            "statistics": real.hash[:16],
+            "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
+            "neighbours among": str(config.neighbours),
+            **({} if between is None else {TIMES: "{:g} to {:g}".format(*between)}),
+        },
+    }
+
+
+def title_of(cell: dict[str, Any]) -> str:
+    """The name of a row, and of the folder of its features."""
+    times = f" {TIMES} {cell['protocol'][TIMES]}" if TIMES in cell["protocol"] else ""
+    return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{times}"
+
+
+def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:
+    """From places to the pictures there: a sample depends on the seed, its place and its label alone."""
+    import jax
+    import numpy as np
+
+    from .. import sharding
+    from ..trained import noise, sample_from
+
+    key, devices = jax.random.key(config.seed), jax.local_devices()
+    mesh = sharding.make_mesh(devices=devices if config.batch % len(devices) == 0 else devices[:1])
+    everywhere = sharding.replicate(model, mesh)
+
+    def draw(places: range) -> Iterator[np.ndarray]:
+        for start in range(places.start, places.stop, config.batch):
+            # Always a whole batch, so that one program serves all.
+            wanted = np.arange(start, start + config.batch)
+            given = labels[np.minimum(wanted, len(labels) - 1)]
+            at, chosen = jax.device_put((wanted, given), sharding.batch_sharding(mesh))
+            images = sample_from(
+                everywhere,
+                key,
+                noise(everywhere, key, at),
+                steps=steps,
+                places=at,
+                labels=chosen,
+                guidance=guidance,
+                guidance_interval=config.guidance_interval,
+                guide_always=config.guide_always,
+            )
+            yield np.asarray(decode(images))[: places.stop - start]
+
+    return draw
+
+
+def is_of(row: dict[str, Any], cell: dict[str, Any]) -> bool:
+    """Whether a stored row is what a cell describes."""
+    return all(row.get(key) == value for key, value in cell.items())
+
+
+def read_results(run: pathlib.Path) -> dict[str, Any]:
+    """What was measured so far."""
+    from .. import settings
+
+    path = run / "evaluation.json"
+    return {"results": [], "floors": {}} | (settings.read(path) if path.exists() else {})
+
+
+def write_results(run: pathlib.Path, found: dict[str, Any]) -> None:
+    """Writes evaluation.json and evaluation.md, in the first process."""
+    from .. import distributed, storage
+
+    if distributed.is_main_process():
+        storage.write(run / "evaluation.json", json.dumps(found, indent=1))
+        storage.write(run / "evaluation.md", markdown(found))
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A table for each protocol, the real images held out in its last row."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in found["results"]:
+        common = {name: said for name, said in row["protocol"].items() if name != "guidance"}
+        chosen = {name: row[name] for name in ("weights", "training step", "count")}
+        if isinstance(row["weights"], float):
+            chosen["weights"] = "averages by their relative width"
+        title = "; ".join(f"{name} {said}" for name, said in {**chosen, **common}.items())
+        groups.setdefault(title, []).append(row)
+    return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floors'])}" for title, rows in groups.items()) + "\n"
+
+
+def rows_as_table(rows: list[dict[str, Any]], floors: dict[str, dict[str, float]]) -> str:
+    """Markdown: a row a number of steps, guidance scale and width if the weights have one, a column a measure."""
+    names, wide = list(rows[0]["measures"]), isinstance(rows[0]["weights"], float)
+    columns = ["steps", "guidance", *["sigma_rel"] * wide]
+    lines = [[*columns, *names], ["---"] * (len(columns) + len(names))]
+    for row in sorted(rows, key=lambda row: (row["guidance"], row["steps"], row["weights"])):
+        note = "" if row["protocol"]["guidance"] == "applied" else " (not applied)"
+        chosen = [str(row["steps"]), f"{row['guidance']:g}{note}", *[str(row["weights"])] * wide]
+        lines.append([*chosen, *(f"{row['measures'][name]:.4g}" for name in names)])
+    floor = floors.get(floor_key(rows[0]["protocol"]["statistics"], rows[0]["count"]))
+    if floor is not None and set(names) <= floor.keys():
+        lines.append(["held-out images", *[""] * (len(columns) - 1), *(f"{floor[name]:.4g}" for name in names)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

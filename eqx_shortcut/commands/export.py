@@ -1,0 +1,113 @@
+"""A trained run as one file that draws samples with JAX alone: network, weights and sampler, without any code of this library.
+
+eqx-shortcut export runs/digits/shortcut --steps 1 --out digits.bin
+
+The file holds a function of a seed and of labels, as many as wanted, for CPU, CUDA and TPU at once (serialised by jax.export).
+Its sample number i is that of `eqx-shortcut sample` with that seed and label. Its precision is that of the machine that
+exports, float32 on a CPU, unless the run settled it (--network.precision).
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from ._opening import Opening, autoencoder
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+LIMIT = 2**31 - 2**24
+"""Bytes of weights that fit: the format of the file ends at 2 GiB."""
+
+USE = """
+import pathlib
+import jax, numpy as np  # and pip install flatbuffers
+from jax import export
+
+draw = jax.jit(export.deserialize(bytearray(pathlib.Path({path!r}).read_bytes())).call)
+x = draw(np.uint32(0), np.arange({count}, dtype=np.int32) % {classes})  # seed, labels ({classes} for none)
+{what}
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Opening):
+    """A sampler as a file."""
+
+    steps: int = 1
+    """Sampling steps."""
+    decode: bool = False
+    """Include the autoencoder of a run on latents, so that the file draws pictures."""
+    out: pathlib.Path = pathlib.Path("model.bin")
+    """File to write."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise ValueError(f"--steps {self.steps}: use 1 or more")
+
+
+def main(config: Config) -> None:
+    """Loads the run, writes the file and says how to use it."""
+    import jax
+    from jax import export
+
+    from ..trained import load
+
+    if not config.out.absolute().parent.is_dir():
+        raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
+    model = load(config.run, weights=config.weights, step=config.step)
+    if config.guidance != 1 and not (config.guide_always or model.objective.guides(config.steps)):
+        raise ValueError(
+            f"--guidance {config.guidance} does not apply to {config.run} in {config.steps} step{'s'[: config.steps > 1]}: "
+            "leave it at 1, or insist with --guide-always"
+        )
+    decoding = autoencoder(config.run, config.vae) if config.decode else None
+    if config.decode and decoding is None:
+        raise ValueError(f"--decode: {config.run} draws pictures and has no autoencoder: leave it out")
+    if (size := sum(leaf.nbytes for leaf in jax.tree.leaves((model, decoding)))) > LIMIT:
+        raise ValueError(
+            f"{size / 2**30:.2f} GiB of weights do not fit into a file of jax.export (2 GiB): use eqx-shortcut weights"
+        )
+    (count,) = export.symbolic_shape("count")
+    arguments = jax.ShapeDtypeStruct((), jax.numpy.uint32), jax.ShapeDtypeStruct((count,), jax.numpy.int32)
+    exported = export.export(jax.jit(sampler(config, model, decoding)), platforms=PLATFORMS)(*arguments)
+    data = serialized(exported)
+    draft = config.out.with_name(f".{config.out.name}")
+    draft.write_bytes(data)
+    draft.rename(config.out)
+    shape = ", ".join(map(str, exported.out_avals[0].shape))
+    kind = "latents in the units of training" if decoding is None and model.shape[-1] not in (1, 3) else "images in [-1, 1]"
+    print(f"{config.out}: {len(data) / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}; to use it:")
+    print(USE.format(path=str(config.out), count=16, classes=model.classes, what=f"# x: {kind}, ({shape})"))
+
+
+def sampler(config: Config, model: Any, decoding: Any) -> Any:
+    """The function of a seed and labels that the file holds."""
+    import jax
+    import jax.numpy as jnp
+
+    from ..pretrained.autoencoder import from_training
+    from ..trained import noise, sample_from
+
+    def draw(seed, labels):
+        key, places = jax.random.key(seed), jnp.arange(labels.shape[0])
+        x = sample_from(
+            model,
+            key,
+            noise(model, key, places),
+            steps=config.steps,
+            labels=labels,
+            guidance=config.guidance,
+            guidance_interval=config.guidance_interval,
+            guide_always=config.guide_always,
+        )
+        return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
+
+    return draw
+
+
+def serialized(exported: Any) -> bytes:
+    """The file's bytes. Raises ValueError if a package that they need is missing."""
+    try:
+        return exported.serialize()
+    except ImportError as error:
+        raise ValueError(f"the file cannot be written ({error}): pip install flatbuffers") from error

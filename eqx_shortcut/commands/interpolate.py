@@ -1,0 +1,94 @@
+"""Samples between two samples of a trained run: the noise moves from one draw to another, the rest stays as it is.
+
+eqx-shortcut interpolate runs/digits/shortcut --class 3 8 --out between.png --gif between.gif
+
+At angle a the noise is cos(a) one + sin(a) other, which is as standard normal as the two draws. The picture has a row for each
+pair of draws, from a = 0 to a = 90 degrees in equal angles; the GIF goes there and back. The ends of the first row are samples
+number 0 and 1 of that seed, as `eqx-shortcut sample` draws them for that label, those of the second row number 2 and 3, and so
+on; noise that a sampler adds between its steps is along a row that of the first.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from ..cli import check_out
+from ._opening import Drawing, chosen_labels, evenly, guided_note, open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Drawing):
+    """Samples between samples."""
+
+    steps: int = 1
+    """Sampling steps."""
+    rows: int = 4
+    """Pairs of draws, each of one label."""
+    points: int = 33
+    """Points from one draw to the other, which are the frames of the GIF."""
+    columns: int = 9
+    """Points in a row of the picture, spread evenly."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: pathlib.Path = pathlib.Path("interpolation.png")
+    """Picture to write."""
+    gif: pathlib.Path | None = None
+    """GIF to write."""
+
+    def __post_init__(self):
+        for field in ("steps", "rows"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
+        if not 2 <= self.columns <= self.points:
+            raise ValueError(f"--columns {self.columns} --points {self.points}: use 2 or more, and as many points as columns")
+        if self.seed < 0:
+            raise ValueError(f"--seed {self.seed}: use 0 or more")
+
+
+def main(config: Config) -> None:
+    """Loads the run, samples along each arc and writes the pictures."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from tqdm import tqdm
+
+    from .. import figures
+    from ..trained import noise, sample_from
+
+    check_out(config.out, ".png")
+    if config.gif:
+        check_out(config.gif, ".gif")
+    model, pictures = open_run(config)
+    labels, names = chosen_labels(config, model)
+    key = jax.random.key(config.seed)
+    rows = []
+    for row in tqdm(range(config.rows), unit="row", delay=1, dynamic_ncols=True):
+        x = sample_from(
+            model,
+            key,
+            arc(noise(model, key, 2 * row + jnp.arange(2)), config.points),
+            steps=config.steps,
+            # One number for all, so that noise that a sampler adds between its steps stays the same along the arc.
+            places=jnp.full(config.points, 2 * row),
+            labels=labels[row % len(labels)],
+            guidance=config.guidance,
+            guidance_interval=config.guidance_interval,
+            guide_always=config.guide_always,
+        )
+        rows.append(pictures(x))
+    images = np.stack(rows)
+    beside = [names[row % len(names)] for row in range(config.rows)]
+    figures.grid(images[:, evenly(config.points, config.columns)], config.out, labels=beside)
+    if config.gif:
+        figures.animation(np.concatenate([images, images[:, -2:0:-1]], axis=1).swapaxes(0, 1)[:, None], config.gif)
+    written = f"{config.out} and {config.gif}" if config.gif else config.out
+    step = f"{config.steps} step{'s'[: config.steps > 1]}, {guided_note(config, model, config.steps)}"
+    print(f"{written}: {step}, weights {config.weights} of training step {model.step}, seed {config.seed}")
+
+
+def arc(ends: Any, points: int) -> Any:
+    """`cos(a) one + sin(a) other` of the two `ends` at equal angles from 0 to 90 degrees: as standard normal as they are."""
+    import numpy as np
+
+    angles = np.linspace(0, np.pi / 2, points, dtype=np.float32).reshape(-1, *[1] * (ends.ndim - 1))
+    return np.cos(angles) * ends[:1] + np.sin(angles) * ends[1:]

@@ -1,0 +1,216 @@
+"""Samples of a trained run as one picture, as a folder of pictures, or as one array.
+
+eqx-shortcut sample runs/digits/shortcut --steps 1 4 128 --count 40 --out grid.png
+
+eqx-shortcut sample runs/digits/shortcut --class 3 8
+
+eqx-shortcut sample runs/imagenet/shortcut --steps 4 --count 50000 --out samples.npz
+
+The name after --out says which: NAME.png is a grid with a block of rows for each number of steps; NAME.npz holds arr_0, bytes
+(count, height, width, channels) as evaluation suites read them, and their labels; any other name is a folder of 000000.png and
+so on, in which the same command goes on where it stopped. Sample number i depends on the seed and i alone.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..cli import check_out
+from ._opening import Drawing, Opened, chosen_labels, guided_note, open_run
+
+RECORD = "samples.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Drawing):
+    """Samples of a trained run."""
+
+    steps: tuple[int, ...] = (1, 4, 128)
+    """Numbers of sampling steps, the same noise for all; one for a folder or an array."""
+    count: int = 20
+    """Samples for each number of steps and each seed."""
+    columns: int = 20
+    """Samples of a grid side by side."""
+    seed: tuple[int, ...] = (0,)
+    """Seeds of the noise; the samples of one follow those of the other."""
+    batch: int = 256
+    """Samples computed at once."""
+    out: pathlib.Path = pathlib.Path("samples.png")
+    """Picture or array to write (.png, .npz), or folder."""
+
+
+def main(config: Config) -> None:
+    """Loads the run, samples, writes what was asked for and says what it did."""
+    from tqdm import tqdm
+
+    check(config)
+    opened = open_run(config)
+    labels, names = chosen_labels(config, opened.model)
+    write = {".png": write_grid, ".npz": write_array}.get(config.out.suffix.lower(), write_folder)
+    # Shown only if it takes a while, so that what is refused at once is a sentence alone.
+    with tqdm(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1, dynamic_ncols=True) as bar:
+        write(config, opened, labels, names, bar)
+    for steps in config.steps:
+        each = f" of each of {len(config.seed)} seeds" if len(config.seed) > 1 else ""
+        print(f"{name(config, names, steps)}: {config.count} samples{each}, {guided_note(config, opened.model, steps)}")
+    seeds = f"seed{'s'[: len(config.seed) > 1]} {', '.join(map(str, config.seed))}"
+    print(f"{config.out}: weights {config.weights} of training step {opened.model.step}, {seeds}")
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot be drawn or written before anything is loaded."""
+    if config.columns < 1 or not config.steps or not config.seed:
+        raise ValueError(
+            f"--columns {config.columns} --steps {' '.join(map(str, config.steps))} --seed {' '.join(map(str, config.seed))}: "
+            "use 1 or more of each"
+        )
+    if config.count < 1:
+        raise ValueError(f"count={config.count}: ask for at least 1 sample")
+    if min(config.steps) < 1:
+        raise ValueError(f"steps={min(config.steps)}: a sample takes at least 1 step")
+    if config.batch < 1:
+        raise ValueError(f"batch={config.batch}: compute at least 1 sample at once")
+    if min(config.seed) < 0:
+        raise ValueError(f"--seed {min(config.seed)}: use 0 or more")
+    if config.out.suffix and not config.out.is_dir():
+        check_out(config.out, ".png", ".npz")
+    if not config.out.absolute().parent.is_dir():
+        raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
+    if config.out.suffix.lower() != ".png" and len(config.steps) > 1:
+        raise ValueError(
+            f"--steps {' '.join(map(str, config.steps))}: a folder or an array holds samples of one number of steps, such as "
+            "--steps 1"
+        )
+
+
+class Span(NamedTuple):
+    """Samples number `first` to before `last` of a seed, which are number `place` and on of all that are written."""
+
+    seed: int
+    first: int
+    last: int
+    place: int
+
+
+def spans(config: Config) -> Iterator[Span]:
+    """All samples, in parts that are computed at once."""
+    for block, seed in enumerate(config.seed):
+        for first in range(0, config.count, config.batch):
+            yield Span(seed, first, min(first + config.batch, config.count), block * config.count + first)
+
+
+def draw(config: Config, opened: Opened, wanted: list[int], steps: int, span: Span) -> tuple[Any, Any]:
+    """Pictures of the samples of a span, in [-1, 1], and their labels."""
+    import jax
+    import numpy as np
+
+    from ..trained import sample
+
+    model = opened.model
+    # The last span is filled up, and so needs no program of its own.
+    places = span.first + np.arange(min(config.batch, config.count))
+    labels = np.array(wanted, np.int32)[places % len(wanted)]
+    x = sample(
+        model,
+        jax.random.key(span.seed),
+        len(places),
+        first=span.first,
+        steps=steps,
+        labels=labels,
+        guidance=config.guidance,
+        guidance_interval=config.guidance_interval,
+        guide_always=config.guide_always,
+        batch=len(places),
+    )
+    count = span.last - span.first
+    return opened.pictures(x[:count]), labels[:count]
+
+
+def write_grid(config: Config, opened: Opened, labels: list[int], names: list[str], bar: Any) -> None:
+    """Writes one picture: a block of rows for each number of steps and each seed."""
+    import numpy as np
+
+    from .. import figures
+
+    blocks, beside = [], []
+    for steps in config.steps:
+        found = {seed: [] for seed in config.seed}
+        for span in spans(config):
+            found[span.seed].append(draw(config, opened, labels, steps, span)[0])
+            bar.update(span.last - span.first)
+        for seed, parts in found.items():
+            rows = folded(np.concatenate(parts), min(config.columns, config.count))
+            blocks.append(rows)
+            title = name(config, names, steps) + (f", seed {seed}" if len(found) > 1 else "")
+            beside += [title, *[""] * (len(rows) - 1)]
+    figures.grid(np.concatenate(blocks), config.out, labels=beside)
+
+
+def write_folder(config: Config, opened: Opened, labels: list[int], names: list[str], bar: Any) -> None:
+    """Writes each sample as NUMBER.png where there is none yet, and beside them what they are samples of."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from .. import figures, settings
+
+    several = {"seeds": config.seed, "count": config.count} if len(config.seed) > 1 else {"seeds": config.seed}
+    times = {"guidance_interval": config.guidance_interval} if config.guidance_interval else {}
+    named = ("weights", "steps", "guidance", "guide_always")
+    record = {
+        "run": str(config.run),
+        "training step": opened.model.step,
+        "labels": labels,
+        **{key: getattr(config, key) for key in named},
+        **several,
+        **times,
+    }
+    settings.settle(config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out")
+    with ThreadPoolExecutor() as pool:
+        for span in spans(config):
+            paths = [config.out / f"{span.place + i:06d}.png" for i in range(span.last - span.first)]
+            if not all(path.exists() for path in paths):
+                images, _ = draw(config, opened, labels, config.steps[0], span)
+                missing = [(image, path) for image, path in zip(images, paths, strict=True) if not path.exists()]
+                list(pool.map(lambda pair: figures.picture(*pair), missing))
+            bar.update(len(paths))
+
+
+def write_array(config: Config, opened: Opened, labels: list[int], names: list[str], bar: Any) -> None:
+    """Writes all samples as bytes into one file of NumPy's, span by span, so that a span is all that is held in memory."""
+    import zipfile
+
+    import numpy as np
+
+    from ..figures import to_bytes
+
+    draft, used = config.out.with_name(f".{config.out.name}"), []
+    try:
+        with zipfile.ZipFile(draft, "w") as file:
+            with file.open("arr_0.npy", "w", force_zip64=True) as member:
+                for span in spans(config):
+                    images, chosen = draw(config, opened, labels, config.steps[0], span)
+                    if not used:
+                        shape = (config.count * len(config.seed), *images.shape[1:])
+                        described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(member, described)
+                    member.write(to_bytes(images).tobytes())
+                    used.append(chosen)
+                    bar.update(len(images))
+            with file.open("labels.npy", "w") as member:
+                np.lib.format.write_array(member, np.concatenate(used))
+        draft.rename(config.out)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def name(config: Config, names: list[str], steps: int) -> str:
+    """What a block of samples is: the number of steps, and the class if it was named alone."""
+    return f"{steps} step{'s'[: steps > 1]}" + (f", {names[0]}" if config.classes and len(names) == 1 else "")
+
+
+def folded(images, columns: int):
+    """Images in rows of so many, the last row filled up with blank ones."""
+    import numpy as np
+
+    blank = np.ones((-len(images) % columns, *images.shape[1:]), images.dtype)
+    return np.concatenate([images, blank]).reshape(-1, columns, *images.shape[1:])

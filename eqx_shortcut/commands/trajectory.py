@@ -1,0 +1,81 @@
+"""The way of one sample of a trained run from noise to data, for several numbers of steps.
+
+eqx-shortcut trajectory runs/digits/shortcut --steps 1 2 4 8 128 --class 7 --out trajectory.png
+
+Two rows for each number of steps, all from the same noise: the points on the way, from the noise at the left to the sample at
+the right, and below each point where one single step from there to the data ends. At a number of steps that the columns do not
+hold, points are chosen evenly. Points of a run on latents are decoded, noise and all.
+"""
+
+import dataclasses
+import pathlib
+
+from ..cli import check_out
+from ._opening import Drawing, chosen_labels, evenly, guided_note, open_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Drawing):
+    """The way of a sample."""
+
+    steps: tuple[int, ...] = (1, 2, 4, 8, 128)
+    """Numbers of sampling steps, two rows each."""
+    columns: int = 9
+    """Points of a row at most."""
+    sample: int = 0
+    """Number of the sample, as `eqx-shortcut sample` counts; the labels are those of `eqx-shortcut sample` too."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: pathlib.Path = pathlib.Path("trajectory.png")
+    """Picture to write."""
+
+    def __post_init__(self):
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
+        if self.columns < 2:
+            raise ValueError(f"--columns {self.columns}: use 2 or more, the noise and the sample")
+        for field in ("sample", "seed"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"--{field} {getattr(self, field)}: use 0 or more")
+
+
+def main(config: Config) -> None:
+    """Loads the run, samples at each number of steps and writes the picture."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from tqdm import tqdm
+
+    from .. import figures
+    from ..trained import noise, trajectory
+
+    check_out(config.out, ".png")
+    model, pictures = open_run(config)
+    labels, names = chosen_labels(config, model)
+    key, place = jax.random.key(config.seed), jnp.array([config.sample])
+    rows, beside = [], []
+    for steps in tqdm(config.steps, unit="sampler", delay=1, dynamic_ncols=True):
+        way = trajectory(
+            model,
+            key,
+            noise(model, key, place),
+            steps=steps,
+            points=evenly(steps + 1, config.columns),
+            places=place,
+            labels=labels[config.sample % len(labels)],
+            guidance=config.guidance,
+            guidance_interval=config.guidance_interval,
+            guide_always=config.guide_always,
+        )
+        for points in (way.x, way.data):
+            row = pictures(points[:, 0])
+            # Each point at its time, with room left and right.
+            blank = np.ones((config.columns, *row.shape[1:]), row.dtype)
+            blank[np.round(np.asarray(way.t) * (config.columns - 1)).astype(int)] = row
+            rows.append(blank)
+        beside += [f"{steps} step{'s'[: steps > 1]}", "data seen from there"]
+    figures.grid(np.stack(rows), config.out, labels=beside)
+    for steps in config.steps:
+        print(f"{steps} step{'s'[: steps > 1]}: {guided_note(config, model, steps)}")
+    what = f"sample {config.sample}, {names[config.sample % len(names)]}, seed {config.seed}"
+    print(f"{config.out}: {what}, weights {config.weights} of training step {model.step}")

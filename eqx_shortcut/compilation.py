@@ -1,0 +1,42 @@
+"""Compiled programs that are kept on disk, and where they must not be."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from . import storage
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that a second run of the same settings starts in seconds."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(storage.cache_home() / "xla"))
+
+
+@contextlib.contextmanager
+def compiled_anew() -> Iterator[None]:
+    """Nothing is read from or written to JAX's cache of compiled programs."""
+    kept = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    _keep(False)
+    try:
+        yield
+    finally:
+        _keep(kept)
+
+
+def compiled_for(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager[None]:
+    """`compiled_anew` where the mesh has several CPU devices; other programs are kept.
+
+    XLA (of jaxlib 0.10) runs the collectives of a program that it compiled in one order on every device, but not those of
+    one that it reads back: devices then wait for one another in different ones, and after 40 seconds the process is ended.
+    """
+    several_cpus = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return compiled_anew() if several_cpus else contextlib.nullcontext()
+
+
+def _keep(keep: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", keep)
+    compilation_cache.reset_cache()  # which asks for the setting once

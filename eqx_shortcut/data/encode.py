@@ -1,0 +1,150 @@
+"""From images to a cache of latents: what is missing is encoded, what is there is kept."""
+
+import json
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from .. import distributed, settings, sharding, storage
+from ..pretrained.autoencoder import Autoencoder, fingerprint
+from . import Images
+from .latents import MANIFEST, PARTS, Shard, read_manifest, shard_rows
+from .records import ImageRecords
+from .sources import Photos
+
+DRAFT = "settings.json"
+UNSTORED = ("mirror", "index")
+"""Settings of a source on which the latents do not depend; whether there are mirror images, the shape of the moments says."""
+
+
+def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch: int, shard: int) -> dict[str, int]:
+    """Writes the cache of a source's images and says how many there are in each part, and how many bad ones were replaced.
+
+    Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
+    """
+    with distributed.barrier():
+        images = dict(zip(PARTS, source.build(), strict=True))
+        settled = described(source, autoencoder, images["train"], shard)
+        mesh = sharding.make_mesh(devices=jax.local_devices())
+        sharding.check_batch(batch, mesh)
+        if distributed.is_main_process():
+            settings.settle(out / DRAFT, settled, "another cache", "Repeat its settings, or name another folder")
+    with distributed.barrier():
+        for part, data in images.items():
+            (out / part).mkdir(parents=True, exist_ok=True)
+            ranges = shard_rows(len(data.labels), shard)
+            mine = range(jax.process_index(), len(ranges), jax.process_count())
+            missing = [i for i in mine if not Shard(out / part, i).seal.exists()]
+            for index in missing:
+                title = f"{part} {index + 1}/{len(ranges)}"
+                moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, title, mirror=source.mirror)
+                note_replaced(Shard(out / part, index), data, ranges[index])
+                Shard(out / part, index).write(moments, labels)
+    counts = {part: len(data.labels) for part, data in images.items()}
+    with distributed.barrier():
+        if distributed.is_main_process():
+            finish(out, settled, counts, shard)
+    return {**counts, "replaced": sum(len(part["replaced"]) for part in read_manifest(out)["parts"].values())}
+
+
+def described(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
+    """What defines the bytes of a cache."""
+    height, width, channels = autoencoder.latent_shape(images.shape)
+    posterior = eqx.filter_eval_shape(autoencoder.encode, jax.ShapeDtypeStruct(images.shape, jnp.float32))
+    return {
+        "format": 1,
+        "moments": [2 if source.mirror else 1, 1 if posterior.log_variance is None else 2, height, width, channels],
+        "dtype": "float16",
+        "shard": shard,
+        "classes": images.classes,
+        "image": list(images.shape),
+        "autoencoder": identity(autoencoder),
+        "source": stored_source(source),
+        "preprocessing": "central square, antialiased resize, pixels / 127.5 - 1",
+    }
+
+
+def identity(autoencoder: Autoencoder) -> dict[str, Any]:
+    """What tells an autoencoder from others, wherever its files lie."""
+    return {
+        "class": type(autoencoder).__name__,
+        "sha256": fingerprint(autoencoder),
+        "scale": autoencoder.scale,
+        "shift": autoencoder.shift,
+    }
+
+
+def stored_source(source: Photos) -> dict[str, Any]:
+    """The settings of a source on which the latents depend."""
+    return {key: value for key, value in settings.dump(source).items() if key not in UNSTORED}
+
+
+def check_cache(cache: storage.Path, source: Photos | None, autoencoder: Autoencoder) -> None:
+    """Raises ValueError, naming what differs, if a finished cache is of other images or of another autoencoder."""
+    manifest = read_manifest(cache)
+    given: dict[str, Any] = {"autoencoder": identity(autoencoder)}
+    if source is not None:
+        given["source"] = stored_source(source)
+    different = settings.differences({key: manifest.get(key) for key in given}, given)
+    if different:
+        raise ValueError(
+            f"{cache} holds other latents: {settings.named(different)}. Name what they were made from, or another folder with "
+            "--cache"
+        )
+
+
+def encode_shard(
+    autoencoder: Autoencoder,
+    data: Images | ImageRecords,
+    rows: range,
+    batch: int,
+    mesh: jax.sharding.Mesh,
+    title: str,
+    *,
+    mirror: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of the images `rows` and, if `mirror`, of their mirror images, and their labels."""
+    moments, labels = [], []
+    starts, quiet = range(rows.start, rows.stop, batch), not distributed.is_main_process()
+    for start in tqdm(starts, desc=f"encoding {title}", unit="batch", dynamic_ncols=True, disable=quiet):
+        numbers = np.arange(start, min(start + batch, rows.stop))
+        found = data.rows(numbers)
+        found = data.note(found) if isinstance(data, ImageRecords) else found
+        filled = np.pad(found["pixels"], [(0, batch - len(numbers)), (0, 0), (0, 0), (0, 0)])
+        pixels = jax.device_put(filled, sharding.batch_sharding(mesh))
+        moments.append(np.asarray(_moments(autoencoder, pixels, data.peak, mirror=mirror))[: len(numbers)])
+        labels.append(found["labels"])
+    return np.concatenate(moments), np.concatenate(labels)
+
+
+def note_replaced(shard: Shard, data: Images | ImageRecords, rows: range) -> None:
+    """Lists the bad images of a shard, in whose place the next good ones stand, beside it."""
+    bad = data.bad if isinstance(data, ImageRecords) else {}
+    found = {index: bad[index] for index in sorted(bad) if index in rows}
+    storage.write(shard.replaced, json.dumps(found, indent=1))
+
+
+@eqx.filter_jit
+def _moments(autoencoder, pixels, peak, *, mirror):
+    def of(image):
+        posterior = autoencoder.encode(image)
+        return jnp.stack([posterior.mean] if posterior.log_variance is None else [posterior.mean, posterior.log_variance])
+
+    x = pixels.astype(jnp.float32) / (peak / 2) - 1
+    # Half precision is what is stored; there is no need to send more to the host.
+    sides = [jax.vmap(of)(x), *([jax.vmap(of)(x[:, :, ::-1])] if mirror else [])]
+    return jnp.stack(sides, axis=1).astype(jnp.float16)
+
+
+def finish(out: storage.Path, settled: dict[str, Any], counts: dict[str, int], shard: int) -> None:
+    """Writes the manifest, with which a cache is whole."""
+    parts = {}
+    for part, count in counts.items():
+        files = [Shard(out / part, i) for i in range(len(shard_rows(count, shard)))]
+        replaced = {index: why for file in files for index, why in settings.read(file.replaced).items()}
+        parts[part] = {"count": count, "shards": [file.seal.read_text() for file in files], "replaced": replaced}
+    storage.write(out / MANIFEST, json.dumps({**settled, "parts": parts}, indent=1))

@@ -1,0 +1,84 @@
+"""How the devices of a run share its work: the mesh that is asked for, or one that its state fits on."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from .. import sharding
+from ..train import TrainState, init_state
+from .config import Config
+
+SHARE = 0.5
+"""Share of a device's memory that a state may take; the rest is for activations and gradients."""
+
+
+def chosen_mesh(config: Config) -> jax.sharding.Mesh:
+    """The mesh of a run; where `fsdp` is not said, 1, or as many devices as a host has if the state does not fit on one."""
+    asked = config.mesh
+    fsdp = asked.fsdp or (1 if fits(config, asked.tensor) else jax.local_device_count() // asked.tensor)
+    return sharding.make_mesh(data=asked.data, fsdp=max(1, fsdp), tensor=asked.tensor)
+
+
+def fits(config: Config, tensor: int) -> bool:
+    """Whether each device has room for a whole state, divided over `tensor` devices at most; True if it does not say."""
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    # Image size and classes hardly matter for the number of parameters.
+    state = abstract_state(config, (4 * config.network.patch, 4 * config.network.patch, 4), 1000)
+    return memory is None or sum(size_of(leaf) for leaf in shapes(state)) / tensor <= SHARE * memory
+
+
+def in_words(mesh: jax.sharding.Mesh) -> str:
+    """What the mesh makes of the devices."""
+    count, kind = mesh.devices.size, mesh.devices.flat[0].device_kind
+    if count == 1:
+        return f"1 x {kind}"
+    sizes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items() if size > 1)
+    return f"{count} x {kind} as {sizes}"
+
+
+def abstract_state(config: Config, shape: tuple[int, int, int], classes: int) -> TrainState:
+    """Shapes and types of the training state."""
+    return eqx.filter_eval_shape(
+        lambda: init_state(
+            lambda key: config.network.build(shape, classes, key=key),
+            config.optimizer.build(config.steps),
+            jax.random.key(config.seed),
+            teacher=config.objective.stages > 0,
+            extra=config.objective.extra,
+            averages=config.averages.sigma_rel,
+        )
+    )
+
+
+def laid_out(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """The shapes of a state with their places on the mesh."""
+    arrays, static = eqx.partition(state, is_shape)
+    places = sharding.layout(arrays, mesh)
+    placed = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arrays, places)
+    return eqx.combine(placed, static)
+
+
+def bytes_a_device(state: TrainState) -> dict[str, int]:
+    """What each part of a state laid out takes on one device."""
+    networks = state.networks
+    parts = {"weights": networks.trained, "average": networks.ema, "moments": state.opt_state, "teacher": networks.teacher}
+    parts["more averages"] = state.averages or None
+    return {name: sum(size_of(leaf) for leaf in shapes(part)) for name, part in parts.items() if part is not None}
+
+
+def shapes(tree: Any) -> list[jax.ShapeDtypeStruct]:
+    """The arrays of a tree of shapes."""
+    return [leaf for leaf in jax.tree.leaves(tree) if is_shape(leaf)]
+
+
+def is_shape(leaf: Any) -> bool:
+    """Whether a leaf stands for an array."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def size_of(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of an array on one device."""
+    shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    return math.prod(shape) * leaf.dtype.itemsize

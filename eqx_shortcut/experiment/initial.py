@@ -1,0 +1,117 @@
+"""What a new run takes from another one: the teacher it distils, the weights it starts from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from .. import storage
+from ..models import DiT
+from ..train import TrainState
+from ..trained import Trained, load
+from .config import Config
+
+# What two networks may differ in and still hold the same parameters for the same function.
+FREE = ("dropout", "precision", "remat", "unroll")
+
+
+def check_start(config: Config) -> None:
+    """Raises ValueError if a distillation lacks a teacher, or another objective has one."""
+    name = type(config.objective).__name__
+    if config.objective.stages and config.teacher is None:
+        raise ValueError(
+            f"{name} distils a trained network and none is named: train one, for example with objective:flow-matching, and "
+            "name its run folder with --teacher"
+        )
+    if config.teacher is not None and not config.objective.stages:
+        raise ValueError(f"{name} has no teacher: leave out --teacher {config.teacher}, or start from it with --init-from")
+
+
+def state(config: Config, fresh: TrainState) -> TrainState:
+    """The state before the first step: a fresh one, with the weights that `config` takes from other runs.
+
+    Raises ValueError if such a run was never trained, is of another architecture, or knows no velocity to teach.
+    """
+    network, networks = fresh.networks.online, fresh.networks
+    if config.teacher is not None:
+        teacher = trained(config.teacher)
+        check_teacher(config, teacher)
+        taken = adopted(network, teacher, config.teacher)
+        networks = dataclasses.replace(networks, online=taken, ema=copied(taken), teacher=copied(taken))
+        print(f"teacher and first weights: {config.teacher} after step {teacher.step}")
+    if config.init_from is not None:
+        other = trained(config.init_from)
+        taken = adopted(network, other, config.init_from)
+        networks = dataclasses.replace(networks, online=taken, ema=copied(taken))
+        print(f"first weights: {config.init_from} after step {other.step}")
+    return fresh if networks is fresh.networks else dataclasses.replace(fresh, networks=networks)
+
+
+def trained(run: storage.Path) -> Trained:
+    """The average of the weights of a run that was trained."""
+    other = load(run)
+    if other.step == 0:
+        raise ValueError(f"{run} was never trained: its only checkpoint is of step 0; train it first")
+    return other
+
+
+def check_teacher(config: Config, teacher: Trained) -> None:
+    """Raises ValueError unless the teacher knows the velocity at the step size at which it will be asked.
+
+    A network of continuous step sizes is asked at any; one of a single step size answers it at d = 0 too (see `adopted`).
+    """
+    known, asked = teacher.objective.velocity_step, config.objective.teacher_step
+    if known is None:
+        raise ValueError(
+            f"{config.teacher} was trained by {type(teacher.objective).__name__} and knows no velocity to teach: name a run of "
+            "flow matching, shortcut or live reflow with --teacher"
+        )
+    if asked is None or known == asked or teacher.objective.continuous:
+        return
+    if asked:
+        raise ValueError(
+            f"{config.teacher} was trained with steps={round(1 / known)} and would be asked at d = 1/{round(1 / asked)}: "
+            f"use --objective.steps {round(1 / known)}"
+        )
+    if teacher.objective.only_step is None:
+        raise ValueError(
+            f"{config.teacher} was trained by {type(teacher.objective).__name__} down to d = {known:g}, and would be asked at "
+            "d = 0: name a run of flow matching, or of a method at continuous step sizes, with --teacher"
+        )
+
+
+def adopted(network: DiT, other: Trained, run: storage.Path) -> DiT:
+    """The weights of `other` in a network of the settings of `network`.
+
+    Where `other` knows one step size only, its step branch becomes a constant, so that the function is the same at first at
+    every step size that the new objective asks for.
+    """
+    source = other.network
+    if (source.shape, source.classes) != (network.shape, network.classes):
+        raise ValueError(
+            f"{run} was trained on images of {source.shape} with {source.classes} classes, here they are of {network.shape} "
+            f"with {network.classes}: name a run on the same data"
+        )
+    only = other.objective.only_step
+    free = (*FREE, "step") if only is not None else FREE
+    theirs, ours = (dataclasses.asdict(config) for config in (source.config, network.config))
+    different = [f"{name} is {theirs[name]!r} there, {ours[name]!r} here" for name in ours if theirs[name] != ours[name]]
+    different = [text for text in different if text.split()[0] not in free]
+    if different:
+        raise ValueError(f"{run} has another network ({'; '.join(different)}): use the same --network options")
+    # A checkpoint is read onto one device. The state may lie on several, and what is computed for them has to lie there, too.
+    source = laid_out(source, network)
+    held = source if only is None else laid_out(source.held_at(only), network)
+    return jax.tree.unflatten(jax.tree.structure(network), jax.tree.leaves(held))
+
+
+def laid_out(network: DiT, like: DiT) -> DiT:
+    """A network whose arrays lie on the devices of those of another."""
+    arrays, structure = jax.tree.flatten(network)
+    leaves = [jax.device_put(array, other.sharding) for array, other in zip(arrays, jax.tree.leaves(like), strict=True)]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def copied(network: DiT) -> DiT:
+    """Equal weights in buffers of their own, as a step that consumes its state needs."""
+    return jax.tree.map(jnp.copy, network)

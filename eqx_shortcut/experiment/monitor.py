@@ -1,0 +1,126 @@
+"""What is measured and drawn between the steps of a run, on the average of the weights, without a gradient or an update."""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import sharding, storage
+from ..data import batches, prepare
+from ..evaluate.by_time import squared_errors
+from ..evaluate.denoising import denoised
+from ..evaluate.validation import validation_loss
+from ..objectives import Networks
+from ..trained import Trained
+from ..types import Batch
+from .config import Config
+from .examples import Data
+from .judging import Measures, distances, guides
+from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples
+
+Found = tuple[dict[str, float], dict[str, storage.Path]]
+"""Numbers and pictures by name."""
+
+
+class Monitor:
+    """Measures and draws, always on the same held-out images with the same draws, and with keys and a loader of its own.
+
+    Every function is compiled once a run, when it is first asked for.
+    """
+
+    def __init__(self, folder: storage.Path, config: Config, data: Data, measures: Measures | None, mesh: jax.sharding.Mesh):
+        self._folder, self._config, self._data, self._measures, self._mesh = folder, config, data, measures, mesh
+
+    def samples(self, model: Trained) -> dict[str, storage.Path]:
+        """Pictures of samples at every number of steps, and of guided ones if there are any."""
+        config, data = self._config, self._data
+        found = {"samples": self._path("samples", model.step)}
+        draw_samples(found["samples"], config, model, data)
+        if any(guides(config, model, n) for n in GRID_STEPS):
+            found["samples_guided"] = self._path("samples", model.step, "_guided")
+            draw_samples(found["samples_guided"], config, model, data, guidance=config.figures.guidance)
+        return found
+
+    def __call__(self, model: Trained, networks: Networks) -> Found:
+        """Validation loss, squared errors and distances, and pictures of errors and of denoising."""
+        values, pictures = {}, {}
+        progress = jnp.float32(model.step / self._config.steps)
+        if self._config.figures.batches:
+            averaged = dataclasses.replace(networks, online=networks.ema)
+            values |= self._validation(averaged, networks, progress)
+            errors, pictures = self._errors(model, averaged, progress)
+            values |= errors
+        if self._config.figures.count and self._measures is not None:
+            values |= distances(self._config, model, self._measures)
+        return values, pictures
+
+    def _validation(self, averaged, online, progress):
+        if self._data.pairs is not None:  # none are held out
+            return {}
+        found = {}
+        for name, networks in (("validation", averaged), ("validation_online", online)):
+            parts = [
+                _validation_loss(self._config.objective, networks, batch, _key(i), progress)
+                for i, batch in enumerate(self._batches)
+            ]
+            found |= {f"{name}/{part}": float(np.mean([loss[part] for loss in parts])) for part in parts[0]}
+        return found
+
+    def _errors(self, model, networks, progress):
+        objective, times = self._config.objective, self._config.figures.times
+        asked = [
+            _squared_errors(objective, networks, batch, _key(i), progress, times=times) for i, batch in enumerate(self._batches)
+        ]
+        if not asked[0]:
+            return {}, {}
+        pictures = {name: self._path(name, model.step) for name in ("errors", "denoising")}
+        values = draw_errors(pictures["errors"], asked, f"step {model.step:,}, held-out images")
+        few = self._few
+        draw_denoised(
+            pictures["denoising"], self._data, np.asarray(few.x), _denoised(objective, networks, few, _key(0), progress)
+        )
+        return values, pictures
+
+    @functools.cached_property
+    def _batches(self) -> list[Batch]:
+        """Of held-out images; of a run on pairs, of which none are held out, pairs."""
+        config, data = self._config, self._data
+        rows = data.held_out if data.pairs is None else data.pairs
+        to_batch = eqx.filter_jit(prepare(rows, labelled=not config.unconditional))
+        layout = sharding.batch_sharding(self._mesh)
+        with contextlib.closing(batches(rows, config.batch, seed=0, sharding=layout)) as loader:
+            return [to_batch(next(loader), _key(i)) for i in range(config.figures.batches)]
+
+    @functools.cached_property
+    def _few(self) -> Batch:
+        """As many as are drawn, beside what is made of them."""
+        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[: columns(self._data) // 2]), _whole(self._batches[0]))
+
+    def _path(self, kind: str, step: int, note: str = "") -> storage.Path:
+        (self._folder / kind).mkdir(exist_ok=True)
+        return self._folder / kind / f"step_{step:07d}{note}.png"
+
+
+_validation_loss = eqx.filter_jit(validation_loss)
+
+
+@eqx.filter_jit
+def _squared_errors(*args: Any, times: int):
+    return sharding.whole(squared_errors(*args, times=times))
+
+
+@eqx.filter_jit
+def _denoised(*args: Any):
+    return sharding.whole(denoised(*args))
+
+
+_whole = eqx.filter_jit(sharding.whole)
+
+
+def _key(number: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(0), number)

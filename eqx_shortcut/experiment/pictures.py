@@ -1,0 +1,68 @@
+"""Pictures of a run: samples at every number of steps, and one-step denoising of held-out images."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from .. import distributed, figures, storage
+from ..evaluate.by_time import Asked, all_rows, curves, fraction
+from ..evaluate.denoising import Denoised
+from ..trained import Trained, sample
+from .config import Config
+from .examples import Data
+
+GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
+GRID_COLUMNS = 16
+
+
+def columns(data: Data) -> int:
+    """Images side by side: fewer where each has to be decoded."""
+    return GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
+
+
+def draw_samples(path: storage.Path, config: Config, model: Trained, data: Data, *, guidance: float = 1.0) -> None:
+    """Writes one row a number of sampling steps, the same noise and label down each column.
+
+    Labels come in turn; of a run on few examples, theirs. Rows that guidance does not apply to say so.
+    """
+    key, count = jax.random.key(0), columns(data)
+    labels = np.resize(data.train.labels, count) if config.overfit is not None and model.labelled else None
+    rows = [data.pictures(sample(model, key, count, steps=n, labels=labels, guidance=guidance)) for n in GRID_STEPS]
+    refused = [guidance != 1 and not model.objective.guides(n) for n in GRID_STEPS]
+    names = [
+        f"{n} step{'s'[: n > 1]}{', not guided' * no}{f', guidance {guidance:g}' * (guidance != 1 and not no)}"
+        for n, no in zip(GRID_STEPS, refused, strict=True)
+    ]
+    if distributed.is_main_process():
+        figures.grid(np.stack(rows), path, labels=names)
+
+
+def draw_denoised(path: storage.Path, data: Data, images: np.ndarray, terms: Sequence[tuple[str, Denoised]]) -> None:
+    """Writes the images and, below, one row a time and step size: left the noised image, right the data predicted from it."""
+    sheets, names = [np.repeat(images[:, None], 2, axis=1)], ["held-out images"]
+    for term, found in terms:
+        t, d, noised, predicted = (np.asarray(part) for part in found)
+        for row in sorted(np.unique(np.stack([t, d]), axis=1, return_index=True)[1]):
+            sheets.append(np.stack([noised[row], predicted[row]], axis=1))
+            names.append(f"{term}, t = {fraction(float(t[row]))}, d = {fraction(float(d[row]))}")
+    sheet = np.stack(sheets)
+    pictures = data.pictures(jax.numpy.asarray(sheet.reshape(-1, *sheet.shape[3:])))
+    if distributed.is_main_process():
+        figures.grid(pictures.reshape(len(sheet), -1, *pictures.shape[1:]), path, labels=names)
+
+
+def draw_errors(path: storage.Path, asked: Sequence[Sequence[tuple[str, Asked]]], title: str) -> dict[str, float]:
+    """Writes the squared error by time, one line a step size, for each term and for all rows; returns each line's mean."""
+    found = curves(asked)
+    panels = dict(found)
+    if len(found) > 1:
+        panels["all rows"] = all_rows(found, {name: term.share for name, term in asked[0]})
+    lines = {name: [figures.Line(*curve) for curve in levels] for name, levels in panels.items()}
+    if distributed.is_main_process():
+        figures.error_by_time_plot(lines, path, title=title)
+    return {
+        f"error/{name}/d={curve.d.replace(' ', '')}": float(curve.error.mean())
+        for name, levels in found.items()
+        for curve in levels
+    }

@@ -1,0 +1,109 @@
+"""What a run would cost: its settings, size, work and memory, without a weight made or a file written."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import settings, sharding, storage
+from ..data import TFDS, Images, Latents, Rows, prepare
+from ..data.latents import MANIFEST, blank
+from ..flops import flops
+from ..pretrained.autoencoder_files import load_autoencoder
+from ..train import TrainState, make_update
+from .checks import check
+from .config import Config, Expected, LatentConfig
+from .devices import abstract_state, bytes_a_device, chosen_mesh, in_words, is_shape, laid_out, shapes
+
+LATENTS: Expected = ((32, 32, 4), 1)
+"""Those of Stable Diffusion's autoencoder, of images of 256 x 256."""
+
+
+def plan(config: Config, expected: Expected | None) -> None:
+    """Prints settings, parameters, tokens, batch a device, work of a step and memory a device of the run."""
+    mesh = chosen_mesh(config)
+    check(config, mesh)
+    rows, seen = example(config, expected)
+    state = laid_out(abstract_state(config, rows.shape, rows.classes), mesh)
+    with jax.set_mesh(mesh):
+        traced = trace(config, rows, state, mesh)
+        memory = traced.lower().compile().memory_analysis()
+    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in bytes_a_device(state).items())
+    height, width = (side // config.network.patch for side in rows.shape[:2])
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    print(json.dumps(settings.dump(config), indent=1))
+    print(f"data               {seen}: {' x '.join(map(str, rows.shape))}, {rows.classes} classes")
+    print(f"parameters         {parameter_count(state):,}")
+    print(f"tokens             {height * width} an example ({height} x {width} patches)")
+    turns = f" in {config.accumulate} turns" * (config.accumulate > 1)
+    print(f"batch a device     {config.batch // groups}{turns} ({config.batch} over {in_words(mesh)})")
+    print(f"state a device     {parts} GiB")
+    print(f"work a step        {flops(traced.jaxpr) / 1e9:,.1f} GFLOP in products and convolutions, over all devices")
+    print(f"memory a device    {memory_of(memory) / 2**30:.2f} GiB as compiled for {jax.default_backend()}")
+
+
+def example(config: Config, expected: Expected | None) -> tuple[Rows, str]:
+    """One example of zeros of the kind that the run would train on, and how its size is known: by default from the data."""
+    if expected is None and not isinstance(config, LatentConfig):
+        return config.data.build()[0], "as the data have them"
+    shape, classes = expected or LATENTS
+    labels = np.zeros(1, np.int32)
+    if not isinstance(config, LatentConfig):
+        return Images(np.zeros((1, *shape), np.uint8), labels, classes), "as this experiment has them"
+    if config.cache is not None and storage.exists(config.cache / MANIFEST):
+        return blank(config.cache), f"latents in {config.cache}"
+    said = []
+    try:
+        if config.data is not None:
+            shape = load_autoencoder(config.vae).latent_shape((config.data.size, config.data.size, 3))
+            said.append(f"latents of {config.vae}")
+    except ValueError:
+        said.append(f"no autoencoder in {config.vae}, so its latents as expected")
+    try:
+        if config.data is not None and not isinstance(config.data, TFDS):  # whose index would be written
+            classes = config.data.build()[0].classes
+            said.append(f"images in {config.data.path}")
+    except ValueError:
+        said.append("no images there, so their classes as expected")
+    moments = np.zeros((1, 2, 2, *shape), np.float16)
+    return Latents(pathlib.Path(), "", (moments,), labels, classes, 1.0, 0.0), "; ".join(said) or "as expected, none are named"
+
+
+def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+    """The training step, traced on shapes laid out as in training."""
+    split = sharding.batch_sharding(mesh)
+    update = make_update(
+        config.objective,
+        config.optimizer.build(config.steps),
+        ema_decay=config.ema_decay,
+        steps=config.steps,
+        accumulate=config.accumulate,
+        shardings=lambda state: sharding.lay_out(state, mesh),
+    )
+    to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)
+    read = rows.rows(np.zeros(1, np.int64))
+    sizes = {name: (config.batch, *array.shape[1:]) for name, array in read.items()}
+    raw = {name: jax.ShapeDtypeStruct(sizes[name], array.dtype, sharding=split) for name, array in read.items()}
+    arrays, static = eqx.partition(state, is_shape)
+
+    def step(raw, arrays):
+        new, metrics = update((raw, to_batch), eqx.combine(arrays, static))
+        return eqx.filter(new, eqx.is_array), metrics
+
+    return jax.jit(step, donate_argnums=1).trace(raw, arrays)
+
+
+def parameter_count(state: TrainState) -> int:
+    """Numbers in the network."""
+    return sum(math.prod(leaf.shape) for leaf in shapes(state.networks.online) if jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def memory_of(analysis: Any) -> int:
+    """Bytes on one device: what comes in, what goes out in other places, and what is needed between."""
+    returned = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return analysis.argument_size_in_bytes + returned + analysis.temp_size_in_bytes

@@ -1,0 +1,253 @@
+"""What a run says while it trains: progress bar, metrics and pictures, norms by layer, a trace, and a spike, which ends it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from .. import distributed, sharding, storage
+from ..checkpoint import CheckpointError, Checkpoints
+from ..data import prepare
+from ..train import Diverged, Step, TrainState
+from ..types import Metrics
+from . import health, log
+from .config import Config, profiled
+from .examples import Data
+from .saving import Tolerance
+from .spikes import NAMES, Spike, Spikes
+
+Measured = Callable[[TrainState, Any], dict[str, health.Layers]]
+
+
+def loggers(folder: storage.Path, config: Config, record: dict[str, Any], *, start: int) -> list[log.Logger]:
+    """Where the metrics of a run go that continues after step `start`."""
+    found: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
+    if config.tensorboard:
+        found.append(log.TensorBoard(folder, start=start))
+    if config.wandb.enabled:
+        name = f"{folder.parent.name}-{folder.name}"
+        w = config.wandb
+        found.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=record))
+    return found
+
+
+class Recorder:
+    """Progress bar, metrics and pictures of a run. Metrics are read one step late, so that the device never waits for them.
+
+    Speed goes to the bar, TensorBoard and W&B: metrics.jsonl, which holds nothing that depends on the clock, goes without.
+    """
+
+    def __init__(self, folder: storage.Path, config: Config, record: dict[str, Any], *, start: int, share: float | None):
+        self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
+        self._until, self._batch, self._share = config.steps, config.batch, share
+        self._loggers = loggers(folder, config, record, start=start) if distributed.is_main_process() else []
+        silent = start >= config.steps or not distributed.is_main_process()
+        self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=silent)
+        self._last: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, Metrics] | None = None
+        self._added: log.Values = {}
+        self._tolerated = Tolerance(f"metrics to {folder}")
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        self.flush()
+        self._last = step, metrics
+        if step % self._every == 0 or step == self._until:
+            self._pending = step, metrics
+        self._bar.update()
+
+    def add(self, values: log.Values, pictures: dict[str, storage.Path]) -> None:
+        """Puts numbers into the record of the last step, which is made if there is none yet, and pictures beside it."""
+        assert self._last is not None
+        if values:
+            self._pending = self._last
+            self._added |= values
+        with self._tolerated():
+            for logger in self._loggers:
+                for name, path in pictures.items():
+                    logger.write_image(self._last[0], name, path)
+
+    def flush(self) -> None:
+        """Writes what is waiting to be written."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in metrics.items()} | {"lr": float(np.asarray(self._rate(step - 1)))}
+        values, self._added = values | self._added, {}
+        speed = (self._bar.format_dict["rate"] or 0) * self._batch
+        text, speeds = f"loss {values['loss']:.4f}, {speed:,.0f} images/s", {"images_per_second": speed}
+        if self._share is not None:
+            text, speeds = f"{text}, {speed * self._share:.0%} MFU", speeds | {"mfu": speed * self._share}
+        with self._tolerated():
+            for logger in self._loggers:
+                logger.write(step, values if isinstance(logger, log.JsonLines) else values | speeds)
+        self._bar.set_postfix_str(text)
+
+    def keep(self) -> None:
+        """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
+        self.flush()
+        with self._tolerated():
+            for logger in self._loggers:
+                logger.flush()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+        self._bar.close()
+        for logger in self._loggers:
+            with self._tolerated():
+                logger.close()
+
+
+def layers_of(config: Config, data: Data, mesh: jax.sharding.Mesh) -> Measured:
+    """The function from a state and a batch to the layers of the run's next step."""
+    return health.make_layers(
+        config.objective,
+        config.optimizer.build(config.steps),
+        prepare=prepare(data.rows, mirror=data.mirror, labelled=not config.unconditional),
+        steps=config.steps,
+        accumulate=config.accumulate,
+        replicate=lambda tree: sharding.replicate(tree, mesh),
+    )
+
+
+class Norms:
+    """Every so many steps the norms of weights (before the step), gradient and update by layer, as a line of norms.jsonl.
+
+    They are read when the step after them is under way, so that the device has work meanwhile.
+    """
+
+    def __init__(self, folder: storage.Path, config: Config, data: Data, mesh: jax.sharding.Mesh, *, start: int):
+        self._every, self._step, self._tolerated = config.health.norms, start, Tolerance(f"norms to {folder}")
+        self._found: dict[str, health.Layers] | None = None
+        self._file = None
+        if self._every is not None:
+            self._measure = layers_of(config, data, mesh)
+            if distributed.is_main_process():
+                self._file = log.JsonLines(folder / "norms.jsonl", start=start)
+
+    def watching(self, step: Step) -> Step:
+        """The step, which consumes its state, with a look at that state before it where one is due."""
+
+        def watched(state: TrainState, raw: Any) -> tuple[TrainState, Metrics]:
+            self._step += 1
+            if self._every is not None and self._step % self._every == 0:
+                self._found = self._measure(state, raw)
+            return step(state, raw)
+
+        return watched
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        found, self._found = self._found, None
+        if found is None or self._file is None:
+            return
+        norms = {
+            f"{part}/{layer}": np.asarray(statistics.norm).tolist()
+            for part in ("weights", "gradient", "update")
+            for layer, statistics in found[part].items()
+        }
+        with self._tolerated():
+            self._file.write(step, norms)
+
+    def keep(self) -> None:
+        """Makes sure that what was written is there after a crash."""
+        if self._file is not None:
+            with self._tolerated():
+                self._file.flush()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        if self._file is not None:
+            with self._tolerated():
+                self._file.close()
+
+
+class SpikeWatch:
+    """Ends a run at a spike: writes the state there beside the run, and says what was seen and how to look at it.
+
+    Metrics are read one step late, so that the device never waits for them. Raises Diverged.
+    """
+
+    def __init__(
+        self,
+        folder: storage.Path,
+        config: Config,
+        record: dict[str, Any],
+        checkpoints: Checkpoints,
+        position: Callable[[], dict[str, Any]],
+    ):
+        self._folder, self._factor, self._record = folder, config.health.spike, record
+        self._checkpoints, self._position = checkpoints, position
+        self._spikes = Spikes(self._factor or 1, config.health.patience)
+        self._previous: tuple[int, Metrics] | None = None
+
+    def sound(self) -> bool:
+        """Whether the last step that was looked at was within its bounds."""
+        return self._spikes.first is None
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        previous, self._previous = self._previous, (step, metrics)
+        if self._factor is None or previous is None:
+            return
+        number, before = previous
+        spike = self._spikes(number, {name: float(before[name]) for name in NAMES})
+        if spike is not None:
+            raise Diverged(self._sentence(spike, self._evidence(state)))
+
+    def _evidence(self, state: TrainState) -> str:
+        # A run folder of its own: nothing continues from this state unless it is asked to.
+        folder = self._folder / "spike"
+        try:
+            evidence = Checkpoints(folder / "checkpoints", keep=1, config=self._record)
+            storage.write(folder / "config.json", json.dumps(self._record, indent=1))
+            evidence.save(state, self._position(), wait=True)
+            evidence.close()
+        except (OSError, CheckpointError):
+            return f"the state after step {int(state.step)} could not be written"
+        return f"the state after step {int(state.step)} is in {folder}"
+
+    def _sentence(self, spike: Spike, evidence: str) -> str:
+        sound = [step for step in self._checkpoints.steps() if step < spike.first]
+        last = f"checkpoint {sound[-1]} is the newest from before" if sound else "there is no checkpoint from before"
+        what = f"more than {self._factor:g} times its median {spike.median:.4g}" if np.isfinite(spike.value) else "not finite"
+        return (
+            f"{spike.name} was {spike.value:.4g}, {what}, and out of bounds since step {spike.first} (seen at step "
+            f"{spike.last}); {last}, {evidence}: the same command with --replay {spike.first} shows the layers of that step, "
+            "with --health.spike None it goes on through it"
+        )
+
+
+class Profile:
+    """Traces steps `A:B` into `folder`, waiting for the device before and after them; None traces nothing. Closed, it stops.
+
+    Raises ValueError if the folder is not on this machine, where alone JAX writes traces.
+    """
+
+    def __init__(self, folder: storage.Path, steps: str | None, *, start: int):
+        self._folder, self._tracing = folder, False
+        self._first, self._last = profiled(steps) if steps else (0, 0)
+        if steps and storage.is_remote(folder):
+            raise ValueError(f"--profile {steps}: {folder} is not on this machine: use a local --runs")
+        self._begin(start)
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if step in (self._first - 1, self._last):
+            jax.block_until_ready(metrics)
+        if step == self._last:
+            self.close()
+        self._begin(step)
+
+    def _begin(self, done: int) -> None:
+        if done == self._first - 1:
+            jax.profiler.start_trace(str(self._folder))
+            self._tracing = True
+
+    def close(self) -> None:
+        """Writes the trace, if one was begun."""
+        if self._tracing:
+            jax.profiler.stop_trace()
+        self._tracing = False

@@ -1,0 +1,163 @@
+"""Checkpoints and records of a run in the making: when a checkpoint is due, and what happens where nothing can be written."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from .. import distributed, storage
+from ..checkpoint import CheckpointError, Checkpoints
+from ..snapshots import open_snapshots
+from ..train import Event, TrainState
+from ..types import Metrics
+from .config import Checkpointing, Config
+
+CLOCK_EVERY = 10
+"""Steps between looks at the clock where several processes have to agree on it."""
+
+
+def due(when: Checkpointing, step: int, until: int, *, minutes: float) -> bool:
+    """Whether the state after `step` is to be written, so many minutes after the last time that it was tried.
+
+    Of several processes the clock of the first counts.
+    """
+    by_steps = any(n is not None and step % n == 0 for n in (when.every, when.milestones))
+    looked = when.minutes is not None and (jax.process_count() == 1 or step % CLOCK_EVERY == 0)
+    by_clock = looked and distributed.broadcast(minutes >= (when.minutes or 0))
+    return by_steps or step == until or by_clock
+
+
+class Saver:
+    """Writes checkpoints when they are due, as an event. One that cannot be written is a warning, unless it is the last.
+
+    `keep` makes sure of the records that come before a checkpoint; `sound` says whether the state is worth keeping: where it is
+    not, the checkpoint waits until it is.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        position: Callable[[], dict[str, Any]],
+        when: Checkpointing,
+        *,
+        until: int,
+        keep: Callable[[], None],
+        sound: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._checkpoints, self._position, self._when, self._until = checkpoints, position, when, until
+        self._keep, self._sound, self._clock = keep, sound, clock
+        self._tried, self._writing, self._owed = clock(), False, False
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if self._writing and not self._checkpoints.busy:
+            self.settle()
+        self._owed = self._owed or due(self._when, step, self._until, minutes=(self._clock() - self._tried) / 60)
+        if step == self._until:
+            self.last(state)
+        elif self._owed and self._sound():
+            self._start(state)
+
+    def last(self, state: TrainState) -> None:
+        """Writes the state and waits until it is there. Raises CheckpointError if it cannot be."""
+        self.settle()
+        self._keep()
+        self._checkpoints.save(state, self._position(), wait=True)
+
+    def settle(self) -> None:
+        """Waits for what is being written, and warns if it could not be."""
+        self._writing = False
+        with self._tolerated():
+            self._checkpoints.settle()
+
+    def _start(self, state: TrainState) -> None:
+        self.settle()
+        self._keep()
+        self._tried, self._owed = self._clock(), False
+        with self._tolerated():
+            self._checkpoints.save(state, self._position())
+            self._writing = True
+
+    @contextlib.contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError as error:
+            warn(f"{error}; training goes on, and the next checkpoint is tried when it is due")
+
+
+class Snapshots:
+    """Writes snapshots of the run's averages when they are due, as an event; does nothing for a run without.
+
+    Those of steps after `start`, of which a run that was stopped has written some, are removed: they are written again. `sound`
+    is that of Saver.
+    """
+
+    def __init__(
+        self,
+        folder: storage.Path,
+        config: Config,
+        record: dict[str, Any],
+        *,
+        start: int,
+        sound: Callable[[], bool] = lambda: True,
+    ):
+        self._saver = None
+        if config.averages.sigma_rel:
+            self._snapshots = open_snapshots(folder, record)
+            self._snapshots.remove_after(start)
+            when = Checkpointing(every=config.averages.every or max(1, config.steps // 32), minutes=None)
+            self._saver = Saver(self._snapshots, lambda: {}, when, until=config.steps, keep=lambda: None, sound=sound)
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if self._saver is not None:
+            self._saver(step, state, metrics)
+
+    def keep(self) -> None:
+        """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
+        if self._saver is not None:
+            self._saver.settle()
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        if self._saver is not None:
+            self._saver.settle()
+            self._snapshots.close()
+
+
+class Tolerance:
+    """Turns files that cannot be written into one warning; another comes only after they could be written in between."""
+
+    def __init__(self, what: str):
+        self._what, self._failing = what, False
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._failing:
+                warn(f"could not write {self._what} ({error.strerror or error}): free space on the disk; training goes on")
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def tolerant(event: Event, what: str) -> Event:
+    """The event, with a warning where a file of its cannot be written."""
+    tolerance = Tolerance(what)
+
+    def attempt(step: int, state: TrainState, metrics: Metrics) -> None:
+        with tolerance():
+            event(step, state, metrics)
+
+    return attempt
+
+
+def warn(sentence: str) -> None:
+    """Says it on stderr, above the progress bar."""
+    tqdm.write(f"warning: {sentence}", file=sys.stderr)

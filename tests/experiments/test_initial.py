@@ -1,0 +1,147 @@
+"""What a new run takes from another: the same function at first, in buffers of its own, where the state lies."""
+
+import dataclasses
+import pathlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut import sharding
+from eqx_shortcut.data import Digits
+from eqx_shortcut.experiment import initial
+from eqx_shortcut.experiment.config import Config
+from eqx_shortcut.experiment.initial import adopted, check_teacher
+from eqx_shortcut.models import DiTConfig, NetworkField
+from eqx_shortcut.objectives import (
+    ConsistencyDistillation,
+    ContinuousConsistency,
+    Diffusion,
+    FlowMatching,
+    MeanFlow,
+    Objective,
+    Shortcut,
+)
+from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.train import init_state
+from eqx_shortcut.trained import Trained
+
+EIGHT_DEVICES = True
+NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2, precision="float32"), (4, 4, 1), 3
+HERE = pathlib.Path("there")
+
+
+def network_of(**options):
+    return eqx.filter_jit(dataclasses.replace(NETWORK, **options).build)(SHAPE, CLASSES, key=jax.random.key(1))
+
+
+def other_of(objective: Objective, at: int = 5, **options) -> Trained:
+    """A run whose network has no zero among its weights."""
+    rng = np.random.default_rng(0)
+    shaken = jax.tree.map(lambda a: a + 0.3 * jnp.asarray(rng.standard_normal(a.shape), a.dtype), network_of(**options))
+    return Trained(shaken, objective, SHAPE, CLASSES, at)
+
+
+@eqx.filter_jit
+def answers(network, d):
+    x, t = jnp.linspace(-1, 1, 3 * 16).reshape(3, *SHAPE), jnp.array([0.0, 0.3, 0.9])
+    return NetworkField(network)(x, t, jnp.full(3, d), jnp.arange(3))
+
+
+@pytest.mark.parametrize("theirs", ["log2", "linear", "none"])
+@pytest.mark.parametrize("objective", [FlowMatching(steps=8), Diffusion(steps=8)])
+def test_weights_that_know_one_step_are_the_same_function_at_every_step(objective, theirs):
+    other = other_of(objective, step=theirs)
+    taken = adopted(network_of(), other, HERE)
+    there = answers(other.network, jnp.float32(1 / 8))
+    for d in (1.0, 0.5, 1 / 8, 1 / 128):
+        np.testing.assert_allclose(answers(taken, jnp.float32(d)), there, atol=1e-5)
+    assert taken.config == NETWORK
+
+
+@pytest.mark.parametrize("objective", [FlowMatching(steps=8), Shortcut(steps=8)])
+@pytest.mark.parametrize("sizes", [{}, {"fsdp": 8}])
+def test_weights_are_taken_to_the_devices_of_a_run(objective, sizes):
+    """Read onto one device, where the run's own mesh is set: what is computed of them lies on all."""
+    mesh, other = sharding.make_mesh(**sizes), other_of(objective)
+    other = dataclasses.replace(other, network=jax.device_put(other.network, jax.devices()[0]))
+    network, expected = network_of(), adopted(network_of(), other, HERE)
+    spread = sharding.lay_out(network, mesh)
+    with jax.set_mesh(mesh):
+        taken = adopted(spread, other, HERE)
+    for leaf, place, value in zip(*map(jax.tree.leaves, (taken, spread, expected)), strict=True):
+        assert leaf.sharding == place.sharding and len(leaf.devices()) == 8
+        np.testing.assert_allclose(leaf, value, atol=1e-6)
+
+
+def test_weights_that_know_many_steps_are_taken_as_they_are():
+    other = other_of(Shortcut(steps=8), dropout=0.1, remat="mlp", unroll=2, precision="bfloat16")
+    taken = adopted(network_of(), other, HERE)
+    for one, same in zip(jax.tree.leaves(taken), jax.tree.leaves(other.network), strict=True):
+        np.testing.assert_array_equal(one, same)
+    assert taken.config == NETWORK
+
+
+def test_another_architecture_is_refused_setting_by_setting():
+    with pytest.raises(
+        ValueError, match=r"there has another network \(hidden is 32 there, 16 here; heads is 4 there, 2 here\)"
+    ):
+        adopted(network_of(), other_of(FlowMatching(), hidden=32, heads=4), HERE)
+    with pytest.raises(ValueError, match=r"another network \(step is 'linear' there, 'log2' here\): use the same --network"):
+        adopted(network_of(), other_of(Shortcut(), step="linear"), HERE)
+
+
+def test_other_data_are_refused():
+    network = NETWORK.build(SHAPE, CLASSES + 1, key=jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"there was trained on images of \(4, 4, 1\) with 3 classes, here .*with 4: name a run"
+    ):
+        adopted(network, other_of(FlowMatching()), HERE)
+
+
+def config_of(objective, **options) -> Config:
+    return Config(data=Digits(), network=NETWORK, objective=objective, optimizer=AdamW(), **options)
+
+
+def test_a_state_starts_as_its_teacher_in_buffers_of_its_own_on_every_device(monkeypatch):
+    """And the weights that --init-from names take the place of the teacher's, but do not teach."""
+    runs = {"taught": other_of(FlowMatching(steps=4)), "first": other_of(Shortcut(steps=4))}
+    runs["first"] = dataclasses.replace(runs["first"], network=jax.tree.map(lambda a: a + 1, runs["first"].network))
+    monkeypatch.setattr("eqx_shortcut.experiment.initial.trained", lambda run: runs[run.name])
+    state = init_state(lambda key: NETWORK.build(SHAPE, CLASSES, key=key), AdamW().build(1), jax.random.key(0), teacher=True)
+    state = sharding.replicate(state, sharding.make_mesh())
+    objective, teacher = ConsistencyDistillation(steps=4), pathlib.Path("taught")
+    for first in (None, pathlib.Path("first")):
+        found = initial.state(config_of(objective, teacher=teacher, init_from=first), state).networks
+        found = sharding.replicate(found, sharding.make_mesh())
+        kernels = [network.final.out.kernel for network in (found.online, found.ema, found.teacher)]
+        expected = runs["taught" if first is None else "first"].network.final.out.kernel
+        for kernel, wanted in zip(kernels, (expected, expected, runs["taught"].network.final.out.kernel), strict=True):
+            assert len(kernel.devices()) == 8
+            np.testing.assert_array_equal(kernel, wanted)
+        assert len({kernel.addressable_shards[0].data.unsafe_buffer_pointer() for kernel in kernels}) == 3
+
+
+def test_a_teacher_is_asked_at_continuous_step_sizes_if_it_knows_them_or_only_one():
+    distil = config_of(ContinuousConsistency(distil=True), teacher=HERE)
+    for objective in (FlowMatching(), MeanFlow()):
+        check_teacher(distil, Trained(None, objective, SHAPE, CLASSES, 5))
+    check_teacher(config_of(ConsistencyDistillation(), teacher=HERE), Trained(None, MeanFlow(), SHAPE, CLASSES, 5))
+    with pytest.raises(ValueError, match=r"by Shortcut down to d = 0.125, and would be asked at d = 0: name a run of flow"):
+        check_teacher(distil, Trained(None, Shortcut(steps=8), SHAPE, CLASSES, 5))
+    with pytest.raises(ValueError, match="ContinuousConsistency and knows no velocity to teach"):
+        check_teacher(distil, Trained(None, ContinuousConsistency(), SHAPE, CLASSES, 5))
+
+
+def test_a_run_that_was_never_trained_is_refused(monkeypatch):
+    monkeypatch.setattr("eqx_shortcut.experiment.initial.load", lambda run: other_of(FlowMatching(), 0))
+    state = init_state(lambda key: NETWORK.build(SHAPE, CLASSES, key=key), AdamW().build(1), jax.random.key(0))
+    with pytest.raises(ValueError, match=r"there was never trained: its only checkpoint is of step 0; train it first"):
+        initial.state(config_of(Shortcut(), init_from=HERE), state)
+
+
+def test_nothing_taken_is_the_state_itself():
+    state = init_state(lambda key: NETWORK.build(SHAPE, CLASSES, key=key), AdamW().build(1), jax.random.key(0))
+    assert initial.state(config_of(Shortcut()), state) is state

@@ -1,0 +1,174 @@
+"""Runs made of the reference's checkpoints and of safetensors files: the same numbers, open to the other commands."""
+
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+import PIL.Image
+import pytest
+
+import eqx_shortcut
+from eqx_shortcut import reference, settings
+from eqx_shortcut.checkpoint import Checkpoints
+from eqx_shortcut.commands import reference as command
+from eqx_shortcut.commands import weights
+from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.models.dit import DiT
+from eqx_shortcut.objectives import FlowMatching, LiveReflow, Objective, Shortcut
+from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.reference import safetensors
+from eqx_shortcut.train import TrainState, init_state
+from scripts import program
+
+CONFIG, SHAPE, CLASSES = DiTConfig(hidden=8, depth=2, heads=2, mlp_ratio=2), (4, 4, 1), 3
+
+
+def named(seed: int) -> dict[str, np.ndarray]:
+    shapes = jax.eval_shape(lambda key: reference.to_parameters(DiT(CONFIG, SHAPE, CLASSES, key=key)), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return {name: 0.3 * rng.random(leaf.shape, np.float32) for name, leaf in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A checkpoint as the reference's saver leaves it."""
+    params, average, mu, nu = (reference.nested(named(seed)) for seed in range(4))
+    count = np.asarray(5, np.int32)
+    adam = optax.ScaleByAdamState(count, mu, nu)
+    opt_state = ((adam, optax.EmptyState(), optax.ScaleByScheduleState(count)),)
+    state = {"params": params, "params_ema": average, "opt_state": opt_state, "step": 6}
+    folder = tmp_path_factory.mktemp("saved") / "model6"
+    folder.mkdir()
+    (folder / "model6.tmp").write_bytes(pickle.dumps({"train_state": state, "_timestamp": 0.0}, 4))
+    return folder
+
+
+def imported(checkpoint: pathlib.Path, run: pathlib.Path, objective: Objective) -> pathlib.Path:
+    config = command.Config(checkpoint, run, objective=objective, size=4, heads=2, seed=3)  # pyright: ignore
+    command.main(config)
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return imported(checkpoint, tmp_path_factory.mktemp("runs") / "celeba" / "one", FlowMatching(steps=4))
+
+
+def state_of(run: pathlib.Path) -> TrainState:
+    """All that the run's checkpoint holds, with the structure that its settings describe."""
+    record = settings.read(run / "config.json")
+    network, tx = settings.parse(record["network"]), settings.parse(record["optimizer"]).build(1)
+    like = init_state(lambda key: network.build(tuple(record["shape"]), record["classes"], key=key), tx, jax.random.key(0))
+    checkpoints = Checkpoints(run / "checkpoints")
+    restored = checkpoints.restore(like)
+    checkpoints.close()
+    assert restored is not None and restored[1:] == ({}, [])
+    return restored[0]
+
+
+def assert_named(network: DiT, expected: dict[str, np.ndarray]) -> None:
+    for name, value in reference.to_parameters(network).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_an_imported_run_holds_the_checkpoints_numbers(run):
+    state = state_of(run)
+    assert_named(state.networks.online, named(0))
+    assert_named(state.networks.ema, named(1))
+    assert_named(state.opt_state[0].mu, named(2))
+    assert_named(state.opt_state[0].nu, named(3))
+    assert (int(state.step), int(state.opt_state[0].count), int(state.opt_state[2].count)) == (5, 5, 5)
+    assert jax.numpy.array_equal(jax.random.key_data(state.key), jax.random.key_data(jax.random.key(3)))
+
+
+def test_the_record_holds_what_is_known_and_no_more(run):
+    record = settings.read(run / "config.json")
+    assert set(record) == {"experiment", "version", "shape", "classes", "network", "objective", "optimizer"}
+    assert (record["experiment"], record["shape"], record["classes"]) == ("celeba", [4, 4, 1], 3)
+    assert settings.parse(record["objective"]) == FlowMatching(steps=4)
+    assert settings.parse(record["optimizer"]) == AdamW()
+
+
+@pytest.mark.parametrize(
+    ("objective", "step"), [(Shortcut(), "log2"), (LiveReflow(), "log2"), (FlowMatching(), "none")], ids=["s", "l", "f"]
+)
+def test_the_step_is_seen_where_the_reference_shows_it(checkpoint, tmp_path, objective, step):
+    model = eqx_shortcut.load(imported(checkpoint, tmp_path / "run", objective))
+    assert model.network.config.step == step and model.objective == objective
+    assert_named(model.network, named(1))
+    images = eqx_shortcut.sample(model, jax.random.key(0), 2, steps=2)
+    assert images.shape == (2, *SHAPE) and jax.numpy.isfinite(images).all()
+
+
+def call(script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, *program(script), *map(str, args)]
+    return subprocess.run(
+        line, env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_commands_import_and_sample(checkpoint, tmp_path):
+    made = call("reference", checkpoint, tmp_path / "run", "--size", 4, "--heads", 2, "objective:shortcut")
+    assert made.returncode == 0, made.stderr
+    first, second = made.stdout.splitlines()
+    count = sum(value.size for value in named(0).values())
+    assert f"{count:,} parameters (width 8, depth 2, heads 2, patch 2; 3 classes) after step 5" in first
+    assert second.endswith(f"eqx-shortcut sample {tmp_path / 'run'}")
+    drawn = call("sample", tmp_path / "run", "--steps", 1, "--count", 2, "--out", tmp_path / "grid.png")
+    assert drawn.returncode == 0, drawn.stderr
+    with PIL.Image.open(tmp_path / "grid.png") as picture:
+        assert picture.width > 64
+
+
+def test_commands_fail_in_one_sentence(checkpoint, run, tmp_path):
+    again = call("reference", checkpoint, run, "--size", 4, "--heads", 2)
+    assert (
+        again.returncode == 1 and again.stderr == f"error: {run} exists already: name another run folder, or remove that one\n"
+    )
+    other = call("weights", "import", checkpoint / "model6.tmp", tmp_path / "run")
+    assert other.returncode == 1 and other.stderr.startswith("error: ") and other.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def refused(config: command.Config, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        command.main(config)
+    assert not config.run.exists()
+
+
+def test_what_cannot_be_imported_leaves_no_folder(checkpoint, tmp_path):
+    run = tmp_path / "run"
+    refused(command.Config(checkpoint, run, size=4), "give it with --heads")
+    refused(command.Config(checkpoint, run, size=5, heads=2), "not divisible by patch=2")
+    refused(command.Config(checkpoint, run, size=4, heads=2, optimizer=AdamW(clip=1)), "without gradient clipping")
+    refused(command.Config(tmp_path / "absent", run), "no checkpoint")
+
+
+@pytest.mark.parametrize(("which", "seed"), [("online", 0), ("ema", 1)])
+def test_weights_go_out_and_come_back(run, tmp_path, which, seed):
+    file, copy = tmp_path / "n.safetensors", tmp_path / "runs" / "copy"
+    weights.main(weights.Export(run, file, weights=which))
+    weights.main(weights.Import(file, copy))
+    state = state_of(copy)
+    assert_named(state.networks.online, named(seed))
+    assert_named(state.networks.ema, named(seed))
+    assert int(state.step) == 5 and int(state.opt_state[0].count) == 0
+    moments = jax.tree.leaves(eqx.filter(state.opt_state[0], eqx.is_inexact_array))
+    assert moments and all(not leaf.any() for leaf in moments)
+    model, original = eqx_shortcut.load(copy), eqx_shortcut.load(run, weights=which)
+    assert (model.objective, model.step, model.shape, model.classes) == (FlowMatching(steps=4), 5, SHAPE, CLASSES)
+    assert model.network.config == original.network.config
+
+
+def test_weights_of_unknown_training_are_refused(tmp_path):
+    network = DiT(CONFIG, SHAPE, CLASSES, key=jax.random.key(0))
+    safetensors.save(tmp_path / "n.safetensors", network, {"step": 1})
+    with pytest.raises(ValueError, match="does not tell objective and step"):
+        weights.main(weights.Import(tmp_path / "n.safetensors", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

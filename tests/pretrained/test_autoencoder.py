@@ -1,0 +1,201 @@
+"""The protocol, its posterior, and its use on batches and large images; networks are tiny and untrained."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from eqx_shortcut.pretrained import autoencoder
+from eqx_shortcut.pretrained.autoencoder import (
+    Autoencoder,
+    Posterior,
+    decode_batch,
+    decode_tiled,
+    encode_batch,
+    fingerprint,
+    from_training,
+    to_training,
+)
+from eqx_shortcut.pretrained.sdvae import SDVAEConfig
+from eqx_shortcut.pretrained.taesd import TAESDConfig
+
+SMALL = {
+    "sdvae": SDVAEConfig((8, 16), 1, latent_channels=3, norm_num_groups=4, shift_factor=0.5),
+    "taesd": TAESDConfig(latent_channels=5, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)),
+    "taef2": TAESDConfig(latent_channels=5, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1), pooled=True),
+}
+
+
+@functools.cache
+def built(name: str) -> Any:
+    return eqx.filter_jit(SMALL[name].build)(key=jax.random.key(0))
+
+
+@pytest.fixture(params=SMALL)
+def small(request) -> Autoencoder:
+    return built(request.param)
+
+
+def test_both_families_offer_the_protocol(small, key):
+    assert isinstance(small, Autoencoder)
+    image = jax.random.uniform(key, (8, 12, 3), minval=-1, maxval=1)
+    posterior = eqx.filter_jit(small.encode)(image)
+    assert small.factor == 2
+    assert posterior.mode.shape == small.latent_shape(image.shape) == (4, 6, small.channels)
+    assert eqx.filter_jit(small.decode)(jnp.asarray(posterior.mode)).shape == image.shape
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"), [(SDVAEConfig(), (32, 32, 4)), (TAESDConfig(), (32, 32, 4)), (TAESDConfig(32), (32, 32, 32))]
+)
+def test_published_sizes(config, shape, key):
+    full = eqx.filter_eval_shape(lambda k: config.build(key=k), key)
+    assert full.factor == 8
+    assert full.latent_shape((256, 256, 3)) == shape
+    posterior = eqx.filter_eval_shape(lambda m, x: m.encode(x), full, jax.ShapeDtypeStruct((256, 256, 3), jnp.float32))
+    assert posterior.mean.shape == shape
+
+
+def test_size_of_the_published_sdvae(key):
+    full = eqx.filter_eval_shape(lambda k: SDVAEConfig().build(key=k), key)
+    assert sum(leaf.size for leaf in jax.tree.leaves(full)) == 83_653_863
+    assert (full.scale, full.shift) == (0.18215, 0.0)
+
+
+def test_training_units_there_and_back(small, key):
+    raw = jax.random.normal(key, (4, 4, small.channels))
+    latent = to_training(small, raw)
+    np.testing.assert_allclose(latent, (np.asarray(raw) - small.shift) * small.scale, rtol=1e-6)
+    np.testing.assert_allclose(from_training(small, latent), raw, atol=1e-6)
+
+
+def test_an_image_that_does_not_divide_is_refused(small):
+    with pytest.raises(ValueError, match="an image of 9 x 8 is not divisible by 2: crop or resize it to multiples of 2"):
+        small.encode(jnp.zeros((9, 8, 3)))
+    with pytest.raises(ValueError, match="an image of 8 x 7 is not divisible by 2"):
+        encode_batch(small, np.zeros((1, 8, 7, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "words"),
+    [
+        (SDVAEConfig, {"layers_per_block": 0}, "layers_per_block=0: use 1 or more"),
+        (SDVAEConfig, {"block_out_channels": (48, 64)}, "not all multiples of norm_num_groups=32"),
+        (SDVAEConfig, {"block_out_channels": ()}, "at least one width"),
+        (TAESDConfig, {"encoder_blocks": (1, 2)}, "not of as many levels"),
+    ],
+)
+def test_sizes_that_cannot_be(config, settings, words):
+    with pytest.raises(ValueError, match=words):
+        config(**settings)
+
+
+def test_posterior_is_sampled_by_its_law(key):
+    mean, deviation = (np.array([column], np.float32).T for column in ((-2.0, 0.0, 5.0), (0.1, 1.0, 3.0)))
+    shape, rows = (3, 40_000), np.ones((1, 40_000), np.float32)
+    drawn = np.asarray(Posterior(mean * rows, 2 * np.log(deviation) * rows).sample(key))
+    assert drawn.shape == shape
+    np.testing.assert_allclose(drawn.mean(axis=1, keepdims=True), mean, atol=float(5 * 3 / 200))
+    np.testing.assert_allclose(drawn.std(axis=1, keepdims=True), deviation, rtol=0.02)
+    # Skewness and excess kurtosis of the normal law.
+    z = (drawn - mean) / deviation
+    np.testing.assert_allclose((z**3).mean(axis=1), 0, atol=0.07)
+    np.testing.assert_allclose((z**4).mean(axis=1), 3, atol=0.2)
+
+
+def test_posterior_without_a_variance_is_its_mean(key):
+    mean = jnp.arange(6.0).reshape(2, 3)
+    posterior = Posterior(mean)
+    np.testing.assert_array_equal(posterior.sample(key), mean)
+    np.testing.assert_array_equal(posterior.mode, mean)
+
+
+def test_log_variances_are_bounded():
+    small = built("sdvae")
+    bias = jnp.array([0.0, 0.0, 0.0, -1e3, 0.0, 1e3])
+    extreme = eqx.tree_at(lambda m: m.quant_conv.bias, small, bias)
+    found = eqx.filter_jit(extreme.encode)(jnp.zeros((4, 4, 3))).log_variance
+    assert found is not None
+    assert np.all(found[..., 0] == -30) and np.all(found[..., 2] == 20)
+
+
+def test_batches_are_their_examples(small, key):
+    images = np.asarray(jax.random.uniform(key, (5, 8, 8, 3), minval=-1, maxval=1))
+    posterior = encode_batch(small, images, batch=2)
+    one = eqx.filter_jit(small.encode)(jnp.asarray(images[4]))
+    assert len(posterior.mode) == 5
+    np.testing.assert_allclose(posterior.mode[4], one.mode, atol=1e-5)
+    if one.log_variance is None:
+        assert posterior.log_variance is None
+    else:
+        assert posterior.log_variance is not None
+        np.testing.assert_allclose(posterior.log_variance[4], one.log_variance, atol=1e-5)
+    found = decode_batch(small, posterior.mode, batch=2)
+    assert isinstance(found, np.ndarray) and found.shape == images.shape
+    np.testing.assert_allclose(found[4], eqx.filter_jit(small.decode)(jnp.asarray(one.mode)), atol=1e-5)
+
+
+def test_any_number_of_examples_is_one_program(monkeypatch):
+    small, traces = built("taesd"), []
+
+    def traced(model, latents):
+        traces.append(latents.shape)
+        return jax.vmap(model.decode)(latents)
+
+    monkeypatch.setattr(autoencoder, "_decode", eqx.filter_jit(traced))
+    for count in (1, 3, 8):
+        assert len(decode_batch(small, np.zeros((count, 2, 2, 5), np.float32), batch=3)) == count
+    assert traces == [(3, 2, 2, 5)]
+
+
+def test_batches_that_cannot_be():
+    small = built("taesd")
+    with pytest.raises(ValueError, match="batch=0: compute at least 1 example at once"):
+        decode_batch(small, np.zeros((1, 2, 2, 5), np.float32), batch=0)
+    with pytest.raises(ValueError, match="there are 0 examples: give at least 1"):
+        decode_batch(small, np.zeros((0, 2, 2, 5), np.float32))
+
+
+class Enlarged(eqx.Module):
+    """An autoencoder that sees one pixel of the latent at a time, so that tiles change nothing."""
+
+    factor: int = 2
+    channels: int = 3
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def latent_shape(self, shape):
+        return shape[0] // 2, shape[1] // 2, 3
+
+    def encode(self, image):
+        return Posterior(image[::2, ::2])
+
+    def decode(self, latent):
+        return jnp.repeat(jnp.repeat(latent, 2, axis=0), 2, axis=1)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(4, 1), (5, 0), (3, 2), (16, 4)])
+def test_tiles_change_nothing_where_pixels_are_decoded_alone(key, tile, overlap):
+    latent = jax.random.normal(key, (7, 10, 3))
+    whole = Enlarged()
+    found = decode_tiled(whole, latent, tile=tile, overlap=overlap)
+    np.testing.assert_allclose(found, whole.decode(latent), atol=1e-6)
+
+
+def test_a_latent_of_one_tile_is_decoded_whole(small, key):
+    latent = jax.random.normal(key, (3, 4, small.channels))
+    np.testing.assert_allclose(decode_tiled(small, latent, tile=4, overlap=1), eqx.filter_jit(small.decode)(latent), atol=1e-5)
+
+
+def test_tiles_must_advance():
+    with pytest.raises(ValueError, match="overlap=4 is not in 0 to tile - 1 = 3: choose a smaller overlap or larger tiles"):
+        decode_tiled(built("taesd"), np.zeros((8, 8, 5), np.float32), tile=4, overlap=4)
+
+
+def test_a_fingerprint_tells_weights_apart_and_not_where_they_lie(small, key):
+    copied, shaken = (jax.tree.map(lambda leaf, by=by: leaf + by if eqx.is_array(leaf) else leaf, small) for by in (0, 1e-3))
+    assert fingerprint(copied) == fingerprint(small) != fingerprint(shaken)

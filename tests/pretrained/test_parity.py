@@ -1,0 +1,155 @@
+"""The autoencoders against the libraries that define them, with random weights; `pip install -e ".[parity]"` brings those."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from eqx_shortcut.pretrained.autoencoder import decode_tiled
+from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
+from eqx_shortcut.pretrained.sdvae import SDVAE
+from eqx_shortcut.pretrained.taesd import TAESD, TAESDConfig
+from torch_build import load
+
+REASON = "needs torch and diffusers: install the extra `parity`"
+torch = pytest.importorskip("torch", reason=REASON)
+pytest.importorskip("diffusers", reason=REASON)
+diffusers = load("diffusers")
+
+TOLERANCE = 2e-4
+SMALL = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "layers_per_block": 1,
+    "latent_channels": 3,
+    "norm_num_groups": 4,
+    "sample_size": 8,
+}
+FULL = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+    "sample_size": 256,
+}
+
+
+def randomised(module):
+    """The module with all parameters moved, so that neither norms nor biases are trivial."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter) if parameter.ndim == 1 else 0)
+    return module.eval()
+
+
+def images(side: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (1, side, side, 3)).astype(np.float32)
+
+
+def nchw(array):
+    return torch.from_numpy(np.array(array).transpose(0, 3, 1, 2).copy())
+
+
+def nhwc(tensor) -> np.ndarray:
+    return tensor.detach().numpy().transpose(0, 2, 3, 1)
+
+
+def largest(found, expected) -> float:
+    return float(np.abs(np.asarray(found) - expected).max())
+
+
+@pytest.mark.parametrize(
+    ("settings", "side"),
+    [
+        pytest.param(SMALL, 16, id="small"),
+        pytest.param({**SMALL, "use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.1}, 16, id="plain"),
+        pytest.param(FULL, 64, id="full", marks=pytest.mark.slow),
+    ],
+)
+def test_sdvae_is_autoencoder_kl(settings, side, tmp_path):
+    theirs = randomised(diffusers.AutoencoderKL(**settings))
+    theirs.save_pretrained(tmp_path)
+    ours = load_autoencoder(tmp_path)
+    assert isinstance(ours, SDVAE)
+    x = images(side)
+    with torch.no_grad():
+        expected = theirs.encode(nchw(x)).latent_dist
+        latents = nhwc(expected.mean)
+        decoded = nhwc(theirs.decode(expected.mean).sample)
+    found = eqx.filter_jit(ours.encode)(jnp.asarray(x[0]))
+    assert largest(found.mode, latents[0]) <= TOLERANCE
+    assert largest(found.log_variance, nhwc(expected.logvar)[0]) <= TOLERANCE
+    assert largest(eqx.filter_jit(ours.decode)(jnp.asarray(latents[0])), decoded[0]) <= TOLERANCE
+    key = jax.random.key(0)
+    noise = np.asarray(jax.random.normal(key, latents.shape[1:]))
+    assert largest(found.sample(key), latents[0] + nhwc(expected.std)[0] * noise) <= TOLERANCE
+
+
+@pytest.mark.parametrize("side", [4, 7, 8, 13])
+def test_tiles_are_those_of_diffusers(side, tmp_path):
+    theirs = randomised(diffusers.AutoencoderKL(**SMALL))
+    theirs.save_pretrained(tmp_path)
+    # Tiles of sample_size / 2 = 4 latent pixels that overlap by a quarter.
+    theirs.enable_tiling()
+    latent = np.random.default_rng(0).normal(size=(1, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = nhwc(theirs.decode(nchw(latent)).sample)
+    found = decode_tiled(load_autoencoder(tmp_path), latent[0], tile=4, overlap=1)
+    assert found.shape == expected[0].shape
+    assert largest(found, expected[0]) <= TOLERANCE
+
+
+def test_taesd_is_autoencoder_tiny(tmp_path):
+    theirs = randomised(diffusers.AutoencoderTiny(latent_channels=16))
+    theirs.save_pretrained(tmp_path)
+    ours = load_autoencoder(tmp_path)
+    assert isinstance(ours, TAESD)
+    x = images(32)
+    with torch.no_grad():
+        latents = nhwc(theirs.encode(nchw(x)).latents)
+        # Large latents show where the decoder bends them.
+        decoded = nhwc(theirs.decode(nchw(3 * latents)).sample)
+    assert largest(ours.encode(jnp.asarray(x[0])).mode, latents[0]) <= TOLERANCE
+    assert largest(ours.decode(jnp.asarray(3 * latents[0])), decoded[0]) <= TOLERANCE
+
+
+def test_the_pooled_block_of_taef2(tmp_path):
+    width, latent = 8, 4
+
+    def convolution(inputs, outputs, size=3, **options):
+        return torch.nn.Conv2d(inputs, outputs, size, padding=size // 2, **options)
+
+    class Block(torch.nn.Module):
+        """One pooled block, as published with the weights."""
+
+        def __init__(self):
+            super().__init__()
+            relu = torch.nn.ReLU
+            threefold = [convolution(width, width), relu(), convolution(width, width), relu(), convolution(width, width)]
+            wide, narrow = (convolution(*pair, 1, bias=False) for pair in ((width, 4 * width), (4 * width, width)))
+            self.conv = torch.nn.Sequential(*threefold)
+            self.pool = torch.nn.Sequential(wide, torch.nn.GroupNorm(4, 4 * width), relu(), narrow)
+
+        def forward(self, x):
+            x = x + self.pool(x)
+            return torch.relu(self.conv(x) + x)
+
+    encoder = randomised(torch.nn.Sequential(convolution(3, width), Block(), convolution(width, latent)))
+    decoder = randomised(
+        torch.nn.Sequential(torch.nn.Identity(), convolution(latent, width), torch.nn.ReLU(), Block(), convolution(width, 3))
+    )
+    for name, half in (("encoder", encoder), ("decoder", decoder)):
+        state = {key: value.numpy() for key, value in half.state_dict().items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    ours = load_autoencoder(tmp_path)
+    assert isinstance(ours, TAESD) and ours.config == TAESDConfig(latent, width, (1,), (1,), pooled=True)
+    x = images(8)
+    with torch.no_grad():
+        latents = encoder(nchw(x + 1) / 2)
+        decoded = nhwc(2 * decoder(3 * torch.tanh(latents / 3)) - 1)
+    assert largest(ours.encode(jnp.asarray(x[0])).mode, nhwc(latents)[0]) <= TOLERANCE
+    assert largest(ours.decode(jnp.asarray(nhwc(latents)[0])), decoded[0]) <= TOLERANCE
