@@ -37,7 +37,12 @@ def papers(*names: str) -> tuple[str, ...]:
     return tuple(f"losses/test_papers.py::test_{name}" for name in names)
 
 
-OBJECTIVES = ("test_objectives.py", "test_continuous_objectives.py", "losses/test_papers_objectives.py")
+OBJECTIVES = (
+    "test_objectives.py",
+    "test_continuous_objectives.py",
+    "losses/test_papers_objectives.py",
+    "evaluate/test_by_time.py",
+)
 ON_PAIRS = ("losses/test_every_continuous_loss.py",)
 EVERY = ("losses/test_every_loss.py",)
 TESTS = {
@@ -221,7 +226,10 @@ def is_left(node: ast.AST) -> bool:
 
 
 def is_type(node: ast.AST) -> bool:
-    return any(isinstance(part, ast.Name) and part.id in ("Callable", "Array", "PyTree", "Int") for part in ast.walk(node))
+    return any(
+        isinstance(part, ast.Name) and part.id in ("Callable", "Array", "Int", "Literal", "PyTree", "float")
+        for part in ast.walk(node)
+    )
 
 
 @contextlib.contextmanager

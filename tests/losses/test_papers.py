@@ -27,12 +27,12 @@ def batch_of(rows: Rows) -> Batch:
 
 
 def handed(rows: Rows) -> dict[str, Any]:
-    """Options that make a loss on pairs use these times and step sizes, in rows of either kind."""
+    """Options that make a loss on pairs use these times and step sizes, each in the rows that it is for."""
 
     def pairs(key, n, dtype):
-        return rows.t, rows.d
+        return jnp.where(rows.d > 0, rows.t, 0.11), jnp.where(rows.d > 0, rows.d, 0.07)
 
-    return {"pairs": pairs, "velocity_times": lambda key, n, dtype: rows.t, "null": LABEL}
+    return {"pairs": pairs, "velocity_times": lambda *_: jnp.where(rows.d > 0, 0.13, rows.t), "null": LABEL}
 
 
 def same(loss: Callable, formula: Callable, p, *, rtol: float = 1e-9):
@@ -302,6 +302,37 @@ def test_targets_are_clipped_in_units_of_the_data(key, name):
     found, _ = getattr(losses, name)(field_of(parameters(0)), batch_of(rows), key, reduction=None, **options)
     answer = field_of(parameters(0))(rows.point, rows.t, rows.d, rows.cond)
     np.testing.assert_allclose(found[::4], papers.mean_square(answer - 4.0)[::4], rtol=1e-9)
+
+
+def opposite(function, primals, tangents):
+    """A `jax.jvp` of the other sign."""
+    value, slope = jax.jvp(function, primals, tangents)
+    return value, jax.tree.map(jnp.negative, slope)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mean_flow", "improved_mean_flow", "alpha_flow", "lagrangian", "terminal_velocity", "eulerian", "continuous_consistency"],
+)
+def test_tangents_are_taken_by_the_function_that_is_given(key, name):
+    rows = given(4)
+    options = {"at": lambda *_: rows.t} if name == "continuous_consistency" else handed(rows) | {"bootstrap_every": 4}
+    options |= {"target": field_of(parameters(TARGET))} if name in ("alpha_flow", "lagrangian", "terminal_velocity") else {}
+    options |= {"alpha": 0.0} if name == "alpha_flow" else {}
+    values = [
+        getattr(losses, name)(field_of(parameters(0)), batch_of(rows), key, power=0.0, **more, **options)[0]
+        for more in ({}, {"jvp": jax.jvp}, {"jvp": opposite})
+    ]
+    assert values[0] == values[1] and abs(values[2] - values[0]) > 1e-3
+
+
+def test_magnitudes_of_velocities_are_those_of_the_targets(key):
+    """A network that answers nothing has no tangent: MeanFlow's target is the line's velocity in rows of either kind."""
+    rows, nothing = given(4), lambda x, t, d, cond: jnp.zeros_like(x)
+    _, metrics = losses.mean_flow(nothing, batch_of(rows), key, bootstrap_every=4, **handed(rows))
+    steps = np.arange(N) % 4 == 0
+    for name, which in {"velocity": ~steps, "velocity_bootstrap": steps}.items():
+        np.testing.assert_allclose(metrics[name], np.sqrt(np.mean(np.square(rows.line[which]))), rtol=1e-9)
 
 
 # Continuous-time consistency
