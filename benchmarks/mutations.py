@@ -1,6 +1,6 @@
 """Whether the tests see a change of the code: mutants of the mathematics, one at a time, each against the tests of its module.
 
-    python benchmarks/mutations.py --known                                  # the listed changes that tests once did not see
+    python benchmarks/mutations.py --known                                    # the listed changes that tests once did not see
     python benchmarks/mutations.py --sample 100 --seed 0 --out results.jsonl  # that many mutants, drawn from all
     python benchmarks/mutations.py --module guidance --module losses/_pairs   # all of these modules
 
@@ -245,8 +245,10 @@ def replaced(parent: ast.AST, field: str, index: int | None, other: ast.AST) -> 
             holder[index] = node
 
     put(other)
-    yield
-    put(before)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 OPERATORS = {
