@@ -37,6 +37,11 @@ def papers(*names: str) -> tuple[str, ...]:
     return tuple(f"losses/test_papers.py::test_{name}" for name in names)
 
 
+def reference(*names: str) -> tuple[str, ...]:
+    """These of the tests of the reference's losses against the papers."""
+    return tuple(f"losses/test_papers_reference.py::test_{name}" for name in names)
+
+
 OBJECTIVES = (
     "test_objectives.py",
     "test_continuous_objectives.py",
@@ -52,7 +57,7 @@ TESTS = {
         *ON_PAIRS,
     ),
     "losses/_consistency": (
-        *papers("consistency_distillation", "consistency_training"),
+        *reference("consistency_distillation", "consistency_training"),
         *EVERY,
         "losses/test_distillation_laws.py",
     ),
@@ -63,14 +68,14 @@ TESTS = {
         *ON_PAIRS,
         "losses/test_continuous_consistency_laws.py",
     ),
-    "losses/_diffusion": (*papers("flow_matching_and_diffusion"), *EVERY, "losses/test_diffusion_laws.py"),
+    "losses/_diffusion": (*reference("flow_matching_and_diffusion"), *EVERY, "losses/test_diffusion_laws.py"),
     "losses/_flow_map": (
         *papers("lagrangian", "eulerian", "progressive_map", "split_mean_flow", "targets_are_clipped_in_units_of_the_data"),
         *ON_PAIRS,
         "losses/test_flow_map_laws.py",
     ),
-    "losses/_flow_matching": (*papers("flow_matching_and_diffusion"), "losses/test_flow_matching.py"),
-    "losses/_live_reflow": (*papers("live_reflow"), *EVERY, "losses/test_reflow_laws.py"),
+    "losses/_flow_matching": (*reference("flow_matching_and_diffusion"), "losses/test_flow_matching.py"),
+    "losses/_live_reflow": (*reference("live_reflow"), *EVERY, "losses/test_reflow_laws.py"),
     "losses/_mean_flow": (
         *papers(
             "improved_mean_flow", "improved_mean_flow_is_told_its_scale", "mean_flow", "esc_learns_from_the_lines_of_its_batch"
@@ -83,19 +88,20 @@ TESTS = {
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
     ),
-    "losses/_progressive": (*papers("progressive_distillation"), *EVERY, "losses/test_distillation_laws.py"),
+    "losses/_progressive": (*reference("progressive_distillation"), *EVERY, "losses/test_distillation_laws.py"),
     "losses/_regression": (
-        *papers("lagrangian", "alpha_flow", "shortcut"),
+        *papers("lagrangian", "alpha_flow"),
+        *reference("shortcut"),
         "losses/test_shortcut.py",
         *ON_PAIRS,
     ),
-    "losses/_shortcut": (*papers("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
+    "losses/_shortcut": (*reference("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
     **{f"objectives/{path.stem}": OBJECTIVES for path in sorted((PACKAGE / "objectives").glob("_[a-z]*.py"))},
     "ema": ("test_ema.py",),
-    "guidance": ("test_guidance.py", *papers("shortcut", "mean_flow", "improved_mean_flow_is_told_its_scale")),
+    "guidance": ("test_guidance.py", *papers("mean_flow", "improved_mean_flow_is_told_its_scale"), *reference("shortcut")),
     "samplers": ("test_samplers.py", "losses/test_diffusion_laws.py"),
-    "steps": ("test_steps.py", *papers("shortcut", "alpha_flow")),
-    "times": ("test_times.py", "test_continuous_objectives.py", *papers("shortcut", "consistency_training")),
+    "steps": ("test_steps.py", *papers("alpha_flow"), *reference("shortcut")),
+    "times": ("test_times.py", "test_continuous_objectives.py", *reference("shortcut", "consistency_training")),
     "weights": ("test_weights.py", *papers("lagrangian", "alpha_flow")),
 }
 """The modules that are changed, and the tests of each, the keenest first."""

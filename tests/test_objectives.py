@@ -340,6 +340,19 @@ def test_terms_are_all_of_the_rows_on_the_grids_of_training(objective):
     assert [term.share for term in terms if term.name in ("bootstrap", "reflow")] in ([], [1 / 8])
 
 
+@pytest.mark.parametrize(
+    ("steps", "guide_all", "expected"), [(8, False, [[8], [4], [1, 2]]), (8, True, [[8], [1, 2, 4]]), (2, False, [[2], [1]])]
+)
+def test_guided_terms_of_a_shortcut_are_those_of_the_finest_step_unless_all_are(steps, guide_all, expected):
+    terms = Shortcut(steps=steps, guidance=2.0, guide_all=guide_all).terms(networks(), PROGRESS)
+    assert [np.asarray(term.sections).tolist() for term in terms] == expected
+
+
+def test_guidance_of_every_step_needs_no_row_of_the_finest():
+    Shortcut(guidance=1.5, dt_bias=True, guide_all=True).check(104)
+    Shortcut(dt_bias=True).check(104)
+
+
 @each
 def test_only_the_online_network_is_trained(key, objective):
     grad = eqx.filter_grad(lambda networks: objective(networks, batch(), key, PROGRESS)[0])(networks())

@@ -5,6 +5,7 @@ what a paper calls its network is made of it in one line. Each function returns 
 elements where papers have the sum, and stops gradients where its paper does.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -148,6 +149,26 @@ def weighed(error, t, d, *, power=0.0, eps=0.0, unit=1.0, learned=None, weight=N
     loss = unit * s / hold(s + eps) ** power / SIZE ** (1 - power)
     loss = loss if learned is None else jnp.exp(-learned(t, d)) * loss + learned(t, d)
     return loss if weight is None else weight(t, d) * loss
+
+
+def same(loss: Callable, formula: Callable, p, *, rtol: float = 1e-9):
+    """`loss(p, reduction=...)` has the rows that `formula(p)` has, their mean, and its gradient by every parameter."""
+
+    def mean(p):
+        rows = formula(p)
+        return jnp.mean(rows), rows
+
+    (expected, rows), gradient = jax.value_and_grad(mean, has_aux=True)(p)
+    np.testing.assert_allclose(loss(p, reduction=None)[0], rows, rtol=rtol)
+    (value, metrics), found = jax.value_and_grad(loss, has_aux=True)(p)
+    np.testing.assert_allclose([value, metrics["loss"]], expected, rtol=rtol)
+    for name, leaf in found.items():
+        np.testing.assert_allclose(leaf, gradient[name], rtol=1e2 * rtol, atol=1e-12, err_msg=name)
+
+
+def in_steps(rows, every: int, error, flow):
+    """`error` in each `every`-th row, `flow` in the others."""
+    return jnp.where(jnp.arange(N) % every == 0, error, flow)
 
 
 # Guidance

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import papers
 import pytest
-from papers import NULL, N, Recorded, Rows, field_of, given, parameters
+from papers import NULL, N, Recorded, Rows, field_of, given, in_steps, parameters
 
 from eqx_shortcut import Batch, losses, objectives
 from eqx_shortcut.objectives import (
@@ -121,10 +121,6 @@ def improved_mean_flow(all, rows):
 def improved_mean_flow_with_a_head(all, rows):
     average, velocity = papers.improved_mean_flow(online(all), rows, GUIDANCE, field_of(all.online.head))
     return weighed(average, rows, all) + weighed(velocity, rows, all)
-
-
-def in_steps(rows, every: int, error, flow):
-    return jnp.where(jnp.arange(N) % every == 0, error, flow)
 
 
 def alpha_flow(alpha: float, **more):
