@@ -14,14 +14,20 @@ from .objectives import Networks, Objective
 from .types import Batch
 
 PEAKS = (
-    (r"B200", 2250e12),
+    # NVIDIA's tables give the sparse rate, twice the dense one: 360 PFLOP/s for the 72 GPUs of GB200 NVL72 and of GB300 NVL72,
+    # 36 for the 8 of HGX B200 and of HGX B300.
+    (r"GB[23]00", 2500e12),
+    (r"B[23]00", 2250e12),
     (r"H100 PCIe", 756e12),
-    (r"H100 NVL", 835e12),
+    (r"H[12]00 NVL", 835e12),  # data sheets of the H100 NVL and the H200: 1,671 sparse
     (r"H100|H200|GH200", 989e12),
     (r"A100", 312e12),
     (r"L40S", 362e12),
+    (r"L40$", 181e12),  # data sheet of the L40: 181.05 dense, 362.1 sparse
     (r"L4$", 121e12),
     (r"A10$", 125e12),
+    # docs.cloud.google.com/tpu/docs/tpu7x: 2307 a chip, of which JAX makes two devices, its TensorCores.
+    (r"TPU ?v?7", 1153.5e12),
     (r"TPU v6", 918e12),
     (r"TPU v5 ?(lite|e)", 197e12),
     (r"TPU v5", 459e12),

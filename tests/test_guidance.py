@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import sharding
-from eqx_shortcut.guidance import Guidance, Guided, Scales, draw_guided, drop_condition, guided, guided_velocity, told
+from eqx_shortcut.guidance import (
+    Guidance,
+    Guided,
+    Scales,
+    draw_guided,
+    drop_condition,
+    guided,
+    guided_velocity,
+    same_condition,
+    told,
+)
 from eqx_shortcut.rows import rows
 from scripts import script
 
@@ -207,6 +217,28 @@ def test_rows_outside_of_the_interval_and_without_label_keep_their_velocity(key)
     np.testing.assert_array_equal(kept, (t < 0.1) | (t > 0.4) | (labels == NULL))
     assert 0 < kept.sum() < N
     np.testing.assert_array_equal(velocities(key, None)[0], v)
+
+
+@pytest.mark.parametrize(("mix", "calls"), [(0, [N]), (0.0, [N]), (0.4, [2 * N]), (jnp.zeros(N), [2 * N])])
+def test_without_a_share_of_its_own_the_field_is_asked_without_labels_alone(key, mix, calls):
+    counted, (x, t, _, cond) = Counted(), inputs(key)
+    guided_velocity(counted, x, t, jnp.cos(x), cond, NULL, Guidance(2.0, mix))
+    assert counted.calls == calls
+
+
+def test_conditions_are_the_same_when_all_of_them_are():
+    """And a row is without its label when it is the null one in every part and element."""
+    cond = {"text": jnp.array([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]]), "label": jnp.array([0, 0, 0])}
+    expected = [[True, False, True], [False, True, False], [True, False, True]]
+    np.testing.assert_array_equal(same_condition(cond, cond, (3, 3)), expected)
+    np.testing.assert_array_equal(same_condition(None, None, (2, 3)), np.ones((2, 3), bool))
+
+    def network(x, t, d, cond):
+        return jnp.zeros_like(x)
+
+    null, x, t = {"text": jnp.array([1.0, 3.0]), "label": jnp.array(0)}, jnp.ones((3, 2)), jnp.full(3, 0.5)
+    found = guided_velocity(network, x, t, x, cond, null, Guidance(2.0))
+    np.testing.assert_array_equal(found, [[2, 2], [1, 1], [2, 2]])
 
 
 def test_scales_are_drawn_with_density_one_over_scale(key):

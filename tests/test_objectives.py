@@ -323,6 +323,37 @@ def test_the_next_teacher_is_the_average_or_the_network(ema, name):
 
 
 @each
+def test_terms_are_all_of_the_rows_on_the_grids_of_training(objective):
+    """Shares of 1 in all; the number of sections is the inverse of the step at which the rows start, early in training."""
+    sections = {
+        "FlowMatching": [8],
+        "Shortcut": [8, 1, 2, 4],
+        "ProgressiveDistillation": [4],
+        "ConsistencyDistillation": [8],
+        "ConsistencyTraining": [1],
+        "LiveReflow": [8, 8],
+        "Diffusion": [8],
+    }
+    terms = objective.terms(networks(), jnp.float32(0.1))
+    assert sum(term.share for term in terms) == 1
+    np.testing.assert_array_equal(np.concatenate([term.sections for term in terms]), sections[type(objective).__name__])
+    assert [term.share for term in terms if term.name in ("bootstrap", "reflow")] in ([], [1 / 8])
+
+
+@pytest.mark.parametrize(
+    ("steps", "guide_all", "expected"), [(8, False, [[8], [4], [1, 2]]), (8, True, [[8], [1, 2, 4]]), (2, False, [[2], [1]])]
+)
+def test_guided_terms_of_a_shortcut_are_those_of_the_finest_step_unless_all_are(steps, guide_all, expected):
+    terms = Shortcut(steps=steps, guidance=2.0, guide_all=guide_all).terms(networks(), PROGRESS)
+    assert [np.asarray(term.sections).tolist() for term in terms] == expected
+
+
+def test_guidance_of_every_step_needs_no_row_of_the_finest():
+    Shortcut(guidance=1.5, dt_bias=True, guide_all=True).check(104)
+    Shortcut(dt_bias=True).check(104)
+
+
+@each
 def test_only_the_online_network_is_trained(key, objective):
     grad = eqx.filter_grad(lambda networks: objective(networks, batch(), key, PROGRESS)[0])(networks())
     assert float(jnp.abs(grad.online.weight)) > 0

@@ -155,6 +155,16 @@ def test_gaps_are_logit_normal_and_starts_uniform_on_the_rest(key):
     assert abs(part.mean() - 0.5) < 4.5 * part.std() / 128 and part.max() <= 1 + 1e-6
 
 
+@pytest.mark.parametrize(("mean", "std"), [(-0.5, 1.0), (0.4, 0.3)])
+def test_pairs_and_gaps_are_of_the_mean_and_spread_that_are_asked_for(key, mean, std):
+    one, smaller, larger = moments_of_logit_normal(mean, std)
+    t, d = (np.asarray(a, np.float64) for a in times.logit_normal_pairs(key, 16384, mean=mean, std=std))
+    assert abs(t.mean() - smaller) < 4.5 * t.std() / 128 and abs((t + d).mean() - larger) < 4.5 * (t + d).std() / 128
+    _, d = (np.asarray(a, np.float64) for a in times.logit_normal_gaps(key, 16384, mean=mean, std=std))
+    narrow = np.mean(np.abs(d - one) < 0.1)
+    assert abs(d.mean() - one) < 4.5 * d.std() / 128 and (narrow > 0.75) == (std < 1)
+
+
 def test_a_share_of_pairs_goes_to_the_end(key):
     plain, _ = times.to_end(times.uniform_pairs, 0.0)(key, 4096, jnp.float32)
     t, d = times.to_end(times.uniform_pairs, 0.25)(key, 4096, jnp.float32)

@@ -1,0 +1,466 @@
+"""Whether the tests see a change of the code: mutants of the mathematics, one at a time, each against the tests of its module.
+
+    python benchmarks/mutations.py --known                                    # the listed changes that tests once did not see
+    python benchmarks/mutations.py --sample 100 --seed 0 --out results.jsonl  # that many mutants, drawn from all
+    python benchmarks/mutations.py --module guidance --module losses/_pairs   # all of these modules
+
+Prints a line for each survivor and, at the end, the score. With `--out` each result is written as it comes, and a run that
+finds results there goes on after them; a module that has changed since starts anew. A mutant is killed when a test fails, or
+takes longer than `--limit`. Each is a fork of one process that has imported what tests import but for this package.
+"""
+
+import argparse
+import ast
+import contextlib
+import copy
+import hashlib
+import importlib
+import importlib.machinery
+import json
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import tqdm
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "eqx_shortcut"
+
+
+def papers(*names: str) -> tuple[str, ...]:
+    """These of the tests against the papers."""
+    return tuple(f"losses/test_papers.py::test_{name}" for name in names)
+
+
+def reference(*names: str) -> tuple[str, ...]:
+    """These of the tests of the reference's losses against the papers."""
+    return tuple(f"losses/test_papers_reference.py::test_{name}" for name in names)
+
+
+OBJECTIVES = (
+    "test_objectives.py",
+    "test_continuous_objectives.py",
+    "losses/test_papers_objectives.py",
+    "evaluate/test_by_time.py",
+)
+ON_PAIRS = ("losses/test_every_continuous_loss.py",)
+EVERY = ("losses/test_every_loss.py",)
+TESTS = {
+    "losses/_alpha_flow": (
+        *papers("alpha_flow", "so_flow", "targets_are_clipped_in_units_of_the_data", "split_mean_flow"),
+        "losses/test_alpha_flow_laws.py",
+        *ON_PAIRS,
+    ),
+    "losses/_consistency": (
+        *reference("consistency_distillation", "consistency_training"),
+        *EVERY,
+        "losses/test_distillation_laws.py",
+    ),
+    "losses/_continuous_consistency": (
+        *papers(
+            "continuous_consistency", "continuous_consistency_with_its_tangent_as_it_is", "continuous_consistency_drops_labels"
+        ),
+        *ON_PAIRS,
+        "losses/test_continuous_consistency_laws.py",
+    ),
+    "losses/_diffusion": (*reference("flow_matching_and_diffusion"), *EVERY, "losses/test_diffusion_laws.py"),
+    "losses/_flow_map": (
+        *papers("lagrangian", "eulerian", "progressive_map", "split_mean_flow", "targets_are_clipped_in_units_of_the_data"),
+        *ON_PAIRS,
+        "losses/test_flow_map_laws.py",
+    ),
+    "losses/_flow_matching": (*reference("flow_matching_and_diffusion"), "losses/test_flow_matching.py"),
+    "losses/_live_reflow": (*reference("live_reflow"), *EVERY, "losses/test_reflow_laws.py"),
+    "losses/_mean_flow": (
+        *papers(
+            "improved_mean_flow", "improved_mean_flow_is_told_its_scale", "mean_flow", "esc_learns_from_the_lines_of_its_batch"
+        ),
+        *ON_PAIRS,
+        "losses/test_mean_flow_laws.py",
+    ),
+    "losses/_pairs": (
+        *papers("lagrangian", "mean_flow", "esc_learns_from_the_lines_of_its_batch", "alpha_flow"),
+        *ON_PAIRS,
+        "losses/test_mean_flow_laws.py",
+    ),
+    "losses/_progressive": (*reference("progressive_distillation"), *EVERY, "losses/test_distillation_laws.py"),
+    "losses/_regression": (
+        *papers("lagrangian", "alpha_flow"),
+        *reference("shortcut"),
+        "losses/test_shortcut.py",
+        *ON_PAIRS,
+    ),
+    "losses/_shortcut": (*reference("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
+    **{f"objectives/{path.stem}": OBJECTIVES for path in sorted((PACKAGE / "objectives").glob("_[a-z]*.py"))},
+    "ema": ("test_ema.py",),
+    "guidance": ("test_guidance.py", *papers("mean_flow", "improved_mean_flow_is_told_its_scale"), *reference("shortcut")),
+    "samplers": ("test_samplers.py", "losses/test_diffusion_laws.py"),
+    "steps": ("test_steps.py", *papers("alpha_flow"), *reference("shortcut")),
+    "times": ("test_times.py", "test_continuous_objectives.py", *reference("shortcut", "consistency_training")),
+    "weights": ("test_weights.py", *papers("lagrangian", "alpha_flow")),
+}
+"""The modules that are changed, and the tests of each, the keenest first."""
+
+
+class Patch(NamedTuple):
+    """A change by hand of the one place where `old` stands in a module."""
+
+    module: str
+    old: str
+    new: str
+
+
+KNOWN = {
+    "told guidance upside down": Patch("losses/_mean_flow", "1 - 1 / told.scale", "1 / told.scale"),
+    "guided by the field, not by the head": Patch(
+        "losses/_mean_flow", "velocity_target(own, draws, guidance", "velocity_target(field, draws, guidance"
+    ),
+    "the head without its adaptive weight": Patch(
+        "losses/_mean_flow", "elements=lines.x[0].size, power=power", "elements=lines.x[0].size, power=0.0"
+    ),
+    "no loss of the head row by row": Patch(
+        "losses/_mean_flow",
+        "loss + (head if reduction is None else jnp.mean(head))",
+        "loss + (0 if reduction is None else jnp.mean(head))",
+    ),
+    "steps of alpha-Flow unguided": Patch(
+        "losses/_alpha_flow",
+        "lines = velocity_target(target, draws, guidance=guidance, null=null)",
+        "lines = velocity_target(target, draws)",
+    ),
+    "velocities guided by the field, not by the target": Patch(
+        "losses/_pairs", "velocity_target(own, rest, guidance", "velocity_target(field, rest, guidance"
+    ),
+    "a learned weight in place of the adaptive one": Patch(
+        "losses/_regression", "weights.learned(loss, ", "weights.learned(unit * scaled, "
+    ),
+    "continuous consistency drops no label": Patch(
+        "losses/_continuous_consistency", "at=at, null=null, dropout=dropout", "at=at, null=null"
+    ),
+    "consistency distillation unguided": Patch(
+        "losses/_consistency", "guided(teacher, guidance, null)", "guided(teacher, 1.0, null)"
+    ),
+    "no bias of shortcut's steps": Patch(
+        "losses/_shortcut", "times.dyadic_levels(n, steps, bias=dt_bias)", "times.dyadic_levels(n, steps)"
+    ),
+    "the tangent of Eulerian always stopped": Patch(
+        "losses/_flow_map",
+        "eulerian_error(field, draws, stop_tangent=stop_tangent, jvp=jvp)",
+        "eulerian_error(field, draws, jvp=jvp)",
+    ),
+    "a gradient through Eulerian's own velocity": Patch(
+        "losses/_flow_map",
+        "own = jax.lax.stop_gradient(predict(field, x, t, jnp.zeros_like(t), cond))",
+        "own = predict(field, x, t, jnp.zeros_like(t), cond)",
+    ),
+}
+"""What tests did not see once."""
+
+
+class Mutant(NamedTuple):
+    """A module with one change, its source, and what the change is."""
+
+    module: str
+    change: str
+    source: str
+
+    @property
+    def name(self) -> str:
+        """What identifies it as long as its module stays as it is."""
+        return f"{self.module} {hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
+
+
+# Changes
+
+
+def by_hand() -> list[Mutant]:
+    """The known changes; raises ValueError if one does not fit its module any more."""
+    return [Mutant(patch.module, what, patched(what, patch)) for what, patch in KNOWN.items()]
+
+
+def patched(what: str, patch: Patch) -> str:
+    """The source of the patch's module with it."""
+    source = path_of(patch.module).read_text()
+    if source.count(patch.old) != 1:
+        raise ValueError(f"{what!r}: {patch.old!r} stands {source.count(patch.old)} times in {patch.module}.py: write it anew")
+    return source.replace(patch.old, patch.new)
+
+
+def path_of(module: str) -> pathlib.Path:
+    return PACKAGE / f"{module}.py"
+
+
+def mutants_of(module: str) -> list[Mutant]:
+    """Every change of one expression or condition of a module.
+
+    None of its docstrings, annotations, errors, and of the default values of its arguments and settings, which no law states.
+    """
+    source = path_of(module).read_text()
+    tree = ast.parse(source)
+    found = []
+    for node, parent, field, index in places(tree):
+        for what, other in changes(node):
+            with replaced(parent, field, index, other):
+                changed = ast.unparse(tree)
+            found.append(Mutant(module, f"line {node.lineno}: {what}: {shown(node)}  ->  {shown(other)}", changed))
+    return found
+
+
+def places(node: ast.AST) -> Iterator[tuple[Any, ast.AST, str, int | None]]:
+    """Each node that may be changed, with where in its parent it stands."""
+    for field, value in ast.iter_fields(node):
+        if field in ("annotation", "returns", "decorator_list", "defaults", "kw_defaults"):
+            continue
+        for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+            if not isinstance(child, ast.AST) or is_left(child):
+                continue
+            yield child, node, field, index
+            yield from places(child)
+
+
+def is_left(node: ast.AST) -> bool:
+    """Errors, imports, settings with their defaults, aliases of types, and strings that stand alone."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    alias = isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript | ast.BinOp) and is_type(node.value)
+    return alias or isinstance(node, ast.Raise | ast.Import | ast.ImportFrom | ast.JoinedStr | ast.AnnAssign)
+
+
+def is_type(node: ast.AST) -> bool:
+    return any(
+        isinstance(part, ast.Name) and part.id in ("Callable", "Array", "Int", "Literal", "PyTree", "float")
+        for part in ast.walk(node)
+    )
+
+
+@contextlib.contextmanager
+def replaced(parent: ast.AST, field: str, index: int | None, other: ast.AST) -> Iterator[None]:
+    """With another node in its place."""
+    holder: Any = getattr(parent, field)
+    before = holder if index is None else holder[index]
+
+    def put(node):
+        if index is None:
+            setattr(parent, field, node)
+        else:
+            holder[index] = node
+
+    put(other)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+}
+OPERATORS |= {ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.Mod: ast.FloorDiv}
+COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
+COMPARISONS |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is}
+FUNCTIONS = {
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "sin": "cos",
+    "cos": "sin",
+    "ones_like": "zeros_like",
+    "zeros_like": "ones_like",
+}
+FUNCTIONS |= {
+    "floor": "ceil",
+    "exp": "sin",
+    "log": "sin",
+    "sqrt": "square",
+    "mean": "sum",
+    "square": "abs",
+    "any": "all",
+    "all": "any",
+}
+
+ORDERED = ("where", "where_rows", "arctan2", "_interleave")
+"""Functions of which the last two arguments change places; those of others seldom have the same type."""
+
+
+def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """What may stand in place of a node."""
+    match node:
+        case ast.BinOp():
+            if type(node.op) in OPERATORS:
+                yield "operator", ast.BinOp(node.left, OPERATORS[type(node.op)](), node.right)
+            yield "left alone", node.left
+        case ast.Compare(ops=[operator]) if type(operator) in COMPARISONS:
+            yield "comparison", ast.Compare(node.left, [COMPARISONS[type(operator)]()], node.comparators)
+        case ast.BoolOp():
+            yield "and, or", ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+        case ast.UnaryOp() if not isinstance(node.operand, ast.Constant):
+            yield "sign", node.operand
+        case ast.IfExp():
+            yield "branches", ast.IfExp(node.test, node.orelse, node.body)
+        case ast.If() if not all(isinstance(line, ast.Raise) for line in node.body):
+            yield "condition", ast.If(ast.UnaryOp(ast.Not(), node.test), node.body, node.orelse)
+        case ast.Constant(value=bool(value)):
+            yield "constant", ast.Constant(not value)
+        case ast.Constant(value=int(value)):
+            yield "constant", ast.Constant(value + 1)
+        case ast.Constant(value=float(value)):
+            yield "constant", ast.Constant(1.5 * value + 0.1)
+        case ast.Call():
+            yield from changes_of_call(node)
+
+
+def changes_of_call(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
+    """Another function, other arguments, or the argument itself."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name in ("stop_gradient", "stopped", "clipped", "where_rows") and node.args:
+        yield "argument itself", node.args[0]
+    if name in FUNCTIONS and isinstance(node.func, ast.Attribute):
+        yield "function", ast.Call(ast.Attribute(node.func.value, FUNCTIONS[name], ast.Load()), node.args, node.keywords)
+    for i, keyword in enumerate(node.keywords):
+        if keyword.arg is not None:
+            yield f"without {keyword.arg}", ast.Call(node.func, node.args, node.keywords[:i] + node.keywords[i + 1 :])
+    if name in ORDERED and len(node.args) > 1:
+        yield "arguments", ast.Call(node.func, [*node.args[:-2], node.args[-1], node.args[-2]], node.keywords)
+
+
+def shown(node: ast.AST) -> str:
+    text = " ".join(ast.unparse(ast.fix_missing_locations(copy.deepcopy(node))).split())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+# Runs
+
+
+def is_killed(mutant: Mutant, limit: float) -> bool:
+    """Whether a test of its module fails in a fork of this process, or does not end in `limit` seconds."""
+    child = os.fork()
+    if not child:
+        os.setsid()
+        os._exit(tested(mutant))
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status) != 0
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def tested(mutant: Mutant) -> int:
+    """The exit status of the tests with the mutant in place of its module."""
+    if mutant.source:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+    try:
+        substitute(path_of(mutant.module), mutant.source)
+        import pytest
+
+        files = [str(ROOT / "tests" / name) for name in TESTS[mutant.module]]
+        # Pytest wants to import the plugins that are there already.
+        options = "-x -q -p no:cacheprovider -p no:xdist -W ignore::pytest.PytestAssertRewriteWarning"
+        return int(pytest.main([*options.split(), *files]))
+    except BaseException:
+        return 1
+
+
+def substitute(module: pathlib.Path, source: str) -> None:
+    """Let the import of a module find another source than its file's, and no compiled one."""
+    loader = importlib.machinery.SourceFileLoader
+    read, state = loader.get_data, loader.path_stats
+
+    def get_data(self, path):
+        return source.encode() if pathlib.Path(path) == module else read(self, path)
+
+    def path_stats(self, path):
+        return {"mtime": 0, "size": 0} if pathlib.Path(path) == module else state(self, path)
+
+    loader.get_data, loader.path_stats = get_data, path_stats
+    sys.dont_write_bytecode = True
+
+
+def imported() -> None:
+    """What takes long to import and starts no device, so that each fork has it."""
+    names = "jax.numpy jax.experimental.multihost_utils equinox optax numpy scipy.stats pytest jaxtyping beartype.claw"
+    for name in names.split():
+        importlib.import_module(name)
+
+
+def results(path: pathlib.Path | None) -> dict[str, dict[str, Any]]:
+    """By the mutant's name, what an earlier run found."""
+    lines = path.read_text().splitlines() if path is not None and path.exists() else []
+    return {found["name"]: found for found in map(json.loads, lines)}
+
+
+def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float) -> list[Mutant]:
+    """The survivors; results are written to `out` as they come."""
+    known, survivors = results(out), []
+    bar = tqdm.tqdm(mutants, unit="mutant")
+    for mutant in bar:
+        if mutant.name not in known:
+            start = time.monotonic()
+            found = {"name": mutant.name, "change": mutant.change, "killed": is_killed(mutant, limit)}
+            known[mutant.name] = found | {"seconds": round(time.monotonic() - start, 1)}
+            if out is not None:
+                with out.open("a") as file:
+                    file.write(json.dumps(known[mutant.name]) + "\n")
+        if not known[mutant.name]["killed"]:
+            survivors.append(mutant)
+            bar.write(f"survives: {mutant.module} {mutant.change}")
+        bar.set_postfix(survivors=len(survivors))
+    return survivors
+
+
+def check_tests(modules: list[str], limit: float) -> None:
+    """Raise SystemExit unless the tests pass on the code as it is: they would kill every mutant."""
+    files = tuple(dict.fromkeys(name for module in modules for name in TESTS[module]))
+    TESTS["unchanged"] = files
+    if is_killed(Mutant("unchanged", "", ""), limit * len(files)):
+        raise SystemExit(f"the tests {' '.join(files)} fail, or take more than --limit each, on the code as it is")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--known", action="store_true", help="only the listed changes that tests once did not see")
+    parser.add_argument("--module", action="append", choices=TESTS, help="may be given several times; default: all")
+    parser.add_argument("--sample", type=int, help="this many mutants, drawn from all of the modules")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=pathlib.Path, help="file of results, one JSON object a line")
+    parser.add_argument("--limit", type=float, default=300, help="seconds after which a mutant counts as killed")
+    parser.add_argument("--unchecked", action="store_true", help="do not run the tests on the code as it is first")
+    arguments = parser.parse_args()
+    modules = arguments.module or list(TESTS)
+    mutants = by_hand() if arguments.known else [mutant for module in modules for mutant in mutants_of(module)]
+    of = len(mutants)
+    if arguments.sample is not None and arguments.sample < of:
+        mutants = random.Random(arguments.seed).sample(mutants, arguments.sample)
+    # Eager tests compile hundreds of small programs, which are the same in every fork.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla-all"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+    os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
+    imported()
+    if not arguments.unchecked:
+        check_tests(list(dict.fromkeys(mutant.module for mutant in mutants)), arguments.limit)
+    survivors = run(mutants, arguments.out, arguments.limit)
+    killed = len(mutants) - len(survivors)
+    print(f"{killed} of {len(mutants)} mutants killed ({killed / max(1, len(mutants)):.1%}), of {of} in all")
+    for mutant in survivors:
+        print(f"survives: {mutant.module} {mutant.change}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The gradient of every objective is that of its paper's formula on the network it is said to learn from, and no other's.
+
+Each loss is called as its objective calls it, but for the draws: times and step sizes are handed to it, and no label drops.
+Losses that draw times themselves are read from what the trained network is asked.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import papers
+import pytest
+from papers import NULL, N, Recorded, Rows, field_of, given, in_steps, parameters
+
+from eqx_shortcut import Batch, losses, objectives
+from eqx_shortcut.objectives import (
+    ESC,
+    AlphaFlow,
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    ContinuousConsistency,
+    Diffusion,
+    Eulerian,
+    FlowMatching,
+    ImprovedMeanFlow,
+    Lagrangian,
+    LiveReflow,
+    MeanFlow,
+    Networks,
+    Objective,
+    ProgressiveDistillation,
+    ProgressiveMap,
+    Shortcut,
+    SoFlow,
+    SplitMeanFlow,
+    TerminalVelocity,
+)
+
+pytestmark = pytest.mark.usefixtures("x64")
+FLOOR, STEPS = 1e-5, 8
+
+
+class Toy(eqx.Module):
+    """The field of papers.py as a network of one example with a second head, without dropout."""
+
+    p: dict[str, jax.Array]
+    head: dict[str, jax.Array]
+
+    @property
+    def null(self):
+        return jnp.int32(NULL)
+
+    @property
+    def velocity(self):
+        return Toy(self.head, self.head)
+
+    def __call__(self, x, t, d, cond, *, key=None):
+        return field_of(self.p)(*jax.tree.map(lambda a: a[None], (x, t, d, cond)))[0]
+
+
+def network(seed: int) -> Toy:
+    return Toy(parameters(seed), parameters(seed + 10))
+
+
+def networks(objective: Objective) -> Networks:
+    """Four that differ; what is learned of the weight is not nothing."""
+    extra = jax.tree.map(lambda c: c.astype(float) + 0.03, objective.extra(jax.random.key(0)))
+    return Networks(network(0), network(1), network(2), extra)
+
+
+class Case(NamedTuple):
+    """An objective, the loss below it, the formula of (networks, rows), and what the loss is told in place of what it is."""
+
+    objective: Objective
+    loss: str
+    formula: Callable[[Networks, Rows], Any]
+    every: int = 4
+    progress: float = 0.5
+    instead: Mapping[str, Any] = MappingProxyType({})
+
+
+GUIDANCE = (1.7, 0.3, (0.2, 0.75))
+ADAPTIVE: dict[str, Any] = {"power": 1.0, "eps": 0.3}
+PAIRS: dict[str, Any] = {"guidance": 1.7, "mix": 0.3, "interval": (0.2, 0.75), **ADAPTIVE}
+
+
+def online(all: Networks):
+    return field_of(all.online.p)
+
+
+def held(all: Networks):
+    """The online network as a target of itself."""
+    return field_of(jax.lax.stop_gradient(all.online.p))
+
+
+def ema(all: Networks):
+    return field_of(all.ema.p)
+
+
+def teacher(all: Networks):
+    return field_of(all.teacher.p)
+
+
+def weighed(error, rows, all: Networks, **more):
+    return papers.weighed(error, rows.t, rows.d, learned=all.extra, **ADAPTIVE | more)
+
+
+def mean_flow(all, rows):
+    return weighed(papers.mean_flow(online(all), rows, GUIDANCE), rows, all)
+
+
+def improved_mean_flow(all, rows):
+    return weighed(papers.improved_mean_flow(online(all), rows, GUIDANCE)[0], rows, all)
+
+
+def improved_mean_flow_with_a_head(all, rows):
+    average, velocity = papers.improved_mean_flow(online(all), rows, GUIDANCE, field_of(all.online.head))
+    return weighed(average, rows, all) + weighed(velocity, rows, all)
+
+
+def alpha_flow(alpha: float, **more):
+    def formula(all, rows):
+        error = papers.alpha_flow(online(all), held(all), rows, alpha, GUIDANCE)
+        flow = papers.flow(online(all), rows, GUIDANCE, held(all))
+        return in_steps(rows, 4, weighed(error, rows, all, unit=alpha or 1.0), weighed(flow, rows, all))
+
+    return formula
+
+
+def so_flow(all, rows):
+    error = papers.so_flow(online(all), held(all), rows, (0.1 * 0.002) ** 0.5, GUIDANCE)
+    return in_steps(rows, 4, error, papers.flow(online(all), rows, GUIDANCE, held(all)))
+
+
+def lagrangian(of):
+    def formula(all, rows):
+        error = papers.lagrangian(online(all), of(all), rows)
+        return weighed(in_steps(rows, 4, error, papers.flow(online(all), rows, GUIDANCE, of(all))), rows, all)
+
+    return formula
+
+
+def eulerian(through: bool):
+    def formula(all, rows):
+        error = papers.eulerian(online(all), rows, through=through)
+        return weighed(in_steps(rows, 4, error, papers.flow(online(all), rows, GUIDANCE)), rows, all)
+
+    return formula
+
+
+def progressive_map(of):
+    def formula(all, rows):
+        error = papers.progressive_map(online(all), of(all), rows, 0.4)
+        return weighed(in_steps(rows, 4, error, papers.flow(online(all), rows, GUIDANCE, of(all))), rows, all)
+
+    return formula
+
+
+def continuous_consistency(distil: bool):
+    def formula(all, rows):
+        velocity = papers.extrapolated(teacher(all), 2.5) if distil else None
+        options: dict[str, Any] = {"sd": 0.7, "warmup": 0.6, "normalise": 0.2, "teacher": velocity}
+        error, _ = papers.continuous_consistency(online(all), rows, **options)
+        return papers.weighed(error, rows.t, rows.d, learned=all.extra)
+
+    return formula
+
+
+def shortcut(of):
+    def formula(all, rows):
+        options: dict[str, Any] = {"floor": FLOOR, "clip": None, "scale": 2.5, "guided": rows.d == 2 / STEPS}
+        error = papers.shortcut(online(all), of(all), rows, **options)
+        return in_steps(rows, 3, error, papers.flow_matching(online(all), rows, FLOOR))
+
+    return formula
+
+
+def live_reflow(all, rows):
+    options: dict[str, Any] = {"floor": FLOOR, "steps": STEPS, "rollout": 3, "scale": 2.5}
+    error = papers.live_reflow(online(all), held(all), rows, **options)
+    return in_steps(rows, 3, error, papers.flow_matching(online(all), rows, FLOOR))
+
+
+def progressive(scale: float):
+    return lambda all, rows: papers.progressive(online(all), teacher(all), rows, floor=FLOOR, clip=None, scale=scale)
+
+
+def consistency(of, gap: float, **options):
+    def formula(all, rows):
+        helped = {"teacher": teacher(all), "scale": 2.5} if options else {}
+        return papers.consistency(online(all), of(all), rows, gap=gap, floor=FLOOR, **helped)
+
+    return formula
+
+
+DISTIL: dict[str, Any] = {"steps": STEPS, "guidance": 2.5, "clip": None}
+CONTINUOUS: dict[str, Any] = {"std": 0.7, "normalise": 0.2, "warmup_share": 0.1}
+ALPHA: dict[str, Any] = {"start": 0.25, "stop": 0.75, "sharpness": 12.0, "snap": 0.005, "clip": None}
+HALVES: dict[str, Any] = DISTIL | {"bootstrap_every": 3, "label_dropout": 0.0}
+CASES = {
+    "MeanFlow": Case(MeanFlow(**PAIRS), "mean_flow", mean_flow),
+    "MeanFlow, learned": Case(MeanFlow(**PAIRS, log_variance=True), "mean_flow", mean_flow),
+    "ESC": Case(ESC(**PAIRS, posterior_every=None), "mean_flow", mean_flow),
+    "ImprovedMeanFlow": Case(ImprovedMeanFlow(**PAIRS), "improved_mean_flow", improved_mean_flow, every=2),
+    "ImprovedMeanFlow, two heads": Case(
+        ImprovedMeanFlow(**PAIRS, velocity_head=True), "improved_mean_flow", improved_mean_flow_with_a_head, every=2
+    ),
+    "AlphaFlow": Case(AlphaFlow(**PAIRS, **ALPHA), "alpha_flow", alpha_flow(0.5)),
+    "AlphaFlow, at its end": Case(AlphaFlow(**PAIRS, **ALPHA), "alpha_flow", alpha_flow(0.0), progress=1.0),
+    "SoFlow": Case(
+        SoFlow(**PAIRS, first=0.1, last=0.002, clip=None), "so_flow", so_flow, instead={"power": 0.0, "per_alpha": False}
+    ),
+    "SplitMeanFlow": Case(SplitMeanFlow(**PAIRS, clip=None), "split_mean_flow", progressive_map(held)),
+    "Lagrangian": Case(Lagrangian(**PAIRS), "lagrangian", lagrangian(held)),
+    "Lagrangian of the average, learned": Case(
+        Lagrangian(**PAIRS, target_ema=True, log_variance=True), "lagrangian", lagrangian(ema)
+    ),
+    "TerminalVelocity": Case(TerminalVelocity(**PAIRS), "lagrangian", lagrangian(ema)),
+    "Eulerian": Case(Eulerian(**PAIRS, stop_tangent=True), "eulerian", eulerian(False)),
+    "Eulerian, through the tangent": Case(Eulerian(**PAIRS, stop_tangent=False), "eulerian", eulerian(True)),
+    "ProgressiveMap": Case(ProgressiveMap(**PAIRS, share=0.4), "progressive_map", progressive_map(held)),
+    "ProgressiveMap of the average, learned": Case(
+        ProgressiveMap(**PAIRS, share=0.4, target_ema=True, log_variance=True), "progressive_map", progressive_map(ema)
+    ),
+    "ContinuousConsistency": Case(
+        ContinuousConsistency(**CONTINUOUS, log_variance=True),
+        "continuous_consistency",
+        continuous_consistency(False),
+        progress=0.06,
+    ),
+    "ContinuousConsistency from a teacher": Case(
+        ContinuousConsistency(**CONTINUOUS, log_variance=False, distil=True, guidance=2.5),
+        "continuous_consistency",
+        continuous_consistency(True),
+        progress=0.06,
+    ),
+    "FlowMatching": Case(
+        FlowMatching(steps=STEPS), "flow_matching", lambda all, rows: papers.flow_matching(online(all), rows, FLOOR)
+    ),
+    "Diffusion": Case(Diffusion(steps=STEPS), "diffusion", lambda all, rows: papers.diffusion(online(all), rows)),
+    "Shortcut of the average": Case(Shortcut(**HALVES, bootstrap_ema=True), "shortcut", shortcut(ema), every=3),
+    "Shortcut": Case(Shortcut(**HALVES, bootstrap_ema=False), "shortcut", shortcut(held), every=3),
+    "LiveReflow": Case(
+        LiveReflow(steps=STEPS, bootstrap_every=3, rollout=3, guidance=2.5), "live_reflow", live_reflow, every=3
+    ),
+    "ProgressiveDistillation": Case(
+        ProgressiveDistillation(**DISTIL), "progressive_distillation", progressive(2.5), progress=0.2
+    ),
+    "ProgressiveDistillation, later": Case(ProgressiveDistillation(**DISTIL), "progressive_distillation", progressive(1.0)),
+    "ConsistencyDistillation": Case(
+        ConsistencyDistillation(**DISTIL), "consistency_distillation", consistency(ema, 1 / STEPS, taught=True)
+    ),
+    "ConsistencyTraining": Case(ConsistencyTraining(steps=STEPS), "consistency_training", consistency(ema, 1 / 2)),
+}
+
+
+def observe(monkeypatch, case: Case, rows: Rows) -> dict[str, Recorded]:
+    """Hand `rows` to the loss below the objective; what its fields are asked is kept."""
+    loss, seen = getattr(losses, case.loss), {}
+
+    def watched(field, batch, key, **said):
+        if "pairs" in said:
+            said |= {"pairs": lambda *_: (rows.t, rows.d), "velocity_times": lambda *_: rows.t}
+        if case.loss == "continuous_consistency":
+            said |= {"at": lambda *_: rows.t}
+        if "dropout" in said:
+            said |= {"dropout": 0.0}
+        fields = {name: Recorded(said[name]) for name in ("target", "teacher") if said.get(name) is not None}
+        seen.update(fields, field=Recorded(field))
+        return loss(seen["field"], batch, key, **{**said, **fields, **case.instead})
+
+    monkeypatch.setattr(losses, case.loss, watched)
+    return seen
+
+
+DRAWN = ("flow_matching", "diffusion", "shortcut", "live_reflow", "consistency_training")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_the_gradient_is_that_of_the_formula(key, monkeypatch, case):
+    objective, rows = case.objective, given(case.every, steps_to_data=case.loss == "continuous_consistency")
+    if isinstance(objective, SplitMeanFlow):  # its shares are all that is left to be drawn
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, *rest, **more: jnp.full(shape, 0.4))
+    seen, all, batch = observe(monkeypatch, case, rows), networks(objective), Batch(rows.data, rows.cond, rows.noise)
+
+    def loss(all):
+        return objective(all, batch, key, jnp.asarray(case.progress))[0]
+
+    value, found = eqx.filter_value_and_grad(loss)(all)
+    if case.loss in DRAWN or "distillation" in case.loss:
+        _, t, d, _ = seen["field"].first(N)
+        rows = rows._replace(t=t, d=d)
+    expected, gradient = eqx.filter_value_and_grad(lambda all: jnp.mean(case.formula(all, rows)))(all)
+    np.testing.assert_allclose(value, expected, rtol=1e-9)
+    for part in ("online", "extra"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-12), getattr(found, part), getattr(gradient, part)
+        )
+    assert all_zero(found.ema) and all_zero(found.teacher) and not all_zero(found.online)
+
+
+def all_zero(tree) -> bool:
+    return not any(np.any(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def test_every_objective_is_here():
+    named = {name for name, found in vars(objectives).items() if dataclasses.is_dataclass(found)}
+    views = {name for name in named if issubclass(getattr(objectives, name), eqx.Module)}
+    assert named - views == {type(case.objective).__name__ for case in CASES.values()}
