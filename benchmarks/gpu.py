@@ -57,7 +57,7 @@ def cache(folder: pathlib.Path) -> Latents:
 def begun(config: DiTConfig, objective: Objective, data: Latents) -> tuple[Step, TrainState]:
     """A training step and the state before the first one."""
     step = make_step(objective, TX, prepare=prepare(data, mirror=True), ema_decay=0.999, steps=1000)
-    return step, init_state(lambda key: config.build(SHAPE, CLASSES, key=key), TX, jax.random.key(0))
+    return step, init_state(lambda key: config.build(SHAPE, CLASSES, key=key), TX, jax.random.key(0), null=CLASSES)
 
 
 def seconds(step: Step, state: TrainState, loader: Iterator[Any], steps: int) -> list[float]:

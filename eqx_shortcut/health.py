@@ -119,10 +119,6 @@ class _Probe(eqx.Module):
     opened: Callable[[], Callable[[Layers], Any]] = eqx.field(static=True)
 
     @property
-    def null(self) -> Any:
-        return self.network.null
-
-    @property
     def velocity(self) -> "_Probe":
         return dataclasses.replace(self, network=self.network.velocity)
 

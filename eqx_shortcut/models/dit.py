@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention import QKNormed, attend, rotary_table, rotate
 from .gather import is_split, keeps
@@ -205,9 +205,9 @@ class TwoHeads(eqx.Module):
 class DiT(eqx.Module):
     """Average velocity of one example: patches -> blocks modulated by `embed(t) + embed(d) + embed(label)` -> patches.
 
-    Label `classes` stands for no label (`null`); a network built with `guided` takes conditions `Guided` too. Blocks are one
-    module with a leading axis `depth` on every array, run by `lax.scan`. `logvar` is the reference's table of log-variances by
-    time: it enters no output, and is kept so that its checkpoints and parameter norms carry over. Raises ValueError if the
+    Label `classes` stands for no label, as None does; a network built with `guided` takes conditions `Guided` too. Blocks are
+    one module with a leading axis `depth` on every array, run by `lax.scan`. `logvar` is the reference's table of log-variances
+    by time: it enters no output, and is kept so that its checkpoints and parameter norms carry over. Raises ValueError if the
     patch does not divide the image.
     """
 
@@ -241,11 +241,6 @@ class DiT(eqx.Module):
         self.final = TwoHeads(final, FinalLayer(size, pixels, key=k_final)) if config.velocity_head else final
         self.logvar = jnp.zeros(256)
         self.config, self.shape, self.classes, self.dtype = config, shape, classes, config.dtype()
-
-    @property
-    def null(self) -> Int[Array, ""]:
-        """The label that stands for no label."""
-        return jnp.asarray(self.classes)
 
     def __call__(
         self,

@@ -6,7 +6,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .guided import Condition, GuidedLabel, ToldGuidance, embed, label_embedding
 from .layers import Dense, sinusoids, zeros
@@ -85,11 +85,6 @@ class MLP(eqx.Module):
         self.layers = tuple(Layer(size, key=k) for k in jax.random.split(k_layers, config.depth))
         self.out = Dense(size, numbers, key=k_out, init=zeros)
         self.config, self.shape, self.classes = config, shape, classes
-
-    @property
-    def null(self) -> Int[Array, ""]:
-        """The label that stands for no label."""
-        return jnp.asarray(self.classes)
 
     def __call__(
         self,
