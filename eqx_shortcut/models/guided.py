@@ -17,7 +17,8 @@ TOLD: dict[ToldGuidance, tuple[str, ...]] = {"none": (), "scale": ("scale",), "i
 UNTOLD = {"scale": 1.0, "start": 0.0, "stop": 1.0}
 """What they are where a condition is a label alone: no guidance."""
 
-Condition = Int[Array, ""] | Guided
+Condition = Int[Array, ""] | None | Guided
+"""A label, or None, which stands for none as the label `classes` does; with guidance told beside it or not."""
 LabelTable = Float[Array, "labels size"]
 
 
@@ -62,9 +63,13 @@ def embed(label: LabelTable | GuidedLabel, cond: Condition, dtype: DTypeLike) ->
                 "the condition tells a guidance scale and the network has no input for one: build it with guided='scale', "
                 "or 'interval'"
             )
-        return {"label": label[cond].astype(dtype)}
-    found = {"label": label.label[cond.cond if isinstance(cond, Guided) else cond].astype(dtype)}
+        return {"label": _row(label, cond).astype(dtype)}
+    found = {"label": _row(label.label, cond.cond if isinstance(cond, Guided) else cond).astype(dtype)}
     for name, embedding in label.numbers.items():
         number = getattr(cond, name) if isinstance(cond, Guided) else jnp.asarray(UNTOLD[name])
         found[name] = embedding(1 - 1 / number if name == "scale" else number, dtype)
     return found
+
+
+def _row(table: LabelTable, label: Int[Array, ""] | None) -> Float[Array, " size"]:
+    return table[-1 if label is None else label]
