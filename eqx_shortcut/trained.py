@@ -18,7 +18,7 @@ from .guidance import guided, told
 from .objectives import Objective
 from .samplers import Part
 from .steps import step
-from .types import Cond, Field
+from .types import Cond, Field, shown
 
 
 class Trained(eqx.Module):
@@ -249,7 +249,7 @@ def _conditions(model, labels, conditions, places):
     if model.null is None:
         return places % model.classes if given is None else _labels(model, given, len(places))
     if given is None or labels is not None:
-        raise ValueError(f"conditions of the run are {eqx.tree_pformat(nothing)}, not labels: give conditions= of that kind")
+        raise ValueError(f"conditions of the run are {shown(nothing)}, not labels: give conditions= of that kind")
     return _given(given, nothing, len(places))
 
 
@@ -264,9 +264,9 @@ def _labels(model, labels, count):
 
 
 def _given(conditions, nothing, count):
-    wanted = eqx.tree_pformat(nothing)
+    wanted = shown(nothing)
     if jax.tree.structure(conditions) != jax.tree.structure(nothing):
-        raise ValueError(f"conditions {eqx.tree_pformat(conditions)} are not of the run's kind, {wanted}: name each part so")
+        raise ValueError(f"conditions {shown(conditions)} are not of the run's kind, {wanted}: name each part so")
 
     def one(given, null):
         given, null = jnp.asarray(given), jnp.asarray(null)

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer, PRNGKeyArray, Shaped
 
-from ..types import Batch, Cond
+from ..types import Batch, Cond, shown
 from .errors import DataError
 from .images import check_labels
 
@@ -153,7 +152,7 @@ def _null(condition: Cond, null: Cond) -> Cond:
     if null is None:
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], leaf.dtype), condition)
     if jax.tree.structure(null) != jax.tree.structure(condition):
-        raise DataError(f"null is {eqx.tree_pformat(null)}, a condition {eqx.tree_pformat(condition)}: give null its parts")
+        raise DataError(f"null is {shown(null)}, a condition {shown(condition)}: give null its parts")
 
     def one(path, null, leaf):
         null = _array(f"null{jax.tree_util.keystr(path)}", null)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention import QKNormed, attend, rotary_table, rotate
 from .gather import is_split, keeps
-from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, embed, label_embedding
+from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_told, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 
 StepEmbedding = Literal["log2", "linear", "none"]
@@ -84,6 +84,18 @@ class DiTConfig:
     def build(self, shape: tuple[int, int, int], classes: int, *, key: PRNGKeyArray) -> "DiT":
         """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`."""
         return DiT(self, shape, classes, key=key)
+
+    def check(self, objective: Any) -> None:
+        """Raises ValueError for an objective that asks for an input or a head that the network has not."""
+        name = type(objective).__name__
+        if objective.continuous and self.step == "log2":
+            raise ValueError(
+                f"{name} asks the network at continuous step sizes, 0 included, where the embedding --network.step log2 is "
+                "infinite: use --network.step linear"
+            )
+        check_told(objective, self.guided)
+        if objective.second_head and not self.velocity_head:
+            raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
     @property
     def mlp_width(self) -> int:

@@ -1,6 +1,6 @@
 """The input of a network for the guidance that it is told beside a label."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -38,6 +38,18 @@ class GuidedLabel(eqx.Module):
             name: ScalarEmbedding(size, scale=scale, key=k)
             for name, k in zip(names, jax.random.split(key, len(names)), strict=True)
         }
+
+
+def check_told(objective: Any, guided: ToldGuidance) -> None:
+    """Raises ValueError if the objective tells the network more of its guidance than the setting `guided` has inputs for."""
+    if objective.told is None:
+        return
+    needed: ToldGuidance = "interval" if objective.told.intervals else "scale"
+    if not set(TOLD[needed]) <= set(TOLD[guided]):
+        raise ValueError(
+            f"{type(objective).__name__} tells the network the {needed} of its guidance, for which --network.guided {guided} "
+            f"has no input: use --network.guided {needed}"
+        )
 
 
 def label_embedding(
