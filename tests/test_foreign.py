@@ -276,8 +276,13 @@ def test_operations_of_a_network_without_tangents_are_counted_from_its_gradient(
 def test_errors_by_time_validation_and_health_take_any_network():
     objective = Shortcut(steps=4, bootstrap_every=4)
     networks, batch = networks_of(objective), prepare(TRAIN)(TRAIN.rows(np.arange(BATCH)), jax.random.key(0))
-    given: Any = (objective, networks, batch, jax.random.key(1), jnp.float32(0.5))
-    asked, loss = eqx.filter_jit(lambda *given: (squared_errors(*given, times=2), validation_loss(*given)))(*given)
+
+    @eqx.filter_jit
+    def measured(networks, batch, key, progress):
+        asked = squared_errors(objective, networks, batch, key, progress, times=2)
+        return asked, validation_loss(objective, networks, batch, key, progress)
+
+    asked, loss = measured(networks, batch, jax.random.key(1), jnp.float32(0.5))
     assert [name for name, _ in asked] == ["flow", "bootstrap"] and all(np.isfinite(found.error).all() for _, found in asked)
     assert np.isfinite(loss["loss"])
     step, skipped, streak = (jnp.zeros((), jnp.int32) for _ in range(3))
