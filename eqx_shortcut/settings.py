@@ -70,22 +70,23 @@ def find_class(kind: str) -> type:
     return found
 
 
-def check_importable(value: Any) -> None:
+def check_importable(value: Any, name: str = "settings") -> None:
     """Raises ValueError unless `dump` can record settings such that `parse` finds each of their classes again.
 
     For the start of a run: a class in the script that runs, or in a function, could not be imported when the run is opened.
+    `name` is what a sentence calls them.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         _check_class(type(value))
         for field in dataclasses.fields(value):
-            check_importable(getattr(value, field.name))
+            check_importable(getattr(value, field.name), f"{name}.{field.name}")
     elif isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
-            check_importable(item)
+            check_importable(item, name)
     elif not isinstance(value, str | int | float | pathlib.PurePath | None):
         raise ValueError(
-            f"{value!r} is a {type(value).__name__}, which config.json cannot hold: settings are numbers, strings, paths, "
-            "tuples and dataclasses of these"
+            f"{name} is a {type(value).__name__}, which config.json cannot hold: settings are numbers, strings, paths, tuples "
+            "and dataclasses of these"
         )
 
 

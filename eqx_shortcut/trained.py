@@ -275,6 +275,8 @@ def _given(conditions, nothing, count):
                 f"a condition of shape {given.shape} for {count} samples, where one is of shape {null.shape} (of {wanted}): "
                 f"give {count} with a leading axis, or one for all"
             )
+        if not np.can_cast(given.dtype, null.dtype, "same_kind"):
+            raise ValueError(f"a condition of {given.dtype}, where training had {null.dtype} (of {wanted}): scale it as there")
         return jnp.broadcast_to(given.astype(null.dtype), (count, *null.shape))
 
     return jax.tree.map(one, conditions, nothing)

@@ -186,6 +186,10 @@ ASKED: dict[str, tuple[dict[str, Any], str]] = {
     "labels": ({"labels": 3}, f"conditions of the run are {KIND}, not labels: give conditions="),
     "both": ({"labels": 3, "conditions": NULL}, "labels and conditions both say what to sample"),
     "parts": ({"conditions": {"state": np.zeros(3)}}, f"are not of the run's kind, {KIND}"),
+    "units": (
+        {"conditions": NULL | {"camera": np.zeros((4, 4, 3), np.float32)}},
+        rf"a condition of float32, where training had uint8 \(of {KIND}\): scale it as there",
+    ),
     "shape": (
         {"conditions": NULL | {"state": np.zeros((4, 2))}},
         r"a condition of shape \(4, 2\) for 4 samples, where one is of shape \(3,\).*: give 4 with a leading axis",

@@ -160,6 +160,8 @@ def _null(condition: Cond, null: Cond) -> Cond:
             raise DataError(
                 f"{_name(path)} has rows of shape {leaf.shape[1:]} and a null of {null.shape}: give one of that shape"
             )
+        if leaf.dtype.kind != "f" and (null.astype(leaf.dtype) != null).any():
+            raise DataError(f"{_name(path)} is of {leaf.dtype}, which cannot hold its null {null.tolist()}: give another one")
         return null.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(one, null, condition)

@@ -166,6 +166,10 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "label": (ACTIONS, {"condition": NUMBERS - 1}, r"label -1 of row 0 is not in 0 to 20 \(1 such labels\)"),
     "classes": (ACTIONS, {"condition": SEEN, "classes": 3}, "classes=3 for a condition that is not one integer a row"),
     "null parts": (ACTIONS, {"condition": SEEN, "null": 0.5}, r"null is 0\.5, a condition \{'camera': u8\[22,4,4,3\]"),
+    "null range": (
+        ACTIONS, {"condition": SEEN["camera"][:, 0, 0], "null": np.array([-1, 0, 0])},
+        r"condition is of uint8, which cannot hold its null \[-1, 0, 0\]: give another one",
+    ),
     "null shape": (
         ACTIONS, {"condition": ACTIONS, "null": np.zeros(2)},
         r"condition has rows of shape \(16, 2\) and a null of \(2,\): give one of that shape",
