@@ -243,14 +243,14 @@ def _conditions(model, labels, conditions, places):
         raise ValueError("labels and conditions both say what to sample: give one of the two")
     given, nothing = labels if conditions is None else conditions, model.nothing
     if given is None and not (model.labelled and nothing is not None):
-        return _rows_of(nothing, len(places))
+        return _rows_of(nothing, places.shape[0])
     if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
         raise ValueError("the run was trained without conditions: give neither labels nor conditions")
     if model.null is None:
-        return places % model.classes if given is None else _labels(model, given, len(places))
+        return places % model.classes if given is None else _labels(model, given, places.shape[0])
     if given is None or labels is not None:
         raise ValueError(f"conditions of the run are {shown(nothing)}, not labels: give conditions= of that kind")
-    return _given(given, nothing, len(places))
+    return _given(given, nothing, places.shape[0])
 
 
 def _labels(model, labels, count):
