@@ -93,7 +93,7 @@ def our_state(network: DiT) -> TrainState:
     """The state before the first step, with this network and its average."""
     zero, tx = jnp.zeros((), jnp.int32), OPTIMIZER.build(1000)
     opt_state = tx.init(eqx.filter(network, eqx.is_inexact_array))
-    state = TrainState(zero, jax.random.key(0), Networks(network, network), opt_state, zero, zero)
+    state = TrainState(zero, jax.random.key(0), Networks(network, network, null=network.classes), opt_state, zero, zero)
     # Copied, since what is donated must be there once.
     return jax.tree.map(lambda leaf: jnp.copy(leaf) if eqx.is_array(leaf) else leaf, state)
 

@@ -53,6 +53,7 @@ def begun(config: Config, shape: tuple[int, int, int]) -> TrainState:
         lambda key: config.network.build(shape, CLASSES, key=key),
         config.optimizer.build(config.steps),
         jax.random.key(0),
+        null=CLASSES,
         teacher=config.objective.stages > 0,
         extra=config.objective.extra,
     )

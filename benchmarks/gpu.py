@@ -144,7 +144,7 @@ def rates(blocks: list[float], batch: int, work: float) -> Found:
 def state(config: DiTConfig, objective: Objective) -> tuple[PyTree, PyTree]:
     """Arrays and the rest of a state to train from: weights at random, at once, since initialising takes long to compile."""
     shapes = eqx.filter_eval_shape(
-        lambda key: init_state(lambda k: config.build(SHAPE, CLASSES, key=k), TX, key), jax.random.key(0)
+        lambda key: init_state(lambda k: config.build(SHAPE, CLASSES, key=k), TX, key, null=CLASSES), jax.random.key(0)
     )
     arrays, static = eqx.partition(shapes, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     filled = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), eqx.tree_at(lambda s: s.key, arrays, None))
@@ -159,7 +159,7 @@ def operations(config: DiTConfig, objective: Objective, batch: int) -> int:
     """The model's operations of a step; cuDNN's attention has no tangent to count, and as many operations as XLA's."""
     counted = dataclasses.replace(config, attention="xla")
     shapes = eqx.filter_eval_shape(
-        lambda key: init_state(lambda k: counted.build(SHAPE, CLASSES, key=k), TX, key), jax.random.key(0)
+        lambda key: init_state(lambda k: counted.build(SHAPE, CLASSES, key=k), TX, key, null=CLASSES), jax.random.key(0)
     )
     found = []
     eqx.filter_eval_shape(lambda networks: found.append(flops.of_step(objective, networks, batch, SHAPE)), shapes.networks)

@@ -20,7 +20,7 @@ from eqx_shortcut.types import Batch
 def test_compile(benchmark, objective: Objective, depth: int) -> None:
     config = dataclasses.replace(preset("tiny"), depth=depth, precision="float32")
     tx, batch = AdamW().build(1000), Batch(jnp.zeros((64, 32, 32, 4)), jnp.zeros(64, jnp.int32))
-    state = init_state(lambda k: config.build((32, 32, 4), 10, key=k), tx, jax.random.key(0))
+    state = init_state(lambda k: config.build((32, 32, 4), 10, key=k), tx, jax.random.key(0), null=10)
     arrays, static = eqx.partition(state, eqx.is_array)
 
     def compiled():

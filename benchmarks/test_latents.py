@@ -48,7 +48,7 @@ def timed(step: Step, state: TrainState, data: Rows) -> tuple[TrainState, float]
 
 
 def test_cache_against_encoding(benchmark, images: Encoded, latents: Latents) -> None:
-    state = init_state(lambda k: CONFIG.build((32, 32, 4), 1, key=k), TX, jax.random.key(0))
+    state = init_state(lambda k: CONFIG.build((32, 32, 4), 1, key=k), TX, jax.random.key(0), null=1)
     steps = {"cached": (stepping(latents), latents), "encoded": (stepping(images), images)}
     times: dict[str, list[float]] = {name: [] for name in steps}
 

@@ -19,7 +19,7 @@ def test_step(benchmark, batch: Batch, key: jax.Array, objective: Objective, rem
     config = dataclasses.replace(preset("tiny"), precision="float32", remat=remat, unroll=unroll)
     tx = AdamW().build(1000)
     _, height, width, channels = batch.x.shape
-    state = init_state(lambda k: config.build((height, width, channels), 10, key=k), tx, key)
+    state = init_state(lambda k: config.build((height, width, channels), 10, key=k), tx, key, null=10)
     step = make_step(objective, tx, prepare=lambda raw, _: raw, ema_decay=0.999, steps=1000)
     work = flops.of_step(objective, state.networks, batch.x.shape[0], (height, width, channels))
     state, _ = step(state, batch)

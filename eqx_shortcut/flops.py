@@ -41,22 +41,25 @@ def peak(device: Any) -> float | None:
     return next((value for pattern, value in PEAKS if re.search(pattern, device.device_kind)), None)
 
 
-def of_step(objective: Objective, networks: Networks, batch: int, shape: tuple[int, int, int]) -> int:
-    """Model operations of a training step on `batch` examples: those of the loss and of its gradient.
+def of_step(objective: Objective, networks: Networks, batch: int, shape: tuple[int, ...]) -> int:
+    """Model operations of a training step on `batch` examples, conditions as `networks.null`: of the loss and its gradient.
 
     About three forward passes of each example, and what targets need. Nothing is counted for what the backward pass computes
-    again, nor for the optimizer.
+    again (but in a network that forbids tangents), nor for the optimizer.
     """
     trained, rest = eqx.partition(networks.trained, eqx.is_inexact_array)
 
     def loss(trained):
-        examples = Batch(jnp.zeros((batch, *shape)), jnp.zeros(batch, jnp.int32))
+        null = jax.tree.map(jnp.asarray, networks.null)
+        examples = Batch(jnp.zeros((batch, *shape)), jax.tree.map(lambda n: jnp.zeros((batch, *n.shape), n.dtype), null))
         given = networks.with_trained(eqx.combine(trained, rest))
         return objective(given, examples, jax.random.key(0), jnp.zeros(()))[0]
 
     # The gradient is the transpose of the tangent, product by product, but recomputes; what no gradient reaches is left out.
     program = jax.make_jaxpr(lambda trained: jax.jvp(loss, (trained,), (trained,)))(trained)
-    return flops(dce_jaxpr(program.jaxpr, [True, True])[0])
+    if "custom_lin" in _names(program):  # what `jax.custom_vjp` has in place of a tangent
+        program = jax.make_jaxpr(jax.value_and_grad(loss))(trained)
+    return flops(dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))[0])
 
 
 def flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
@@ -82,6 +85,13 @@ def _flops(equation: Any) -> int:
     if name == "cond":
         return max(inner)
     return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
+
+
+def _names(jaxpr: ClosedJaxpr | Jaxpr) -> set[str]:
+    """Primitives of a program, those within its loops and calls too."""
+    equations = (jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr).eqns
+    inner = [program for equation in equations for value in equation.params.values() for program in _programs(value)]
+    return {equation.primitive.name for equation in equations}.union(*map(_names, inner))
 
 
 def _programs(value: Any) -> list[ClosedJaxpr | Jaxpr]:

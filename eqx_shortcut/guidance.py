@@ -96,7 +96,7 @@ def guided_velocity(
         return rows(jnp.broadcast_to(jnp.asarray(value, t.dtype), t.shape), x)
 
     asked = (x, t, jnp.zeros_like(t))
-    nothing = _null_rows(cond, null, "guidance")
+    nothing = null_rows(cond, null, "guidance")
     if unmixed:
         mixed = row(scale) * v + row(1 - scale) * predict(field, *asked, nothing)
     else:
@@ -119,7 +119,7 @@ def drop_condition(key: PRNGKeyArray, cond: Cond, null: Cond, rate: float, n: in
     if rate == 0.0 or cond is None:
         return cond
     drop = jax.random.bernoulli(key, rate, (n,))
-    return where_rows(drop, _null_rows(cond, null, f"dropout={rate}"), cond)
+    return where_rows(drop, null_rows(cond, null, f"dropout={rate}"), cond)
 
 
 def guided(
@@ -143,10 +143,10 @@ def guided(
         return field
 
     def unconditional(x, t, d, cond):
-        return field(x, t, d, _null_rows(cond, null, "guidance"))
+        return field(x, t, d, null_rows(cond, null, "guidance"))
 
     def all_rows(x, t, d, cond):
-        twice = _interleave((x, t, d, cond), (x, t, d, _null_rows(cond, null, f"guidance={scale}")))
+        twice = _interleave((x, t, d, cond), (x, t, d, null_rows(cond, null, f"guidance={scale}")))
         both = field(*twice)
         both = both.reshape(x.shape[0], 2, *both.shape[1:])
         found = _extrapolate(both[:, 0], both[:, 1], scale)
@@ -158,7 +158,7 @@ def guided(
         width, count = chosen.shape[1], int(np.max(np.nonzero(chosen)[1])) + 1
         split = jax.tree.map(lambda a: a.reshape(*chosen.shape, *a.shape[1:]), (x, t, d, cond))
         lead = jax.tree.map(lambda a: a[:, :count], split)
-        lead = (*lead[:3], _null_rows(lead[3], null, f"guidance={scale}"))
+        lead = (*lead[:3], null_rows(lead[3], null, f"guidance={scale}"))
         # Joined within each part, so that no row leaves its device.
         joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1).reshape(-1, *a.shape[2:]), split, lead)
         out = field(*joined)
@@ -194,12 +194,22 @@ def _same(a, b, shape):
     return same
 
 
-def _null_rows(cond: Cond, null: Cond, asked: str) -> Cond:
+def null_rows(cond: Cond, null: Cond, asked: str) -> Cond:
+    """`null`, the condition without its batch axis, in each row of `cond`; what else a `Guided` one tells is kept.
+
+    Raises ValueError, beginning with what `asked` for it, unless it has the structure and shapes of one condition.
+    """
     if isinstance(cond, Guided):
-        return Guided(_null_rows(cond.cond, null, asked), cond.scale, cond.start, cond.stop)
+        return Guided(null_rows(cond.cond, null, asked), cond.scale, cond.start, cond.stop)
     if jax.tree.structure(cond) != jax.tree.structure(null):
         raise ValueError(
             f"{asked} needs `null`, the condition without its batch axis, of the structure {jax.tree.structure(cond)}; "
             f"found {jax.tree.structure(null)}"
         )
-    return jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), cond, null)
+
+    def one(c, n):
+        if jnp.ndim(n) >= c.ndim or jnp.shape(n) != c.shape[c.ndim - jnp.ndim(n) :]:
+            raise ValueError(f"{asked} needs `null` without a batch axis: found {jnp.shape(n)} for conditions {c.shape}")
+        return jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape)
+
+    return jax.tree.map(one, cond, null)

@@ -1,11 +1,15 @@
-"""Dataclasses of settings as JSON and back, and what differs between two of them."""
+"""Dataclasses of settings, and PyTrees of arrays, as JSON and back, and what differs between two of them."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import pathlib
+import sys
 import typing
 from typing import Any
+
+import numpy as np
 
 from . import storage
 
@@ -26,8 +30,10 @@ def dump(value: Any) -> Any:
 
 
 def _kind(found: type) -> str:
-    # By the package that exports it, so that a record does not depend on the files within.
-    return f"{found.__module__.partition('._')[0]}:{found.__qualname__}"
+    # By the package that exports it, if one does, so that a record does not depend on the files within.
+    public = found.__module__.partition("._")[0]
+    exported = getattr(sys.modules.get(public), found.__qualname__, None) is found
+    return f"{public if exported else found.__module__}:{found.__qualname__}"
 
 
 def parse(value: Any) -> Any:
@@ -49,8 +55,7 @@ def parse(value: Any) -> Any:
 def _parse_field(value: Any, hint: Any) -> Any:
     if isinstance(value, str) and any(_is_path(part) for part in (hint, *typing.get_args(hint))):
         return storage.as_path(value)
-    found = parse(value)
-    return tuple(found) if isinstance(found, list) else found
+    return tuple(_parse_field(item, None) for item in value) if isinstance(value, list) else parse(value)
 
 
 def _is_path(hint: Any) -> bool:
@@ -67,12 +72,77 @@ def find_class(kind: str) -> type:
     """The dataclass stored as "module:Class". Raises ValueError if it cannot be imported or is no dataclass."""
     module, _, name = current(kind).partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"settings name the class {kind}, which cannot be imported here: {error}") from error
+        found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+    except Exception as error:  # a module of the user's raises what it will
+        raise ValueError(
+            f"settings name the class {kind}, which cannot be imported here ({error}): run where its module lies, or name the "
+            "folder in PYTHONPATH"
+        ) from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ValueError(f"settings name {kind}, which is not a dataclass of settings")
     return found
+
+
+def check_importable(value: Any, name: str = "settings") -> None:
+    """Raises ValueError unless `dump` can record settings such that `parse` finds each of their classes again.
+
+    For the start of a run: a class in the script that runs, or in a function, could not be imported when the run is opened.
+    `name` is what a sentence calls them.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _check_class(type(value))
+        for field in dataclasses.fields(value):
+            check_importable(getattr(value, field.name), f"{name}.{field.name}")
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            check_importable(item, name)
+    elif not isinstance(value, str | int | float | pathlib.PurePath | None):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}, which config.json cannot hold: settings are numbers, strings, paths, tuples "
+            "and dataclasses of these"
+        )
+
+
+def _check_class(found: type) -> None:
+    module, name = found.__module__, found.__qualname__
+    if module == "__main__" or "<locals>" in name:
+        where = "the script that runs" if module == "__main__" else f"a function of {module}"
+        raise ValueError(
+            f"{name} is defined in {where}, from where it cannot be imported when the run is opened: move it to a module of "
+            "its own and import it"
+        )
+    if find_class(_kind(found)) is not found:
+        raise ValueError(f"{_kind(found)} is another class when it is imported: give the two classes different names")
+
+
+def dump_arrays(tree: Any) -> Any:
+    """A PyTree of dicts, tuples, lists, arrays, numbers and None for JSON; of an array of zeros, dtype and shape alone.
+
+    Raises ValueError for anything else.
+    """
+    if tree is None or type(tree) in (bool, int, float):
+        return tree
+    if type(tree) is dict and all(isinstance(key, str) for key in tree):
+        return {"dict": {key: dump_arrays(item) for key, item in tree.items()}}
+    if type(tree) in (tuple, list):
+        return {type(tree).__name__: [dump_arrays(item) for item in tree]}
+    array = np.asarray(tree)
+    if array.dtype == object or not hasattr(tree, "shape"):
+        raise ValueError(f"a condition holds a {type(tree).__name__}: build it of dicts by name, tuples, lists and arrays")
+    found = {"array": array.dtype.name, "shape": list(array.shape)}
+    return found | {"values": array.tolist()} if array.any() else found
+
+
+def parse_arrays(value: Any) -> Any:
+    """The inverse of `dump_arrays`, arrays as NumPy's."""
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return np.full(value["shape"], value.get("values", 0), value["array"])
+    ((kind, items),) = value.items()
+    if kind == "dict":
+        return {key: parse_arrays(item) for key, item in items.items()}
+    return {"tuple": tuple, "list": list}[kind](map(parse_arrays, items))
 
 
 def read(path: storage.Path) -> dict[str, Any]:

@@ -83,12 +83,14 @@ def _place(array: Any, where: NamedSharding) -> Any:
 
 
 def split(*, fsdp: int | None = None, tensor: int | None = None) -> Rule:
-    """The axis of an array that each of the mesh's axes divides; one that its size does not divide leaves it whole."""
+    """The axis of an array that each of the mesh's axes divides; one that it lacks or that does not divide leaves it whole."""
 
     def rule(shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
         axes: list[str | None] = [None] * len(shape)
         for name, axis in (("fsdp", fsdp), ("tensor", tensor)):
-            if axis is not None and mesh.shape[name] > 1 and shape[axis] % mesh.shape[name] == 0:
+            if axis is None or not -len(shape) <= axis < len(shape):
+                continue
+            if mesh.shape[name] > 1 and shape[axis] % mesh.shape[name] == 0:
                 axes[axis] = name
         return PartitionSpec(*axes)
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from . import ema, times
 from .objectives import Networks, Objective
-from .types import Batch, Metrics
+from .types import Batch, Cond, Metrics
 
 STREAK = 20
 """So many steps in a row that are not finite end a run."""
@@ -49,6 +49,7 @@ def init_state(
     tx: optax.GradientTransformation,
     key: PRNGKeyArray,
     *,
+    null: Cond = None,
     teacher: bool = False,
     extra: Callable[[PRNGKeyArray], Any] = lambda key: None,
     averages: Sequence[float] = (),
@@ -56,6 +57,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; `build(key)` makes the network, of which average and teacher start as copies.
 
+    `null` is the condition without its batch axis that stands for none (see data.null_of); label dropout and guidance need it.
     `extra(key)` makes what is trained beside it, or None (see Objective.extra). `averages` are relative widths of more averages
     to be kept, by a power of the step (see ema.PowerAverage). `shardings` constrains the state to its layout before anything of
     it exists: what is split is never whole on a device.
@@ -67,7 +69,7 @@ def init_state(
         network = build(k_network)
         zero = jnp.zeros((), jnp.int32)
         # Returned several times from one jit, so that the sets of weights are distinct buffers and all can be donated.
-        networks = Networks(network, network, network if teacher else None, extra(jax.random.fold_in(key, 2)))
+        networks = Networks(network, network, network if teacher else None, extra(jax.random.fold_in(key, 2)), null)
         opt_state = tx.init(eqx.filter(networks.trained, eqx.is_inexact_array))
         kept = tuple(ema.PowerAverage(network, sigma_rel) for sigma_rel in averages)
         return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero, kept))

@@ -18,11 +18,14 @@ from .guidance import guided, told
 from .objectives import Objective
 from .samplers import StepRange
 from .steps import step
-from .types import Field
+from .types import Cond, Field, shown
 
 
 class Trained(eqx.Module):
-    """One set of weights of a run; `field` is the view of it that samplers call (see Objective.sampling)."""
+    """One set of weights of a run; `field` is the view of it that samplers call (see Objective.sampling).
+
+    Its conditions are labels below `classes`, or of the structure and shapes of `null`, or there are none.
+    """
 
     network: Any
     objective: Objective = eqx.field(static=True)
@@ -30,10 +33,18 @@ class Trained(eqx.Module):
     classes: int = eqx.field(static=True)
     step: int = eqx.field(static=True)
     labelled: bool = eqx.field(static=True, default=True)
+    """Whether conditions were shown in training; else all were hidden."""
+    null: Cond = None
+    """What stands for no condition, without its batch axis, where conditions are no labels."""
+
+    @property
+    def nothing(self) -> Cond:
+        """What stands for no condition: `null`, or the label `classes`; None in a run without conditions."""
+        return (self.classes or None) if self.null is None else self.null
 
     @property
     def field(self) -> Field:
-        """The field `(x, t, d, labels) -> average velocity` over a batch."""
+        """The field `(x, t, d, conditions) -> average velocity` over a batch."""
         return self.objective.sampling(self.network)
 
 
@@ -42,7 +53,8 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
 
     `weights` are the average ("ema"), the last ones ("online"), or, as a number, the average of that relative width (see
     snapshots.reconstructed); `step` chooses a checkpoint or snapshot, the newest if None. Raises ValueError if the folder is no
-    run or such an average cannot be made, CheckpointError if what is to be read is missing or damaged.
+    run, such an average cannot be made, or the classes of network and objective cannot be imported; CheckpointError if what is
+    to be read is missing or damaged.
     """
     run = storage.as_path(run)
     if not storage.exists(run / "config.json"):
@@ -56,7 +68,8 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
     else:
         kept = config.get("averages", {}).get("sigma_rel", ())
         restored, found = snapshots.reconstructed(run, like, weights, kept, step)
-    return Trained(restored, objective, shape, classes, found, labelled=not config.get("unconditional", False))
+    labelled, null = not config.get("unconditional", False), settings.parse_arrays(config.get("null"))
+    return Trained(restored, objective, shape, classes, found, labelled=labelled, null=null)
 
 
 def sample(
@@ -67,6 +80,7 @@ def sample(
     steps: int = 1,
     first: int = 0,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
+    conditions: Cond = None,
     guidance: float = 1.0,
     guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
@@ -74,10 +88,13 @@ def sample(
 ) -> Float[Array, "count *shape"]:
     """Samples number `first` to `first + count - 1` in `steps` steps, in [-1, 1] up to overshoot. Units are the data's.
 
-    `labels` is one label each, one for all, or None for labels in turn (for no label, if the run was trained so).
-    `guidance` other than 1 extrapolates from unlabelled to labelled velocity, except where the objective does not allow it
-    (`model.objective.guides(steps)` is False), unless `guide_always`, and at steps that start at a time outside of
-    `guidance_interval`, two times of [0, 1] (Kynkaanniemi et al. 2024). A network that is told its scale
+    `labels` is one label each, one for all, or None for labels in turn (for no label, if the run was trained so). A run whose
+    conditions are no labels takes `conditions`, one each with a leading axis, or one for all without; `model.null` is such a
+    one.
+
+    `guidance` other than 1 extrapolates from the velocity without the condition to that with it, except where the objective
+    does not allow it (`model.objective.guides(steps)` is False), unless `guide_always`, and at steps that start at a time
+    outside of `guidance_interval`, two times of [0, 1] (Kynkaanniemi et al. 2024). A network that is told its scale
     (`model.objective.told`) is told `guidance` and, if it learnt others than one, the interval, which costs no second
     evaluation; both must be among those of its training.
 
@@ -87,22 +104,15 @@ def sample(
         raise ValueError(f"count={count}: ask for at least 1 sample")
     if batch < 1:
         raise ValueError(f"batch={batch}: compute at least 1 sample at once")
-    labels = _labels(model, labels, first + jnp.arange(count))
+    numbers = first + jnp.arange(count)
+    cond, guiding = _settled(model, numbers, labels, conditions, steps, guidance, guidance_interval, guide_always)
     parts = []
     for start in range(0, count, batch):
-        places = jnp.arange(start, start + min(batch, count))
-        images = sample_from(
-            model,
-            key,
-            noise(model, key, first + places),
-            steps=steps,
-            places=first + places,
-            labels=labels[jnp.minimum(places, count - 1)],
-            guidance=guidance,
-            guidance_interval=guidance_interval,
-            guide_always=guide_always,
-        )
-        parts.append(images[: count - start])
+        # The last rows are computed again to fill the batch, which is compiled for one size.
+        chosen = jnp.arange(start, start + min(batch, count))
+        places, given = first + chosen, jax.tree.map(lambda a, chosen=chosen: a[jnp.minimum(chosen, count - 1)], cond)
+        x = _advanced(model, key, noise(model, key, places), places, given, _part(steps, 0, steps), guiding)
+        parts.append(x[: count - start])
     return jnp.concatenate(parts)
 
 
@@ -119,6 +129,7 @@ def sample_from(
     steps: int = 1,
     places: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
+    conditions: Cond = None,
     guidance: float = 1.0,
     guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
@@ -126,11 +137,11 @@ def sample_from(
     """What `sample` makes of this noise as its samples number `places` (0, 1, ... if None), all at once.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
-    `jax.jit` labels are taken as they are, in range or not.
+    `jax.jit` labels and conditions are taken as they are, in range or not.
     """
     places = jnp.arange(noise.shape[0]) if places is None else places
-    labels, guiding = _settled(model, places, labels, steps, guidance, guidance_interval, guide_always)
-    return _advanced(model, key, noise, places, labels, _part(steps, 0, steps), guiding)
+    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always)
+    return _advanced(model, key, noise, places, cond, _part(steps, 0, steps), guiding)
 
 
 class Trajectory(NamedTuple):
@@ -150,6 +161,7 @@ def trajectory(
     points: Sequence[int],
     places: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
+    conditions: Cond = None,
     guidance: float = 1.0,
     guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
@@ -161,12 +173,12 @@ def trajectory(
     if sorted(points) != list(points) or not points or points[0] < 0 or points[-1] > steps:
         raise ValueError(f"points={points}: name one or more of 0 to {steps} in rising order")
     places = jnp.arange(noise.shape[0]) if places is None else places
-    labels, guiding = _settled(model, places, labels, steps, guidance, guidance_interval, guide_always)
+    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always)
     x, done, found, data = noise, 0, [], []
     for point in points:
-        x, done = _advanced(model, key, x, places, labels, _part(steps, done, point), guiding), point
+        x, done = _advanced(model, key, x, places, cond, _part(steps, done, point), guiding), point
         found.append(x)
-        data.append(x if point == steps else _ahead(model, x, jnp.full(x.shape[0], point / steps), labels, guiding))
+        data.append(x if point == steps else _ahead(model, x, jnp.full(x.shape[0], point / steps), cond, guiding))
     return Trajectory(jnp.asarray(points, jnp.float32) / steps, jnp.stack(found), jnp.stack(data))
 
 
@@ -175,14 +187,17 @@ class _Guiding(NamedTuple):
     interval: tuple[Float[Array, ""], Float[Array, ""]] | None
 
 
-def _settled(model, places, labels, steps, guidance, interval, guide_always):
+def _settled(model, places, labels, conditions, steps, guidance, interval, guide_always):
     if steps < 1:
         raise ValueError(f"steps={steps}: a sample takes at least 1 step")
     check_guidance(model.objective, guidance, interval)
+    if guidance != 1 and (not model.labelled or model.nothing is None):
+        raise ValueError(f"guidance={guidance:g} goes from no condition to one, and the run was trained without: leave it at 1")
+    cond = _conditions(model, labels, conditions, places)
     if guidance == 1 or not (guide_always or model.objective.guides(steps)):
-        return _labels(model, labels, places), None
+        return cond, None
     times = interval if interval is None else (jnp.float32(interval[0]), jnp.float32(interval[1]))
-    return _labels(model, labels, places), _Guiding(jnp.float32(guidance), times)
+    return cond, _Guiding(jnp.float32(guidance), times)
 
 
 def check_guidance(objective: Objective, guidance: float, interval: tuple[float, float] | None = None) -> None:
@@ -209,7 +224,13 @@ def check_guidance(objective: Objective, guidance: float, interval: tuple[float,
 
 
 def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
-    """Raises ValueError unless every label is one of the run's classes, or their number, which stands for none."""
+    """Raises ValueError unless every label is one of the run's classes, or their number, which stands for none.
+
+    In a run that was trained without labels that one is left.
+    """
+    if not model.labelled and (labels != model.classes).any():
+        label = labels[labels != model.classes][0]
+        raise ValueError(f"label {label} for a run that was trained without labels: leave it out")
     for label in (labels.min(), labels.max()):
         if not 0 <= label <= model.classes:
             raise ValueError(
@@ -217,19 +238,52 @@ def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
             )
 
 
-def _labels(
-    model: Trained, labels: Int[Array | np.ndarray, " labels"] | int | None, places: Int[Array, " count"]
-) -> Int[Array, " count"]:
-    if labels is None:
-        return places % model.classes if model.labelled else jnp.full_like(places, model.classes)
+def _conditions(model, labels, conditions, places):
+    if labels is not None and conditions is not None:
+        raise ValueError("labels and conditions both say what to sample: give one of the two")
+    given, nothing = labels if conditions is None else conditions, model.nothing
+    if given is None and not (model.labelled and nothing is not None):
+        return _rows_of(nothing, places.shape[0])
+    if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
+        raise ValueError("the run was trained without conditions: give neither labels nor conditions")
+    if model.null is None:
+        return places % model.classes if given is None else _labels(model, given, places.shape[0])
+    if given is None or labels is not None:
+        raise ValueError(f"conditions of the run are {shown(nothing)}, not labels: give conditions= of that kind")
+    return _given(given, nothing, places.shape[0])
+
+
+def _labels(model, labels, count):
     given = jnp.asarray(labels)
-    if given.shape not in ((), places.shape):
-        raise ValueError(f"{len(given)} labels for {len(places)} samples: give one for each, one for all, or none")
-    chosen = jnp.broadcast_to(given, places.shape)
-    if isinstance(chosen, Tracer):
-        return chosen
-    check_labels(model, np.asarray(chosen))
+    if given.shape not in ((), (count,)):
+        raise ValueError(f"{len(given)} labels for {count} samples: give one for each, one for all, or none")
+    chosen = jnp.broadcast_to(given, (count,))
+    if not isinstance(chosen, Tracer):
+        check_labels(model, np.asarray(chosen))
     return chosen
+
+
+def _given(conditions, nothing, count):
+    wanted = shown(nothing)
+    if jax.tree.structure(conditions) != jax.tree.structure(nothing):
+        raise ValueError(f"conditions {shown(conditions)} are not of the run's kind, {wanted}: name each part so")
+
+    def one(given, null):
+        given, null = jnp.asarray(given), jnp.asarray(null)
+        if given.shape not in (null.shape, (count, *null.shape)):
+            raise ValueError(
+                f"a condition of shape {given.shape} for {count} samples, where one is of shape {null.shape} (of {wanted}): "
+                f"give {count} with a leading axis, or one for all"
+            )
+        if not np.can_cast(given.dtype, null.dtype, "same_kind"):
+            raise ValueError(f"a condition of {given.dtype}, where training had {null.dtype} (of {wanted}): scale it as there")
+        return jnp.broadcast_to(given.astype(null.dtype), (count, *null.shape))
+
+    return jax.tree.map(one, conditions, nothing)
+
+
+def _rows_of(condition, count):
+    return jax.tree.map(lambda c: jnp.full((count, *jnp.shape(c)), c, jnp.asarray(c).dtype), condition)
 
 
 def _part(*numbers):
@@ -242,23 +296,23 @@ def _view(model, guiding):
     scale, interval = guiding
     if (scales := model.objective.told) is not None:
         return told(model.field, scale, interval=scales.interval if interval is None else interval)
-    return guided(model.field, scale, model.network.null, interval=interval)
+    return guided(model.field, scale, model.nothing, interval=interval)
 
 
 @eqx.filter_jit
-def _advanced(model, key, x, places, labels, part, guiding):
+def _advanced(model, key, x, places, cond, part, guiding):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
         return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), places, model.shape)
 
-    x, labels = sharding.spread((x, labels))
-    return sharding.whole(model.objective.sample(_view(model, guiding), x, labels, steps=part, renoise=renoise))
+    x, cond = sharding.spread((x, cond))
+    return sharding.whole(model.objective.sample(_view(model, guiding), x, cond, steps=part, renoise=renoise))
 
 
 @eqx.filter_jit
-def _ahead(model, x, t, labels, guiding):
-    x, t, labels = sharding.spread((x, t, labels))
-    return sharding.whole(step(_view(model, guiding), x, t, 1 - t, labels))
+def _ahead(model, x, t, cond, guiding):
+    x, t, cond = sharding.spread((x, t, cond))
+    return sharding.whole(step(_view(model, guiding), x, t, 1 - t, cond))
 
 
 @partial(jax.jit, static_argnums=2)

@@ -3,10 +3,22 @@
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Float, PyTree, Scalar
 
 Cond = PyTree
 """Conditioning: any PyTree of arrays with leading axis `batch` (integer labels, a dict of embeddings, ...), or None."""
+
+
+def shown(tree: PyTree) -> str:
+    """Dtypes and shapes of a PyTree in one line, for sentences: `{'camera': u8[64,64,3], 'state': f32[3]}`."""
+
+    def shape(leaf):
+        is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array else leaf
+
+    return eqx.tree_pformat(jax.tree.map(shape, tree), struct_as_array=True, width=10_000)
+
 
 Metrics = dict[str, Scalar]
 """Scalars made inside a loss or step, `loss` first."""

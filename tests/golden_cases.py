@@ -119,7 +119,8 @@ def networks(path: pathlib.Path, flags: dict[str, Any]) -> Networks:
     """The parameter sets of a file as the three networks of a call with these flags."""
     step = "none" if flags["ignore_dt"] else "log2"
     sets = ["params", "params_ema", *teacher_set(flags)]
-    return Networks(*(with_options(stored_network(path, name), step=step) for name in sets))
+    found = [with_options(stored_network(path, name), step=step) for name in sets]
+    return Networks(*found, null=found[0].classes)
 
 
 def teacher_set(flags: dict[str, Any]) -> list[str]:

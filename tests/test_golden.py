@@ -380,7 +380,7 @@ def test_sampling(sampling):
 
     @eqx.filter_jit
     def sample(network, steps, anew):
-        field = guidance.guided(objective.sampling(network), float(scale), network.null)
+        field = guidance.guided(objective.sampling(network), float(scale), network.classes)
         return objective.sample(field, noise, labels, steps=steps, renoise=lambda i: anew[i])
 
     for n, expected in runs.items():

@@ -106,6 +106,65 @@ def test_conditions_of_any_structure(key):
     np.testing.assert_allclose(guided(from_dict, 2.0, null)(x, t, d, cond), 2 * u - u_null, rtol=1e-5)
 
 
+OBSERVED = {
+    "state": jnp.linspace(-1, 1, 8 * 2 * 3).reshape(8, 2, 3),
+    "camera": jnp.arange(8 * 4, dtype=jnp.uint8).reshape(8, 2, 2),
+    "blind": jnp.arange(8) % 3 == 0,
+}
+UNSEEN = {"state": jnp.full((2, 3), 0.5), "camera": np.full((2, 2), 255, np.uint8), "blind": True}
+
+
+def acting(x, t, d, cond):
+    """A field of actions (4, 2) that sees all of an observation."""
+    seen = (
+        jnp.sum(cond["state"], (1, 2))
+        + jnp.max(cond["camera"], (1, 2)).astype(jnp.float32) / 255
+        - cond["blind"].astype(t.dtype)
+    )
+    return jnp.cos(x) * rows(seen, x) + rows(t - d, x)
+
+
+@pytest.mark.parametrize(("first", "groups"), [(None, 1), (3, 1), (3, 4)])
+@pytest.mark.parametrize("interval", [None, (0.2, 0.6)])
+def test_observations_guide_actions_of_any_rank(key, first, groups, interval):
+    """Row b of group a was dealt as number `b groups + a`."""
+    x, t, d = jax.random.normal(key, (8, 4, 2)), jnp.linspace(0, 1, 8), jnp.full(8, 0.25)
+    nothing = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), OBSERVED, UNSEEN)
+    u, u_null = acting(x, t, d, OBSERVED), acting(x, t, d, nothing)
+    a, b = np.divmod(np.arange(8), 8 // groups)
+    applies = (b * groups + a < (8 if first is None else first)) & (
+        np.ones(8, bool) if interval is None else (t >= 0.2) & (t <= 0.6)
+    )
+    found = guided(acting, 3.0, UNSEEN, interval=interval, first=first, groups=groups)(x, t, d, OBSERVED)
+    np.testing.assert_allclose(found, np.where(applies[:, None, None], u_null + 3 * (u - u_null), u), atol=1e-5)
+
+
+def test_observations_are_hidden_whole_and_what_is_hidden_is_not_guided(key):
+    x, t = jax.random.normal(key, (8, 4, 2)), jnp.linspace(0, 1, 8)
+    cond = drop_condition(jax.random.key(3), OBSERVED, UNSEEN, 0.5, 8)
+    hidden = np.asarray(cond["camera"][:, 0, 0] == 255)
+    assert 0 < hidden.sum() < 8
+    for name, null in UNSEEN.items():
+        np.testing.assert_array_equal(cond[name][hidden], np.broadcast_to(null, cond[name][hidden].shape))
+        np.testing.assert_array_equal(cond[name][~hidden], OBSERVED[name][~hidden])
+    v, found = jnp.sin(x), guided_velocity(acting, x, t, jnp.sin(x), cond, UNSEEN, Guidance(2.0))
+    nothing = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), OBSERVED, UNSEEN)
+    expected = 2 * v - acting(x, t, 0 * t, nothing)
+    np.testing.assert_allclose(found, np.where(hidden[:, None, None], v, expected), atol=1e-5)
+
+
+def test_observations_are_the_same_where_every_part_is():
+    others = jax.tree.map(lambda a: a[::-1], OBSERVED)
+    np.testing.assert_array_equal(same_condition(OBSERVED, others, (8, 8)), np.eye(8)[::-1].astype(bool))
+    one_part = OBSERVED | {"camera": OBSERVED["camera"].at[:, 1, 1].set(0)}
+    assert not np.any(same_condition(OBSERVED, one_part, (8, 8)))
+
+
+def test_a_null_with_a_batch_axis_is_refused():
+    with pytest.raises(ValueError, match=r"dropout=0\.1 needs `null` without a batch axis: found \(8,\) for conditions \(8,\)"):
+        drop_condition(jax.random.key(0), OBSERVED, OBSERVED, 0.1, 8)
+
+
 @pytest.mark.parametrize("first", [None, 2])
 def test_missing_null_is_named(key, first):
     with pytest.raises(ValueError, match=r"guidance=3.0 needs `null`, the condition without its batch axis"):

@@ -50,7 +50,9 @@ def prepare(raw: Any, key: Any) -> Batch:
 
 
 def state_on(mesh: jax.sharding.Mesh) -> Any:
-    return init_state(build, TX, jax.random.key(0), averages=(0.1,), shardings=lambda state: sharding.lay_out(state, mesh))
+    return init_state(
+        build, TX, jax.random.key(0), null=CLASSES, averages=(0.1,), shardings=lambda state: sharding.lay_out(state, mesh)
+    )
 
 
 @functools.cache
@@ -162,7 +164,7 @@ def test_gated_mlps_and_normalised_heads_are_shared_as_plain_ones_are(sizes):
 def found_in(mesh: jax.sharding.Mesh, objective: Objective, config: DiTConfig, batch: int = 64) -> list[Any]:
     """The collectives of the compiled step."""
     state = eqx.filter_eval_shape(
-        init_state, lambda key: config.build(SHAPE, CLASSES, key=key), optax.adamw(1e-3), jax.random.key(0)
+        init_state, lambda key: config.build(SHAPE, CLASSES, key=key), optax.adamw(1e-3), jax.random.key(0), null=CLASSES
     )
     arrays, static = eqx.partition(state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)  # noqa: E731

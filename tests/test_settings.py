@@ -3,7 +3,12 @@
 import dataclasses
 import json
 import pathlib
+import sys
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from eqx_shortcut import experiment, settings
@@ -133,3 +138,86 @@ def test_objectives_are_stored_by_the_package_that_exports_them():
     """So were they when it was one file: earlier records and later ones name the same class."""
     assert settings.dump(Shortcut())["kind"] == "eqx_shortcut.objectives:Shortcut"
     assert settings.find_class("eqx_shortcut.objectives:Shortcut") is Shortcut
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    pairs: tuple[tuple[int, int], ...] = ((1, 2), (3, 4))
+    any: Any = None
+
+    @dataclasses.dataclass(frozen=True)
+    class Within:
+        a: int = 1
+
+
+def test_tuples_of_tuples_and_classes_within_classes_come_back():
+    value = Nested(any=Nested.Within(3))
+    assert settings.parse(json.loads(json.dumps(settings.dump(value)))) == value
+    settings.check_importable(value)
+
+
+def test_a_class_of_a_private_module_is_named_by_it_unless_its_package_exports_it(tmp_path, monkeypatch):
+    (tmp_path / "their_nets").mkdir()
+    (tmp_path / "their_nets" / "__init__.py").write_text("from ._nets import Shown")
+    text = "import dataclasses\n"
+    text += "".join(f"@dataclasses.dataclass(frozen=True)\nclass {name}:\n    a: int = 1\n" for name in ("Shown", "Hidden"))
+    (tmp_path / "their_nets" / "_nets.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    from their_nets import _nets  # pyright: ignore[reportMissingImports]
+
+    kinds = [settings.dump(value)["kind"] for value in (_nets.Shown(), _nets.Hidden())]
+    assert kinds == ["their_nets:Shown", "their_nets._nets:Hidden"]
+    for value in (_nets.Shown(), _nets.Hidden()):
+        settings.check_importable(value)
+        assert settings.parse(settings.dump(value)) == value
+    for name in ("their_nets", "their_nets._nets"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_what_could_not_be_imported_again_is_refused_at_the_start(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Local:
+        a: int = 1
+
+    for value in (Local(), Nested(any=Local()), Nested(any=(1, {"x": Local()}))):
+        with pytest.raises(ValueError, match=r"Local is defined in a function of .*: move it to a module of its own"):
+            settings.check_importable(value)
+    monkeypatch.setattr(Inner, "__module__", "__main__")
+    with pytest.raises(ValueError, match=r"Inner is defined in the script that runs, .*: move it to a module of its own"):
+        settings.check_importable(Outer())
+
+
+@pytest.mark.parametrize("value", [len, {1, 2}, np.zeros(2), 1j])
+def test_what_json_cannot_hold_is_refused_at_the_start(value):
+    with pytest.raises(ValueError, match=r"^config.any is a \w+, which config.json cannot hold: settings are numbers"):
+        settings.check_importable(Nested(any=(1, value)), "config")
+
+
+def test_everything_the_package_has_in_its_settings_can_be_recorded():
+    for value in (DiTConfig(), Shortcut(), AdamW(), CIFAR10(pathlib.Path("c")), None, "a", 1.5, True):
+        settings.check_importable(value)
+
+
+CONDITION = {
+    "state": np.zeros((2, 3), np.float32),
+    "text": (jnp.arange(4.0) / 3, [np.int32(5), None]),
+    "flag": np.array(True),
+    "scale": 0.5,
+    "empty": {},
+}
+
+
+def test_a_condition_comes_back_through_json_to_the_bit():
+    dumped = json.loads(json.dumps(settings.dump_arrays(CONDITION)))
+    assert dumped["dict"]["state"] == {"array": "float32", "shape": [2, 3]}, "zeros take no room"
+    found = settings.parse_arrays(dumped)
+    assert jax.tree.structure(found) == jax.tree.structure(CONDITION)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(CONDITION), strict=True):
+        np.testing.assert_array_equal(a, b, strict=hasattr(b, "dtype"))
+    assert settings.parse_arrays(settings.dump_arrays(7)) == 7 and settings.parse_arrays(None) is None
+
+
+@pytest.mark.parametrize("condition", ["text", {1: np.zeros(2)}, Inner(), {"a": {3, 4}}])
+def test_a_condition_of_another_kind_is_refused(condition):
+    with pytest.raises(ValueError, match=r"a condition holds a \w+: build it of dicts by name, tuples, lists and arrays"):
+        settings.dump_arrays(condition)

@@ -55,6 +55,19 @@ def test_rows_are_spread_over_the_mesh_in_use_where_it_divides_them_and_made_who
     np.testing.assert_array_equal(again, x + 1)
 
 
+def test_arrays_of_any_rank_have_a_place_whatever_their_names():
+    """Those of a network of one's own may be called as those of the transformer, and have other axes."""
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
+    kernel = lambda *shape: {"kernel": np.zeros(shape), "bias": np.zeros(())}  # noqa: E731
+    tree = {"blocks": {"qkv": kernel(8), "up": [kernel(), kernel(8, 8)], "out": kernel(8)}, "kernel": np.zeros(())}
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(place.spec)
+        for path, place in jax.tree_util.tree_leaves_with_path(sharding.layout(tree, mesh))
+    }
+    assert found["blocks/up/1/kernel"] == (None, "fsdp") and found["blocks/out/kernel"] == (None,)
+    assert found["blocks/qkv/kernel"] == (None,) and found["blocks/up/0/kernel"] == found["kernel"] == ()
+
+
 def test_a_batch_that_the_devices_divide_is_accepted():
     sharding.check_batch(24, sharding.make_mesh())
     sharding.check_batch(7, sharding.make_mesh(devices=jax.devices()[:1]))

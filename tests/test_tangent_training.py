@@ -48,7 +48,7 @@ def network_of(config: DiTConfig) -> Any:
 def state_of(objective: Objective, config: DiTConfig) -> TrainState:
     """A state before its first step, made without a program of its own."""
     online, average, teacher = (jax.tree.map(jnp.asarray, network_of(config)) for _ in range(3))
-    networks = Networks(online, average, teacher if objective.stages else None, objective.extra(jax.random.key(1)))
+    networks = Networks(online, average, teacher if objective.stages else None, objective.extra(jax.random.key(1)), CLASSES)
     step, skipped, streak = (jnp.zeros((), jnp.int32) for _ in range(3))
     return TrainState(step, jax.random.key(2), networks, TX.init(networks.trained), skipped, streak)
 

@@ -428,7 +428,9 @@ IMAGES = jax.random.normal(jax.random.key(3), (3, 16, 4, 4, 1))
 def three_steps(objective: Any, devices: int) -> TrainState:
     mesh = sharding.make_mesh(devices=jax.devices()[:devices])
     tx = AdamW(lr=1e-2, clip=1.0).build(3)
-    state = sharding.replicate(init_state(lambda key: NETWORK.build((4, 4, 1), 5, key=key), tx, jax.random.key(0)), mesh)
+    state = sharding.replicate(
+        init_state(lambda key: NETWORK.build((4, 4, 1), 5, key=key), tx, jax.random.key(0), null=5), mesh
+    )
     step = make_step(
         objective,
         tx,

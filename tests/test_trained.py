@@ -186,7 +186,22 @@ def test_a_run_without_labels_samples_without(run, tmp_path, key):
         assert load(tmp_path).labelled is not unconditional
     hidden = Trained(load(run).network, FlowMatching(steps=4), SHAPE, CLASSES, 5, labelled=False)
     np.testing.assert_array_equal(sample(hidden, key, 4), sample(load(run), key, 4, labels=CLASSES))
-    np.testing.assert_array_equal(sample(hidden, key, 4, labels=1), sample(load(run), key, 4, labels=1))
+    np.testing.assert_array_equal(sample(hidden, key, 4, labels=CLASSES), sample(hidden, key, 4))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"labels": 1}, "label 1 for a run that was trained without labels: leave it out"),
+        ({"labels": jnp.array([CLASSES, 2, 1, 0])}, "label 2 for a run that was trained without labels"),
+        ({"guidance": 4.0}, "guidance=4 goes from no condition to one, and the run was trained without: leave it at 1"),
+        ({"labels": CLASSES, "guidance": 0.0}, "guidance=0 goes from no condition to one"),
+    ],
+)
+def test_a_run_without_labels_refuses_labels_and_guidance(model, key, asked, said):
+    hidden = Trained(model.network, FlowMatching(steps=4), SHAPE, CLASSES, 5, labelled=False)
+    with pytest.raises(ValueError, match=said):
+        sample(hidden, key, 4, **asked)
 
 
 def test_a_sample_is_noise_carried_by_the_field(model, key):
@@ -251,7 +266,7 @@ def test_steps_that_start_outside_of_the_interval_are_not_guided(model, key):
     """Of four steps the second and the third are, whose times are the ends of the interval."""
     labels, x = jnp.arange(4) % CLASSES, noise(model, key, jnp.arange(4))
     for i in range(4):
-        field = guided(model.field, 3.0, model.network.null) if i in (1, 2) else model.field
+        field = guided(model.field, 3.0, CLASSES) if i in (1, 2) else model.field
         x = samplers.euler(field, x, labels, steps=StepRange(*map(jnp.int32, (4, i, i + 1))))
     found = sample(model, key, 4, steps=4, guidance=3.0, guidance_interval=(0.25, 0.5))
     np.testing.assert_allclose(found, x, atol=1e-5)
@@ -290,10 +305,6 @@ class Product(eqx.Module):
     """A network that is one product of numbers, so that its operations count its evaluations."""
 
     kernel: jax.Array
-
-    @property
-    def null(self) -> jax.Array:
-        return jnp.array(CLASSES)
 
     def __call__(self, x, t, d, cond, *, key=None):
         return (x.reshape(-1) @ self.kernel).reshape(x.shape)

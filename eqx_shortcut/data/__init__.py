@@ -1,4 +1,4 @@
-"""Data: images from the files people have them in, latents and pairs made of them, and the Grain pipeline that feeds them.
+"""Data: images from the files people have them in, latents and pairs made of them, arrays of any kind, and the Grain pipeline.
 
 What only training needs is imported on first use: a command line that lists its options knows the sources alone.
 """
@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING
 from .errors import DataError
 from .images import CIFAR10, Digits, FashionMNIST, Images
 from .records import ImageRecords
-from .sources import TFDS, Arrays, ImageFolder, Parquet, Source
+from .source import Rows, Source, blank, null_of, pictures
+from .sources import TFDS, Arrays, ImageFolder, Parquet
 
 if TYPE_CHECKING:
     from .encoded import Encoded
     from .latents import Latents, read_latents
+    from .memory import ArraySource
     from .pairs import Pairs, read_pairs
-    from .pipeline import Batches, Rows, batches, prepare
+    from .pipeline import Batches, batches, example, prepare
 
 _LATER = {
+    "ArraySource": "memory",
     "Batches": "pipeline",
     "Encoded": "encoded",
     "Latents": "latents",
     "Pairs": "pairs",
-    "Rows": "pipeline",
     "batches": "pipeline",
+    "example": "pipeline",
     "prepare": "pipeline",
     "read_latents": "latents",
     "read_pairs": "pairs",
@@ -32,6 +35,7 @@ _LATER = {
 __all__ = [
     "CIFAR10",
     "TFDS",
+    "ArraySource",
     "Arrays",
     "Batches",
     "DataError",
@@ -47,6 +51,10 @@ __all__ = [
     "Rows",
     "Source",
     "batches",
+    "blank",
+    "example",
+    "null_of",
+    "pictures",
     "prepare",
     "read_latents",
     "read_pairs",

@@ -1,55 +1,21 @@
-"""From images to batches on the devices, through Grain."""
+"""From rows to batches on the devices, through Grain."""
 
+import dataclasses
 import functools
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Integer, PRNGKeyArray, Shaped
+from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
-from ..types import Batch
+from ..guidance import null_rows
+from ..types import Batch, Cond
 from .encoded import Encoded
 from .records import ImageRecords
-
-
-@runtime_checkable
-class Rows(Protocol):
-    """A set of which any rows can be had at any time, and what the device makes of them."""
-
-    noun: ClassVar[str]
-    """What a row is, in the plural."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of what a network sees."""
-        ...
-
-    @property
-    def labels(self) -> Integer[np.ndarray, " count"]:
-        """The label of each row."""
-        ...
-
-    @property
-    def classes(self) -> int:
-        """Labels are below it."""
-        ...
-
-    def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
-        """The rows at `indices`, by name, labels among them."""
-        ...
-
-    def first(self, count: int) -> "Rows":
-        """The first so many rows."""
-        ...
-
-    @property
-    def batch(self) -> Callable[..., Batch]:
-        """The function `(raw rows, key, *, mirror) -> Batch` on the device: scaled, mirrored at random if `mirror`."""
-        ...
+from .source import Rows, null_of
 
 
 class WholeBatches:
@@ -69,7 +35,7 @@ class WholeBatches:
     def __len__(self) -> int:
         return 2**40
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         return self.data.rows(self.indices(index)[self.share])
 
     def indices(self, index: int) -> Shaped[np.ndarray, " size"]:
@@ -101,7 +67,7 @@ class Batches:
     def __iter__(self) -> "Batches":
         return self
 
-    def __next__(self) -> dict[str, Array]:
+    def __next__(self) -> dict[str, Any]:
         if self._running is None:
             self._running = self._start(self._next)
         batch = next(self._running)
@@ -161,10 +127,10 @@ def _start(source: WholeBatches, sharding: jax.sharding.Sharding, workers: int, 
     return iter(prefetch(dataset, prefetch_buffer_size=2))
 
 
-def _to_devices(sharding: jax.sharding.Sharding, size: int, share: dict[str, np.ndarray]) -> dict[str, Array]:
+def _to_devices(sharding: jax.sharding.Sharding, size: int, share: PyTree[np.ndarray]) -> PyTree[Array]:
     """The whole batch, of which this process has its share."""
     make = jax.make_array_from_process_local_data
-    return {name: make(sharding, array, (size, *array.shape[1:])) for name, array in share.items()}
+    return jax.tree.map(lambda array: make(sharding, array, (size, *array.shape[1:])), share)
 
 
 def _prepare_worker(worker: int, workers: int) -> None:
@@ -174,25 +140,32 @@ def _prepare_worker(worker: int, workers: int) -> None:
 
 
 class Prepare(eqx.Module):
-    """From raw rows to a Batch, in the compiled step: what the data make of them (see Rows.batch), with all labels hidden if
-    not `labelled`."""
+    """From raw rows to a Batch, in the compiled step: what the data make of them (see Rows.batch), with all conditions hidden
+    if not `labelled`."""
 
     batch: Callable[..., Batch]
-    classes: int = eqx.field(static=True)
+    null: Cond
     mirror: bool = eqx.field(static=True)
     labelled: bool = eqx.field(static=True)
 
     def __call__(self, raw: Any, key: PRNGKeyArray) -> Batch:
         batch = self.batch(raw, key, mirror=self.mirror)
-        return batch if self.labelled else Batch(batch.x, jnp.full_like(batch.cond, self.classes), batch.noise)
+        return batch if self.labelled else dataclasses.replace(batch, cond=null_rows(batch.cond, self.null, "labelled=False"))
 
 
 def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True) -> Prepare:
     """The function from a raw batch of `data` to a Batch, for use inside the compiled step.
 
-    What can be mirrored is, with probability 1/2 each if `mirror`. `labelled=False` hides all labels.
+    What can be mirrored is, with probability 1/2 each if `mirror`. `labelled=False` hides all conditions.
     """
-    return Prepare(data.batch, data.classes, mirror, labelled)
+    return Prepare(data.batch, null_of(data), mirror, labelled)
+
+
+def example(data: Rows, *, labelled: bool = True) -> Batch:
+    """Shapes and dtypes of one row of `data` as a network sees it, without a batch axis."""
+    to_batch = prepare(data, labelled=labelled)
+    batch = eqx.filter_eval_shape(to_batch, data.rows(np.zeros(1, np.int64)), jax.random.key(0))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
 
 
 def host_batches(x: Shaped[np.ndarray, "count *shape"], size: int) -> Iterator[Shaped[np.ndarray, "_ *shape"]]:

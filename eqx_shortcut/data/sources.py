@@ -3,34 +3,19 @@
 import abc
 import dataclasses
 import pathlib
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 from .errors import DataError
 from .formats.arrays import open_arrays
 from .formats.folder import open_folder
 from .formats.parquet import open_parquet
 from .formats.tfds import open_split, splits
-from .images import Images
 from .records import ImageRecords, OnBadImage, Records, class_count, hold_out
 
 HELD_OUT = ("validation", "val", "test")
 """Names of the part that is not trained on, the first one found."""
 
 Parts = tuple[Records, Records | None]
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A frozen dataclass that says where images are and reads them."""
-
-    mirror: bool
-    """Whether a mirrored image is as likely as the image: photos yes, digits no."""
-    names: ClassVar[tuple[str, ...]]
-    """Names of the classes in order of their labels; empty if they have none."""
-
-    def build(self) -> tuple[Images, Images] | tuple[ImageRecords, ImageRecords]:
-        """Training and held-out images. Raises DataError if a file is missing, truncated or contradicts itself."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,6 @@ class WithoutDropout(eqx.Module):
     network: Any
 
     @property
-    def null(self) -> Cond:
-        """The network's own."""
-        return self.network.null
-
-    @property
     def velocity(self) -> "WithoutDropout":
         """The network's second head, without dropout too."""
         return WithoutDropout(self.network.velocity)

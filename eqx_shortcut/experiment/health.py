@@ -83,7 +83,7 @@ def make_activations(objective: Objective, *, prepare: Prepare, steps: int) -> C
     """`(state, raw) -> {"ema 1": ..., "ema 2": ..., "online 1": ...}`: what the networks answer in the step after `state`.
 
     A network is named with the number of times that the loss has asked it, in the order of its program; statistics are over
-    all rows, without dropout. For networks with `activations` (see DiT).
+    all rows, without dropout: of all that a network tells by `activations` (see DiT), or of its answer.
     """
     calls: dict[str, list[Layers]] = {}
 
@@ -119,10 +119,6 @@ class _Probe(eqx.Module):
     opened: Callable[[], Callable[[Layers], Any]] = eqx.field(static=True)
 
     @property
-    def null(self) -> Any:
-        return self.network.null
-
-    @property
     def velocity(self) -> "_Probe":
         return dataclasses.replace(self, network=self.network.velocity)
 
@@ -135,13 +131,18 @@ class _Probe(eqx.Module):
 
         @told.def_vmap
         def _(size, batched, x, t, d, cond, arrays):
-            values = jax.vmap(lambda *inputs: OrderedDict(eqx.combine(arrays, static).activations(*inputs)))(x, t, d, cond)
+            values = jax.vmap(lambda *inputs: _activations(eqx.combine(arrays, static), *inputs))(x, t, d, cond)
             jax.debug.callback(
                 self.opened(), Layers((name, _statistics([value], name == STACKED, axis=1)) for name, value in values.items())
             )
             return x, True
 
         return self.network(told(x, t, d, cond, arrays), t, d, cond, key=key)
+
+
+def _activations(network: Any, *inputs: Any) -> OrderedDict[str, Array]:
+    told = getattr(network, "activations", None)
+    return OrderedDict(answer=network(*inputs)) if told is None else OrderedDict(told(*inputs))
 
 
 def rows(found: Layers) -> Layers:

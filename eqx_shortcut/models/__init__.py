@@ -3,5 +3,6 @@
 from .dit import DiT, DiTConfig
 from .field import NetworkField
 from .mlp import MLP, MLPConfig
+from .network import NetworkConfig, check_network
 
-__all__ = ["MLP", "DiT", "DiTConfig", "MLPConfig", "NetworkField"]
+__all__ = ["MLP", "DiT", "DiTConfig", "MLPConfig", "NetworkConfig", "NetworkField", "check_network"]

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
-from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, embed, label_embedding
+from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_told, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 from .sharded import is_split, keeps
 
@@ -94,6 +94,18 @@ class DiTConfig:
                 "bfloat16; choose attention=xla or precision=bfloat16"
             )
         return DiT(self, shape, classes, key=key)
+
+    def check(self, objective: Any) -> None:
+        """Raises ValueError for an objective that asks for an input or a head that the network has not."""
+        name = type(objective).__name__
+        if objective.continuous and self.step == "log2":
+            raise ValueError(
+                f"{name} asks the network at continuous step sizes, 0 included, where the embedding --network.step log2 is "
+                "infinite: use --network.step linear"
+            )
+        check_told(objective, self.guided)
+        if objective.second_head and not self.velocity_head:
+            raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
     @property
     def mlp_width(self) -> int:
@@ -227,9 +239,9 @@ class TwoHeads(eqx.Module):
 class DiT(eqx.Module):
     """Average velocity of one example: patches -> blocks modulated by `embed(t) + embed(d) + embed(label)` -> patches.
 
-    Label `classes` stands for no label (`null`); a network built with `guided` takes conditions `Guided` too. Blocks are one
-    module with a leading axis `depth` on every array, run by `lax.scan`. `logvar` is the reference's table of log-variances by
-    time: it enters no output, and is kept so that its checkpoints and parameter norms carry over. Raises ValueError if the
+    Label `classes` stands for no label, as None does; a network built with `guided` takes conditions `Guided` too. Blocks are
+    one module with a leading axis `depth` on every array, run by `lax.scan`. `logvar` is the reference's table of log-variances
+    by time: it enters no output, and is kept so that its checkpoints and parameter norms carry over. Raises ValueError if the
     patch does not divide the image.
     """
 
@@ -263,11 +275,6 @@ class DiT(eqx.Module):
         self.final = TwoHeads(final, FinalLayer(size, pixels, key=k_final)) if config.velocity_head else final
         self.logvar = jnp.zeros(256)
         self.config, self.shape, self.classes, self.dtype = config, shape, classes, config.dtype()
-
-    @property
-    def null(self) -> Int[Array, ""]:
-        """The label that stands for no label."""
-        return jnp.asarray(self.classes)
 
     def __call__(
         self,

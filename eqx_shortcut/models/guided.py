@@ -1,6 +1,6 @@
 """The input of a network for the guidance that it is told beside a label."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -17,7 +17,8 @@ TOLD: dict[ToldGuidance, tuple[str, ...]] = {"none": (), "scale": ("scale",), "i
 UNTOLD = {"scale": 1.0, "start": 0.0, "stop": 1.0}
 """What they are where a condition is a label alone: no guidance."""
 
-Condition = Int[Array, ""] | Guided
+Condition = Int[Array, ""] | None | Guided
+"""A label, or None, which stands for none as the label `classes` does; with guidance told beside it or not."""
 LabelTable = Float[Array, "labels size"]
 
 
@@ -37,6 +38,18 @@ class GuidedLabel(eqx.Module):
             name: ScalarEmbedding(size, scale=scale, key=k)
             for name, k in zip(names, jax.random.split(key, len(names)), strict=True)
         }
+
+
+def check_told(objective: Any, guided: ToldGuidance) -> None:
+    """Raises ValueError if the objective tells the network more of its guidance than the setting `guided` has inputs for."""
+    if objective.told is None:
+        return
+    needed: ToldGuidance = "interval" if objective.told.intervals else "scale"
+    if not set(TOLD[needed]) <= set(TOLD[guided]):
+        raise ValueError(
+            f"{type(objective).__name__} tells the network the {needed} of its guidance, for which --network.guided {guided} "
+            f"has no input: use --network.guided {needed}"
+        )
 
 
 def label_embedding(
@@ -62,9 +75,13 @@ def embed(label: LabelTable | GuidedLabel, cond: Condition, dtype: DTypeLike) ->
                 "the condition tells a guidance scale and the network has no input for one: build it with guided='scale', "
                 "or 'interval'"
             )
-        return {"label": label[cond].astype(dtype)}
-    found = {"label": label.label[cond.cond if isinstance(cond, Guided) else cond].astype(dtype)}
+        return {"label": _row(label, cond).astype(dtype)}
+    found = {"label": _row(label.label, cond.cond if isinstance(cond, Guided) else cond).astype(dtype)}
     for name, embedding in label.numbers.items():
         number = getattr(cond, name) if isinstance(cond, Guided) else jnp.asarray(UNTOLD[name])
         found[name] = embedding(1 - 1 / number if name == "scale" else number, dtype)
     return found
+
+
+def _row(table: LabelTable, label: Int[Array, ""] | None) -> Float[Array, " size"]:
+    return table[-1 if label is None else label]

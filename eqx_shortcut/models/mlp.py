@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from .guided import Condition, GuidedLabel, ToldGuidance, embed, label_embedding
+from .guided import Condition, GuidedLabel, ToldGuidance, check_told, embed, label_embedding
 from .layers import Dense, sinusoids, zeros
 
 
@@ -39,6 +40,12 @@ class MLPConfig:
     def build(self, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray) -> "MLP":
         """A network for examples of `shape` and `classes` labels (0: none), initialised from `key`."""
         return MLP(self, shape, classes, key=key)
+
+    def check(self, objective: Any) -> None:
+        """Raises ValueError for an objective that asks for an input or a head that the network has not."""
+        check_told(objective, self.guided)
+        if objective.second_head:
+            raise ValueError(f"{type(objective).__name__} trains a second head, which the MLP does not have: leave it out")
 
 
 class Layer(eqx.Module):
@@ -85,11 +92,6 @@ class MLP(eqx.Module):
         self.layers = tuple(Layer(size, key=k) for k in jax.random.split(k_layers, config.depth))
         self.out = Dense(size, numbers, key=k_out, init=zeros)
         self.config, self.shape, self.classes = config, shape, classes
-
-    @property
-    def null(self) -> Int[Array, ""]:
-        """The label that stands for no label."""
-        return jnp.asarray(self.classes)
 
     def __call__(
         self,

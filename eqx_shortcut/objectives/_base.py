@@ -20,7 +20,7 @@ Loss = tuple[Float[Array, ""], Metrics]
 class Networks(eqx.Module):
     """What an objective may call; only `online` and `extra` are differentiated.
 
-    But for `extra` each is a network of one example, `network(x, t, d, cond, *, key=None)`, with a property `null` (see DiT).
+    But for `extra` each is a network of one example, any module called `network(x, t, d, cond, *, key=None)`.
     """
 
     online: Any
@@ -28,6 +28,8 @@ class Networks(eqx.Module):
     teacher: Any = None
     extra: Any = None
     """What the objective trains beside `online` and sampling does not need (see Objective.extra)."""
+    null: Cond = None
+    """The condition without its batch axis that stands for none: a class run's label `classes`; None where there are none."""
     turns: int = eqx.field(static=True, default=1)
     """In so many parts, one after another, a batch goes through `online`."""
 
@@ -90,6 +92,11 @@ class Objective(Protocol):
     def only_step(self) -> float | None:
         """The one step size at which the network is trained; None if there are several."""
         return None
+
+    @property
+    def second_head(self) -> bool:
+        """Whether the network is asked for a second head, its property `velocity` (see DiT)."""
+        return False
 
     @property
     def told(self) -> Scales | None:

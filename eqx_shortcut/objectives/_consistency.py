@@ -82,13 +82,13 @@ class ConsistencyDistillation(_Consistency):
             teacher=NetworkField(networks.teacher),
             steps=self.steps,
             guidance=self.guidance,
-            null=networks.online.null,
+            null=networks.null,
             clip=self.clip,
         )
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Agreement over one step of the teacher."""
-        teacher = guided(NetworkField(networks.teacher), self.guidance, networks.online.null)
+        teacher = guided(NetworkField(networks.teacher), self.guidance, networks.null)
 
         def target(draws):
             field, gap = NetworkField(networks.ema), 1 / self.steps
@@ -167,7 +167,7 @@ class ContinuousConsistency(_Consistency):
             warmup=jnp.minimum(progress / self.warmup_share, 1) if self.warmup_share else 1.0,
             std=self.std,
             guidance=self.guidance,
-            null=networks.online.null,
+            null=networks.null,
             normalise=self.normalise,
             log_variance=networks.extra,
         )

@@ -42,7 +42,7 @@ class FlowMatching(OneStepSize):
         return self.only_step
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.flow_matching(field, batch, key, null=networks.online.null, **self.options)
+        return losses.flow_matching(field, batch, key, null=networks.null, **self.options)
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Flow matching."""

@@ -45,7 +45,7 @@ class LiveReflow(OnField):
             bootstrap_every=self.bootstrap_every,
             rollout=self.rollout,
             guidance=self.guidance,
-            null=networks.online.null,
+            null=networks.null,
             dropout=self.label_dropout,
         )
 
@@ -61,7 +61,7 @@ class LiveReflow(OnField):
                 steps=self.steps,
                 rollout=self.rollout,
                 guidance=self.guidance,
-                null=networks.online.null,
+                null=networks.null,
             )
 
         return Term("flow", 1 - share, sections, losses.flow_target), Term("reflow", share, sections, target)

@@ -78,6 +78,11 @@ class ImprovedMeanFlow(OnLogitNormalPairs):
     """Step of central differences in place of the exact tangent; None: exact."""
 
     @property
+    def second_head(self) -> bool:
+        """Its velocity, if that is trained."""
+        return self.velocity_head
+
+    @property
     def told(self) -> Scales | None:
         """All scales from 1 to the highest, if there is one."""
         return None if self.max_scale is None else Scales(1.0, self.max_scale, self.intervals, self.interval)

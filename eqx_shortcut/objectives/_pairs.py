@@ -65,7 +65,7 @@ class OnPairs(OnField):
             "bootstrap_every": self.bootstrap_every,
             "velocity_times": times.uniform if self.uniform_velocity else None,
             "guidance": self.guided,
-            "null": networks.online.null,
+            "null": networks.null,
             "dropout": self.label_dropout,
             "power": self.power,
             "eps": self.eps,

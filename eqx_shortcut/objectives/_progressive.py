@@ -44,7 +44,7 @@ class ProgressiveDistillation(OnField):
             teacher=NetworkField(networks.teacher),
             level=self._level(progress),
             guidance=self._guidance(progress),
-            null=networks.online.null,
+            null=networks.null,
             clip=self.clip,
         )
 
@@ -60,7 +60,7 @@ class ProgressiveDistillation(OnField):
             losses.progressive_target,
             NetworkField(networks.teacher),
             guidance=self._guidance(progress),
-            null=networks.online.null,
+            null=networks.null,
             clip=self.clip,
         )
         return (Term("distillation", 1.0, 2 ** self._level(progress)[None], target),)

@@ -49,7 +49,7 @@ class Shortcut(OnField):
             bootstrap_every=self.bootstrap_every,
             guidance=self.guidance,
             guide_all=self.guide_all,
-            null=networks.online.null,
+            null=networks.null,
             dropout=self.label_dropout,
             dt_bias=self.dt_bias,
             clip=self.clip,
@@ -61,7 +61,7 @@ class Shortcut(OnField):
         share, sections = 1 / self.bootstrap_every, 2 ** jnp.arange(times.log2_steps(self.steps))
 
         def bootstrap(sections, guidance):
-            build = partial(losses.bootstrap_target, target, guidance=guidance, null=networks.online.null, clip=self.clip)
+            build = partial(losses.bootstrap_target, target, guidance=guidance, null=networks.null, clip=self.clip)
             return Term("bootstrap", share, sections, build)
 
         flow = Term("flow", 1 - share, jnp.array([self.steps]), losses.flow_target)

@@ -93,7 +93,7 @@ def train_state(
         opt_state = (adam, decay, schedule._replace(count=jnp.asarray(count)))
     # Each a buffer of its own, since training consumes its state.
     step, skipped, streak = (jnp.asarray(n, jnp.int32) for n in (max(checkpoint.step - 1, 0), 0, 0))
-    return TrainState(step, key, Networks(online, average), opt_state, skipped, streak)
+    return TrainState(step, key, Networks(online, average, null=classes), opt_state, skipped, streak)
 
 
 def _file(path: pathlib.Path) -> pathlib.Path:

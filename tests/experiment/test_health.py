@@ -31,7 +31,7 @@ def to_batch(raw, key) -> Batch:
 @pytest.fixture(scope="module")
 def state() -> TrainState:
     """A state whose layers are none of them zero."""
-    state = init_state(lambda key: NETWORK.build((4, 4, 1), 3, key=key), TX, jax.random.key(0))
+    state = init_state(lambda key: NETWORK.build((4, 4, 1), 3, key=key), TX, jax.random.key(0), null=3)
     rng = np.random.default_rng(0)
     shaken = jax.tree.map(lambda a: a + 0.1 * rng.standard_normal(a.shape).astype(np.float32), state.networks.online)
     return eqx.tree_at(lambda s: (s.networks.online, s.networks.ema), state, (shaken, shaken))

@@ -20,10 +20,6 @@ class Network(eqx.Module):
     enter: jax.Array
     leave: jax.Array
 
-    @property
-    def null(self) -> jax.Array:
-        return jnp.int32(CLASSES)
-
     def __call__(self, x, t, d, cond, *, key=None):
         hidden = jnp.tanh(jnp.concatenate([x, t[None], d[None], cond[None].astype(x.dtype)]) @ self.enter)
         kept = 1.0 if key is None else jax.random.bernoulli(key, 0.7, (HIDDEN,)).astype(x.dtype)
@@ -37,7 +33,7 @@ def network() -> Network:
 
 def gradient(objective: Objective, network, turns: int):
     def loss(online):
-        return objective(Networks(online, network, turns=turns), BATCH, jax.random.key(3), jnp.float32(0))
+        return objective(Networks(online, network, null=CLASSES, turns=turns), BATCH, jax.random.key(3), jnp.float32(0))
 
     return eqx.filter_jit(eqx.filter_value_and_grad(loss, has_aux=True))(network)
 

@@ -341,7 +341,7 @@ def test_training_continues_as_from_the_same_numbers(stored):
     adam = optax.ScaleByAdamState(jnp.int32(COUNT), mu, nu)
     moments = (adam, optax.EmptyState(), optax.ScaleByScheduleState(jnp.int32(COUNT)))
     expected = TrainState(
-        jnp.int32(STEP - 1), jax.random.key(1), Networks(online, average), moments, jnp.int32(0), jnp.int32(0)
+        jnp.int32(STEP - 1), jax.random.key(1), Networks(online, average, null=CLASSES), moments, jnp.int32(0), jnp.int32(0)
     )
     found = resumed(reference.read(stored(pickled())), tx)
     before = jax.tree.map(np.asarray, (eqx.filter(found, eqx.is_inexact_array), eqx.filter(expected, eqx.is_inexact_array)))

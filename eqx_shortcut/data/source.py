@@ -1,0 +1,93 @@
+"""What a data set is to the trainer: a source that builds rows with random access, and what is known of them without training.
+
+A source of one's own is a frozen dataclass with `build`, most easily of rows in memory (see ArraySource):
+
+@dataclasses.dataclass(frozen=True)
+class Demonstrations:
+    path: pathlib.Path = pathlib.Path("demonstrations.npz")
+
+    def build(self):
+        stored = np.load(self.path)
+        seen = {"state": stored["state"], "camera": stored["camera"]}
+        return ArraySource(stored["actions"], seen).split(0.1)
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from ..types import Batch, Cond
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Random access to the rows of a data set, and what the device makes of them.
+
+    Conditions that are no labels need a `null`, one of them without its batch axis that stands for none (see `null_of`).
+    """
+
+    noun: ClassVar[str]
+    """What a row is, in the plural."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what a network sees."""
+        ...
+
+    @property
+    def labels(self) -> Integer[np.ndarray, " count"]:
+        """The label of each row; all 0 if conditions are no labels."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Labels are below it; 0 if conditions are no labels."""
+        ...
+
+    def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, Any]:
+        """The rows at `indices`, conditions among them: PyTrees of arrays by name."""
+        ...
+
+    def first(self, count: int) -> "Rows":
+        """The first so many rows."""
+        ...
+
+    @property
+    def batch(self) -> Callable[..., Batch]:
+        """The function `(raw rows, key, *, mirror) -> Batch` on the device: scaled, mirrored at random if `mirror`."""
+        ...
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A frozen dataclass that says where data are and reads them.
+
+    It may have more: `mirror`, whether a mirrored row is as likely as the row; `names`, those of the classes in order of their
+    labels; `blank()` and `pictures(samples)`, for the functions below.
+    """
+
+    def build(self) -> tuple[Rows, Rows]:
+        """Rows to train on, and others held out. Raises DataError if data are missing, damaged, or contradict themselves."""
+        ...
+
+
+def blank(source: Source) -> Rows:
+    """One row of the kind that a source builds: its `blank()`, which needs no data, or else the first that it reads."""
+    without = getattr(source, "blank", None)
+    return source.build()[0].first(1) if without is None else without()
+
+
+def pictures(source: Source, samples: Float[Array | np.ndarray, "count *shape"]) -> Float[np.ndarray, "count h w c"] | None:
+    """Samples as images in [-1, 1]: the source's `pictures(samples)`, or samples that have the shape of images; else None."""
+    draw = getattr(source, "pictures", None)
+    if draw is not None:
+        return np.asarray(draw(samples))
+    return np.asarray(samples) if samples.ndim == 4 and samples.shape[-1] in (1, 3) else None
+
+
+def null_of(rows: Rows) -> Cond:
+    """The condition without its batch axis that stands for none: the rows' `null`, or the label `classes`; None if neither."""
+    null = getattr(rows, "null", None)
+    return (rows.classes or None) if null is None else null
