@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import papers
 import pytest
-from papers import NULL, SIZE, N, Recorded, Rows, field_of, given, in_steps, log_variance, parameters, same, weight
 
+import papers
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.guidance import Guidance, Scales
+from papers import NULL, SIZE, N, Recorded, Rows, field_of, given, in_steps, log_variance, parameters, same, weight
 
 pytestmark = pytest.mark.usefixtures("x64")
 GUIDANCE = (1.7, 0.3, (0.2, 0.75))

@@ -13,10 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import papers
 import pytest
-from papers import NULL, N, Recorded, Rows, field_of, given, in_steps, parameters
 
+import papers
 from eqx_shortcut import Batch, losses, objectives
 from eqx_shortcut.objectives import (
     ESC,
@@ -40,6 +39,7 @@ from eqx_shortcut.objectives import (
     SplitMeanFlow,
     TerminalVelocity,
 )
+from papers import NULL, N, Recorded, Rows, field_of, given, in_steps, parameters
 
 pytestmark = pytest.mark.usefixtures("x64")
 FLOOR, STEPS = 1e-5, 8

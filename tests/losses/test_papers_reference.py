@@ -7,11 +7,11 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import papers
 import pytest
-from papers import NULL, SIZE, N, Recorded, Rows, field_of, given, in_steps, parameters, same, weight
 
+import papers
 from eqx_shortcut import Batch, losses
+from papers import NULL, SIZE, N, Recorded, Rows, field_of, given, in_steps, parameters, same, weight
 
 pytestmark = pytest.mark.usefixtures("x64")
 LABEL = jnp.int32(NULL)
