@@ -102,7 +102,6 @@ def test_sigterm_while_samples_are_judged_is_one_sentence_and_the_same_command_g
     usual = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(running, "judge_samples", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        patch.setattr(running, "open_measures", lambda *_: True)
         at = TINY.index("--quality.steps")
         line = ["objective:flow-matching", *TINY[: at + 1], "1", *TINY[at + 1 :], *WATCHED, "--runs", str(tmp_path)]
         code, _, err = in_process("digits", line)
