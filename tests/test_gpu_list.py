@@ -2,24 +2,23 @@
 
 import json
 import pathlib
-import sys
 import time
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-import gpu
-import gpu_table
+from scripts import script
 
+gpu, gpu_table = script("gpu"), script("gpu_table")
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks/results"
 
 
 @pytest.fixture
-def lab(tmp_path: pathlib.Path) -> gpu.Lab:
+def lab(tmp_path: pathlib.Path) -> Any:
     return gpu.Lab(tiny=True, folder=tmp_path)
 
 
-def files(folder: pathlib.Path) -> dict[str, dict]:
+def files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
