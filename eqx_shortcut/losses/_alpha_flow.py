@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import tangents, times
 from ..guidance import Guidance
-from ..steps import clipped, split_steps
+from ..steps import clipped, precise, split_steps
 from ..types import Batch, Cond, Field, Metrics, Regression
 from ._mean_flow import mean_flow_target
 from ._pairs import bootstrap_and_flow, velocity_target
@@ -51,8 +51,8 @@ def alpha_flow(
 
     def build(draws):
         lines = velocity_target(target, draws, guidance=guidance, null=null)
-        rows = alpha_flow_target(target, lines, alpha, clip=clip, jvp=jvp)
-        return regress(field, rows), rows
+        rows = alpha_flow_target(precise(target), lines, alpha, clip=clip, jvp=jvp)
+        return regress(precise(field), rows), rows
 
     unit = jnp.where(jnp.asarray(alpha) == 0, 1, alpha) if per_alpha else 1.0
     return bootstrap_and_flow(

@@ -1,5 +1,6 @@
 """The diffusion transformer (Peebles and Xie 2023) conditioned on time and step size, as in Frans et al. (2024)."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
@@ -270,6 +271,14 @@ class DiT(eqx.Module):
         if not isinstance(self.final, TwoHeads):
             raise ValueError("the network has no head for the velocity: build it with velocity_head=True")
         return eqx.tree_at(lambda n: n.final, self, self.final.velocity)
+
+    @property
+    def in_float32(self) -> "DiT":
+        """The same network computing in float32."""
+        # Static fields have no public way to be replaced, and building another network would draw its weights.
+        other = copy.copy(self)
+        object.__setattr__(other, "dtype", jnp.float32)
+        return other
 
     def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
