@@ -36,6 +36,21 @@ def along_path(
     return jvp(average, (x, t, d), (v, jnp.ones_like(t), -jnp.ones_like(d)))
 
 
+def along_space(
+    field: Field,
+    x: Float[Array, "batch *shape"],
+    t: Float[Array, " batch"],
+    d: Float[Array, " batch"],
+    cond: Cond,
+    v: Float[Array, "batch *shape"],
+    *,
+    jvp: Jvp = jax.jvp,
+) -> Float[Array, "batch *shape"]:
+    """The derivative `v . du/dx` of `u = field(x, t, d, cond)` with times held fixed."""
+    field = differentiated(field, jvp)
+    return jvp(lambda x: predict(field, x, t, d, cond), (x,), (v,))[1]
+
+
 def along_step(
     field: Field,
     x: Float[Array, "batch *shape"],
