@@ -19,6 +19,7 @@ from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, embed, label_emb
 from .layers import Dense, ScalarEmbedding, dropout, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 
 StepEmbedding = Literal["log2", "linear", "none"]
+TimeEmbedding = Literal["linear", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rematerialise = Literal["none", "elementwise", "mlp", "block"]
 Norm = Literal["layer", "rms"]
@@ -52,6 +53,8 @@ class DiTConfig:
     rows and columns, or both, as LightningDiT has it."""
     step: StepEmbedding = "log2"
     """What the network sees of the step size d: log2(1/d) (reference), d itself (also 0), or nothing."""
+    time: TimeEmbedding = "linear"
+    """What the network sees of the time t: t itself (reference), or nothing, as improved MeanFlow's authors have it."""
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     velocity_head: bool = False
@@ -294,7 +297,8 @@ class DiT(eqx.Module):
         patched = self.patches(_to_patches(x, self.config.patch), self.dtype)
         position = position_table(self.config.hidden, *self._grid)
         position = np.zeros_like(position) if self.config.positions == "rotary" else position
-        time, step = self.time(t, self.dtype), self.step(_step_input(d, self.config.step), self.dtype)
+        time = self.time(t if self.config.time == "linear" else jnp.zeros_like(t), self.dtype)
+        step = self.step(_step_input(d, self.config.step), self.dtype)
         named = embed(self.label, label, self.dtype)
         c = time + named["label"].astype(time.dtype) + step
         c = sum((vector for name, vector in named.items() if name != "label"), start=c)
