@@ -146,6 +146,9 @@ def read_costs(config: Config) -> dict[str, float] | None:
         raise ValueError(f"--costs {config.costs} is of {measured}: measure those of {config.data} with benchmarks/cost.py")
     methods = config.setting.methods
     costs |= {name: costs[TEACHER] for name, method in methods.items() if method.pairs and TEACHER in costs}
+    # What goes on from a flow model has the step of what does not.
+    same = {name: name.removesuffix("-from-flow") for name, method in methods.items() if method.goes_on is not None}
+    costs |= {name: costs[other] for name, other in same.items() if other in costs}
     if missing := {REFERENCE, *(config.methods or methods)} - set(costs):
         raise ValueError(
             f"--costs {config.costs} does not know {', '.join(sorted(missing))}: measure them with benchmarks/cost.py"

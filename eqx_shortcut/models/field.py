@@ -12,6 +12,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..rows import in_turns, joined
 from ..types import Cond
 
+EXACT = "highest"
+"""Precision of the products of a precise view, in float32 whatever the device would round to."""
+
 
 class NetworkField(eqx.Module):
     """The field `vmap(network)(x, t, d, cond)`; with a key, each row gets its own dropout mask.
@@ -48,7 +51,7 @@ class NetworkField(eqx.Module):
             return jax.vmap(lambda x, t, d, c, k: self.network(x, t, d, c, key=k))(*rows)
 
         # On GPU and TPU products of float32 are rounded to 11 or 8 bits unless told otherwise.
-        with jax.default_matmul_precision("highest") if self.exact else contextlib.nullcontext():
+        with jax.default_matmul_precision(EXACT) if self.exact else contextlib.nullcontext():
             return self._answers(answer, rows)
 
     def _answers(self, answer, rows):
