@@ -1,6 +1,9 @@
 """Samplers: from noise at time 0 to data at time 1 in any number of steps, one compiled loop for all of them."""
 
+import dataclasses
+import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -31,34 +34,130 @@ Renoise = Callable[[Int[Array, ""]], Float[Array, "batch *shape"]]
 """From the number of a step, from 0, to the new noise at its end."""
 
 
+Times = Callable[[Float[Array, ""]], Float[Array, ""]]
+"""From a share of the steps to the time they lead to, rising from 0 to 1; hashable, to serve `trained.sample`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifted:
+    """Times whose noise `1 - t` is `shift n / (1 + (shift - 1) n)`, `n` being that of equal steps.
+
+    Above 1 more of the steps lie near the noise, below 1 near the data. Esser et al. (2024).
+    """
+
+    shift: float
+
+    def __call__(self, share: Float[Array, ""]) -> Float[Array, ""]:
+        noise = 1 - share
+        return 1 - self.shift * noise / (1 + (self.shift - 1) * noise)
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerSteps:
+    """Times `1 / (1 + s)` for noise over data `s` of which `s^(1/rho)` falls in equal steps from `high` to `low`.
+
+    They are stretched so that the ends are 0 and 1. Karras et al. (2022), eq. 5.
+    """
+
+    rho: float = 7.0
+    low: float = 0.002
+    high: float = 80.0
+
+    def __call__(self, share: Float[Array, ""]) -> Float[Array, ""]:
+        high, low = self.high ** (1 / self.rho), self.low ** (1 / self.rho)
+        first, last = 1 / (1 + self.high), 1 / (1 + self.low)
+        return (1 / (1 + (high + share * (low - high)) ** self.rho) - first) / (last - first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Through:
+    """The times `(0, ..., 1)` themselves, for one step fewer than they are, and lines between them for other numbers."""
+
+    times: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.times) < 2 or (self.times[0], self.times[-1]) != (0, 1) or list(self.times) != sorted(set(self.times)):
+            raise ValueError(f"times={self.times}: name two or more in rising order, the first 0 and the last 1")
+
+    def __call__(self, share: Float[Array, ""]) -> Float[Array, ""]:
+        shares = jnp.linspace(0, 1, len(self.times), dtype=share.dtype)
+        return jnp.interp(share, shares, jnp.asarray(self.times, share.dtype))
+
+
+def trigonometric_time(angle: float, std: float) -> float:
+    """The time of the linear path at an angle of the trigonometric one (see paths.angle), from pi/2 at noise to 0 at data.
+
+    Two steps of continuous-time consistency put the point between at 1.1 (Lu and Song 2025): `Through((0, time, 1))`.
+    """
+    return math.cos(angle) / (math.cos(angle) + std * math.sin(angle))
+
+
 def euler(
-    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps
+    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
 ) -> Float[Array, "batch *shape"]:
-    """`steps` equal steps `x <- x + d field(x, t, d, cond)` with `d = 1/steps`, from `t = 0` to `t = 1`.
+    """`steps` steps `x <- x + d field(x, t, d, cond)` from `t = 0` to `t = 1`, equal ones or from one of `times` to the next.
 
     `steps` may be traced. The reference's sampler (Frans et al. 2024, algorithm 2).
     """
 
     def body(i, x):
-        t, d = _time(i, steps, x)
+        t, d = _time(i, steps, x, times)
         return step(field, x, t, d, cond)
 
     return _loop(steps, body, noise)
 
 
-def consistency(
-    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, renoise: Renoise
+def heun(
+    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
 ) -> Float[Array, "batch *shape"]:
-    """`steps` jumps to the data `x + (1 - t) field(x, t, 1 - t, cond)`, each put back to `t + 1/steps` by new noise.
+    """`steps` steps along the mean of the velocities at their start and at the end that the first leads to.
 
-    The point put back is `t data + (1 - t) renoise(i)`. `steps` may be traced. Song et al. (2023), algorithm 1, on the linear
-    path, as in the reference's inference.
+    The field is asked at `d = 0`, twice a step; the error falls with the square of the number of steps. Times as in `euler`.
     """
 
     def body(i, x):
-        t, _ = _time(i, steps, x)
+        t, d = _time(i, steps, x, times)
+        first = predict(field, x, t, jnp.zeros_like(d), cond)
+        last = predict(field, x + rows(d, x) * first, t + d, jnp.zeros_like(d), cond)
+        return x + rows(d, x) * (first + last) / 2
+
+    return _loop(steps, body, noise)
+
+
+def midpoint(
+    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
+) -> Float[Array, "batch *shape"]:
+    """`steps` steps along the velocity half way, where the one at their start leads to: `heun`, but never asked at `t = 1`."""
+
+    def body(i, x):
+        t, d = _time(i, steps, x, times)
+        first = predict(field, x, t, jnp.zeros_like(d), cond)
+        middle = predict(field, x + rows(d / 2, x) * first, t + d / 2, jnp.zeros_like(d), cond)
+        return x + rows(d, x) * middle
+
+    return _loop(steps, body, noise)
+
+
+def consistency(
+    field: Field,
+    noise: Float[Array, "batch *shape"],
+    cond: Cond = None,
+    *,
+    steps: Steps,
+    renoise: Renoise,
+    times: Times | None = None,
+) -> Float[Array, "batch *shape"]:
+    """`steps` jumps to the data `x + (1 - t) field(x, t, 1 - t, cond)`, each put back to the next time by new noise.
+
+    Times are as in `euler`, by default multiples of `1/steps`. The point put back is `t data + (1 - t) renoise(i)`. `steps` may
+    be traced. Song et al. (2023), algorithm 1, on the linear path, as in the reference's inference; the sampler of several
+    steps of SoFlow's authors.
+    """
+
+    def body(i, x):
+        t, _ = _time(i, steps, x, times)
         data = step(field, x, t, 1 - t, cond)
-        later, _ = _time(i + 1, steps, x)
+        later, _ = _time(i + 1, steps, x, times)
         return rows(later, x) * data + rows(1 - later, x) * renoise(i)
 
     return _loop(steps, body, noise)
@@ -88,11 +187,33 @@ def ddim_field(field: Field, *, clip: float | None = None) -> Field:
     return velocity
 
 
-def _time(i, steps, x):
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A loop over steps, `euler`, `heun`, `midpoint` or `consistency`, and its times: what `trained.sample` takes."""
+
+    run: Callable[..., Any] = euler
+    times: Times | None = None
+
+    @property
+    def asks_velocity(self) -> bool:
+        """Whether the field is asked at `d = 0` alone."""
+        return self.run in (heun, midpoint)
+
+    def __call__(
+        self, field: Field, noise: Float[Array, "batch *shape"], cond: Cond, *, steps: Steps, renoise: Renoise
+    ) -> Float[Array, "batch *shape"]:
+        new = {"renoise": renoise} if self.run is consistency else {}
+        return self.run(field, noise, cond, steps=steps, times=self.times, **new)
+
+
+def _time(i, steps, x, times=None):
     def fill(value):
         return jnp.broadcast_to(jnp.asarray(value, x.dtype), (x.shape[0],))
 
     n = jnp.asarray(_part(steps).of, x.dtype)
+    if times is not None:
+        t = times(i.astype(x.dtype) / n)
+        return fill(t), fill(times((i + 1).astype(x.dtype) / n) - t)
     return fill(i.astype(x.dtype) / n), fill(1 / n)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .steps import predict
+from .steps import precise, predict
 from .types import Cond, Field
 
 Jvp = Callable[[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]], tuple[Any, Any]]
@@ -28,11 +28,27 @@ def along_path(
 
     One pass with the tangent `(v, 1, -1)` (Geng et al. 2025, in the time of this library).
     """
+    field = differentiated(field, jvp)
 
     def average(x, t, d):
         return predict(field, x, t, d, cond)
 
     return jvp(average, (x, t, d), (v, jnp.ones_like(t), -jnp.ones_like(d)))
+
+
+def along_space(
+    field: Field,
+    x: Float[Array, "batch *shape"],
+    t: Float[Array, " batch"],
+    d: Float[Array, " batch"],
+    cond: Cond,
+    v: Float[Array, "batch *shape"],
+    *,
+    jvp: Jvp = jax.jvp,
+) -> Float[Array, "batch *shape"]:
+    """The derivative `v . du/dx` of `u = field(x, t, d, cond)` with times held fixed."""
+    field = differentiated(field, jvp)
+    return jvp(lambda x: predict(field, x, t, d, cond), (x,), (v,))[1]
 
 
 def along_step(
@@ -45,14 +61,20 @@ def along_step(
     jvp: Jvp = jax.jvp,
 ) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
     """`u = field(x, t, d, cond)` and its derivative `du/dd` with the start held fixed."""
+    field = differentiated(field, jvp)
     return jvp(lambda d: predict(field, x, t, d, cond), (d,), (jnp.ones_like(d),))
+
+
+def differentiated(field: Field, jvp: Jvp) -> Field:
+    """`field` as `jvp` has to be given it: `jax.jvp` as it is, a difference of answers its `steps.precise` view."""
+    return field if jvp is jax.jvp else precise(field)
 
 
 def finite_difference(step: float = 0.005) -> Jvp:
     """A `jax.jvp` by central differences, for kernels that have no tangents: `(f(p + step v) - f(p - step v)) / (2 step)`.
 
     Two evaluations more than the value, at times and step sizes up to `step` outside of their range. The error is
-    `O(step^2)` plus rounding over `step`.
+    `O(step^2)` plus rounding over `step`: `along_path`, `along_step` and the losses ask a field that can in float32.
     """
 
     def jvp(function, primals, tangents):

@@ -16,7 +16,7 @@ from . import settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
 from .guidance import guided, told
 from .objectives import Objective
-from .samplers import StepRange
+from .samplers import Sampler, StepRange, consistency
 from .steps import step
 from .types import Cond, Field, shown
 
@@ -84,6 +84,7 @@ def sample(
     guidance: float = 1.0,
     guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
+    sampler: Sampler | None = None,
     batch: int = 256,
 ) -> Float[Array, "count *shape"]:
     """Samples number `first` to `first + count - 1` in `steps` steps, in [-1, 1] up to overshoot. Units are the data's.
@@ -96,7 +97,7 @@ def sample(
     does not allow it (`model.objective.guides(steps)` is False), unless `guide_always`, and at steps that start at a time
     outside of `guidance_interval`, two times of [0, 1] (Kynkaanniemi et al. 2024). A network that is told its scale
     (`model.objective.told`) is told `guidance` and, if it learnt others than one, the interval, which costs no second
-    evaluation; both must be among those of its training.
+    evaluation; both must be among those of its training. `sampler` takes the place of the objective's own.
 
     Sample `i` depends on the key and `i` alone, not on `count` or `batch`.
     """
@@ -105,13 +106,14 @@ def sample(
     if batch < 1:
         raise ValueError(f"batch={batch}: compute at least 1 sample at once")
     numbers = first + jnp.arange(count)
-    cond, guiding = _settled(model, numbers, labels, conditions, steps, guidance, guidance_interval, guide_always)
+    check_sampler(model.objective, sampler)
+    cond, guiding = _settled(model, numbers, labels, conditions, steps, guidance, guidance_interval, guide_always, sampler)
     parts = []
     for start in range(0, count, batch):
         # The last rows are computed again to fill the batch, which is compiled for one size.
         chosen = jnp.arange(start, start + min(batch, count))
         places, given = first + chosen, jax.tree.map(lambda a, chosen=chosen: a[jnp.minimum(chosen, count - 1)], cond)
-        x = _advanced(model, key, noise(model, key, places), places, given, _part(steps, 0, steps), guiding)
+        x = _advanced(model, key, noise(model, key, places), places, given, _part(steps, 0, steps), guiding, sampler)
         parts.append(x[: count - start])
     return jnp.concatenate(parts)
 
@@ -133,6 +135,7 @@ def sample_from(
     guidance: float = 1.0,
     guidance_interval: tuple[float, float] | None = None,
     guide_always: bool = False,
+    sampler: Sampler | None = None,
 ) -> Float[Array, "batch *shape"]:
     """What `sample` makes of this noise as its samples number `places` (0, 1, ... if None), all at once.
 
@@ -140,8 +143,9 @@ def sample_from(
     `jax.jit` labels and conditions are taken as they are, in range or not.
     """
     places = jnp.arange(noise.shape[0]) if places is None else places
-    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always)
-    return _advanced(model, key, noise, places, cond, _part(steps, 0, steps), guiding)
+    check_sampler(model.objective, sampler)
+    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always, sampler)
+    return _advanced(model, key, noise, places, cond, _part(steps, 0, steps), guiding, sampler)
 
 
 class Trajectory(NamedTuple):
@@ -187,7 +191,7 @@ class _Guiding(NamedTuple):
     interval: tuple[Float[Array, ""], Float[Array, ""]] | None
 
 
-def _settled(model, places, labels, conditions, steps, guidance, interval, guide_always):
+def _settled(model, places, labels, conditions, steps, guidance, interval, guide_always, sampler=None):
     if steps < 1:
         raise ValueError(f"steps={steps}: a sample takes at least 1 step")
     check_guidance(model.objective, guidance, interval)
@@ -196,8 +200,35 @@ def _settled(model, places, labels, conditions, steps, guidance, interval, guide
     cond = _conditions(model, labels, conditions, places)
     if guidance == 1 or not (guide_always or model.objective.guides(steps)):
         return cond, None
+    if interval is not None and model.objective.told is None:
+        _check_reached(interval, steps, sampler)
     times = interval if interval is None else (jnp.float32(interval[0]), jnp.float32(interval[1]))
     return cond, _Guiding(jnp.float32(guidance), times)
+
+
+def check_sampler(objective: Objective, sampler: Sampler | None) -> None:
+    """Raises ValueError for a sampler that asks the network for what the objective does not teach it."""
+    if sampler is None:
+        return
+    name = type(objective).__name__
+    if sampler.asks_velocity and objective.velocity_step is None:
+        raise ValueError(f"{sampler.run.__name__} asks for the velocity, which {name} does not teach: use euler or consistency")
+    if sampler.run is consistency and objective.only_step is not None:
+        raise ValueError(f"consistency asks for the whole way to the data, which {name} does not teach: use euler or heun")
+
+
+def _check_reached(interval, steps, sampler):
+    if sampler is not None and sampler.asks_velocity:
+        return
+    shares = np.arange(steps, dtype=np.float32) / np.float32(steps)
+    times = None if sampler is None else sampler.times
+    with jax.ensure_compile_time_eval():
+        starts = shares if times is None else np.asarray(jax.vmap(times)(jnp.asarray(shares)))
+    if not np.any((starts >= interval[0]) & (starts <= interval[1])):
+        raise ValueError(
+            f"guidance_interval={interval} holds the start of none of {steps} steps ({starts[0]:g} to {starts[-1]:g}), so that "
+            "nothing would be guided: begin it at 0, or take more steps"
+        )
 
 
 def check_guidance(objective: Objective, guidance: float, interval: tuple[float, float] | None = None) -> None:
@@ -300,13 +331,14 @@ def _view(model, guiding):
 
 
 @eqx.filter_jit
-def _advanced(model, key, x, places, cond, part, guiding):
+def _advanced(model, key, x, places, cond, part, guiding, sampler=None):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
         return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), places, model.shape)
 
     x, cond = sharding.spread((x, cond))
-    return sharding.whole(model.objective.sample(_view(model, guiding), x, cond, steps=part, renoise=renoise))
+    run = model.objective.sample if sampler is None else sampler
+    return sharding.whole(run(_view(model, guiding), x, cond, steps=part, renoise=renoise))
 
 
 @eqx.filter_jit

@@ -22,9 +22,11 @@ def learned(error: Float[Array, " batch"], log_variance: Float[Array, " batch"])
 
 
 class LogVariance(eqx.Module):
-    """A learned `w(t, d) = sum_jk c_jk cos(pi j t) cos(pi k d)`, 0 at first: the `log_variance` of the losses that take one.
+    """A learned `w(t, d) = sum_jk c_jk cos(pi j t) cos(pi k d) / sqrt(1 + |c|^2)`, the `log_variance` of losses that take one.
 
-    Karras et al. (2024) learn such a weight, of the noise level alone; the cosines of both are ours.
+    Its root mean square over uniform `t` and `d` is below 1 and `|w|` below `orders`, whatever the coefficients: an unbounded
+    one grows without limit where a field agrees with itself, right or wrong. 0 at first. Karras et al. (2024) bound theirs
+    alike, sinusoids of the noise level times a vector of norm 1; the cosines of `t` and `d` are ours.
     """
 
     coefficients: Float[Array, "orders orders"]
@@ -35,4 +37,5 @@ class LogVariance(eqx.Module):
     def __call__(self, t: Float[Array, " batch"], d: Float[Array, " batch"]) -> Float[Array, " batch"]:
         frequencies = jnp.pi * jnp.arange(self.coefficients.shape[0], dtype=t.dtype)[None]
         of_t, of_d = (jnp.cos(frequencies * values[:, None]) for values in (t, d))
-        return jnp.sum((of_t @ self.coefficients.astype(t.dtype)) * of_d, axis=1)
+        weights = self.coefficients / jnp.sqrt(1 + jnp.sum(jnp.square(self.coefficients)))
+        return jnp.sum((of_t @ weights.astype(t.dtype)) * of_d, axis=1)

@@ -150,6 +150,9 @@ def read_costs(config: Config) -> dict[str, float] | None:
         raise ValueError(f"--costs {config.costs} is of {measured}: measure those of {config.data} with benchmarks/cost.py")
     methods = config.setting.methods
     costs |= {name: costs[TEACHER] for name, method in methods.items() if method.pairs and TEACHER in costs}
+    # What goes on from a flow model has the step of what does not.
+    same = {name: name.removesuffix("-from-flow") for name, method in methods.items() if method.goes_on is not None}
+    costs |= {name: costs[other] for name, other in same.items() if other in costs}
     if missing := {REFERENCE, *(config.methods or methods)} - set(costs):
         raise ValueError(
             f"--costs {config.costs} does not know {', '.join(sorted(missing))}: measure them with benchmarks/cost.py"
@@ -187,10 +190,14 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[Command]:
     if method.phases == 1:
         return [train(method, cell.name, steps[0], *judged)]
     first, second = steps
-    teacher, pairs = f"teacher-{first}-{cell.seed}", config.folder / f"pairs-{first}-{cell.seed}"
-    begun, run = train(setting.methods[TEACHER], teacher, first), config.folder / teacher
-    if method.teacher:
-        return [begun, train(method, cell.name, second, "--teacher", str(run), *judged)]
+    flow, tag = setting.methods[TEACHER], "" if method.goes_on is None else f"-{cell.method}"
+    if method.goes_on is not None:
+        flow = flow._replace(arguments=f"{flow.arguments} {method.goes_on}")
+    teacher, pairs = f"teacher{tag}-{first}-{cell.seed}", config.folder / f"pairs-{first}-{cell.seed}"
+    begun, run = train(flow, teacher, first), config.folder / teacher
+    if not method.pairs:
+        takes = "--teacher" if method.teacher else "--init-from"
+        return [begun, train(method, cell.name, second, takes, str(run), *judged)]
     making = "python", "-m", "eqx_shortcut", "pairs", str(run), "--out", str(pairs), "--count", str(setting.pairs)
     learnt = train(method, cell.name, second, "--pairs", str(pairs), "--init-from", str(run), *judged)
     return [begun, (*making, "--steps", str(setting.grid), "--seed", str(cell.seed + 1)), learnt]

@@ -27,6 +27,7 @@ from eqx_shortcut.objectives import (
     SoFlow,
     SplitMeanFlow,
     TerminalVelocity,
+    unsteady,
 )
 
 N = 24
@@ -64,6 +65,7 @@ def batch() -> Batch:
 GUIDED: dict[str, Any] = {"guidance": 2.0, "mix": 0.25, "interval": (0.1, 0.8)}
 PAIRS: dict[str, Any] = {"bootstrap_every": 4, "label_dropout": 0.5, "eps": 0.1, **GUIDED}
 SAID = {"guidance": Guidance(2.0, 0.25, (0.1, 0.8)), "dropout": 0.5, "eps": 0.1, "bootstrap_every": 4}
+LOGIT = times.logit_normal
 LINES = partial(times.logit_normal_pairs, mean=-0.3, std=0.5)
 EVERY = [
     MeanFlow(),
@@ -87,6 +89,11 @@ HEAD = "its second head, under the same mask"
 # An objective, its loss, and what the loss is told beside what all are told.
 CASES = {
     "mean_flow": (MeanFlow(**TIMES, power=0.5), "mean_flow", {"pairs": LINES, "power": 0.5}),
+    "mean_flow with ends of their own": (
+        MeanFlow(time_mean=0.6, time_std=1.6, end_mean=4.0, end_std=1.6),
+        "mean_flow",
+        {"pairs": partial(times.logit_normal_ends, mean=0.6, std=1.6, end_mean=4.0, end_std=1.6)},
+    ),
     "mean_flow by differences": (
         MeanFlow(finite_difference=0.01),
         "mean_flow",
@@ -101,8 +108,8 @@ CASES = {
         "mean_flow",
         {"velocity_times": times.uniform},
     ),
-    "lagrangian": (Lagrangian(), "lagrangian", {"target": SAME}),
-    "lagrangian with a learned weight": (Lagrangian(log_variance=True), "lagrangian", {"target": SAME, "log_variance": True}),
+    "lagrangian": (Lagrangian(), "lagrangian", {"target": SAME, "log_variance": True}),
+    "lagrangian without a learned weight": (Lagrangian(log_variance=False), "lagrangian", {"target": SAME}),
     "lagrangian of the average": (Lagrangian(target_ema=True, power=1.0), "lagrangian", {"target": "ema", "power": 1.0}),
     "terminal_velocity": (
         TerminalVelocity(gap_mean=0.5, gap_std=0.3),
@@ -115,7 +122,8 @@ CASES = {
         {"target": SAME, "pairs": times.to_end(times.uniform_pairs, 0.3)},
     ),
     "eulerian": (Eulerian(log_variance=True), "eulerian", {"log_variance": True}),
-    "eulerian through the tangent": (Eulerian(stop_tangent=False), "eulerian", {"stop_tangent": False}),
+    "eulerian through the tangent": (Eulerian(stop_space=False), "eulerian", {"stop_space": False, "log_variance": True}),
+    "eulerian through none": (Eulerian(stop_tangent=True), "eulerian", {"stop_tangent": True, "log_variance": True}),
     "progressive_map": (ProgressiveMap(log_variance=True), "progressive_map", {"target": SAME, "log_variance": True}),
     "progressive_map of the average": (
         ProgressiveMap(share=None, target_ema=True),
@@ -165,15 +173,16 @@ def test_alpha_flow_falls_from_flow_matching_to_mean_flow(key, progress, alpha):
 
 @pytest.mark.parametrize(("progress", "alpha"), [(0.0, 0.1), (0.5, 0.0002**0.5), (1.0, 0.002)])
 def test_so_flow_falls_by_equal_factors(key, progress, alpha):
-    objective = SoFlow(**TIMES, **PAIRS, clip=1.0)
-    said = {"target": SAME, "alpha": alpha, "pairs": LINES, "clip": 1.0}
+    objective = SoFlow(**PAIRS, end_mean=0.7, velocity_std=0.6, clip=1.0)
+    own = {"pairs": partial(times.logit_normal_ends, end_mean=0.7), "velocity_times": partial(LOGIT, mean=0.2, std=0.6)}
+    said = {"target": SAME, "alpha": alpha, "clip": 1.0, **own}
     found, expected = found_and_expected(objective, "so_flow", SAID | said, key, progress)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.4), (0.5, 0.2), (1.0, 0.0)])
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.4), (0.05, 0.4 * 2 / 3), (0.1, 0.0), (1.0, 0.0)])
 def test_esc_is_mean_flow_on_posterior_means_with_more_steps_to_the_data_early(key, progress, share):
-    objective = ESC(**TIMES, **PAIRS, to_data=0.4)
+    objective = ESC(**TIMES, **PAIRS, to_data=0.4, to_data_until=0.1)
     said = {"pairs": times.to_end(LINES, share), "posterior_every": 2}
     found, expected = found_and_expected(objective, "mean_flow", SAID | said, key, progress)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -216,7 +225,7 @@ def test_they_are_continuous_and_have_what_they_train_beside_the_network(objecti
         0.0 if distils else None,
         velocity,
     )
-    learned = isinstance(objective, ESC | ContinuousConsistency)
+    learned = isinstance(objective, ESC | ContinuousConsistency | Lagrangian | Eulerian | ProgressiveMap)
     assert isinstance(objective.extra(jax.random.key(0)), weights.LogVariance) is learned
     every = {ImprovedMeanFlow: 2, ContinuousConsistency: None}.get(type(objective), 4)
     assert getattr(objective, "bootstrap_every", None) == every
@@ -274,3 +283,14 @@ def test_what_contains_guidance_is_not_guided_again(inside):
 def test_check_names_value_and_remedy(objective, rows, message):
     with pytest.raises(ValueError, match=message):
         objective.check(rows)
+
+
+@pytest.mark.parametrize(
+    ("objective", "limit"),
+    [(MeanFlow(), 10), (SoFlow(), 10), (ContinuousConsistency(), 1), (ProgressiveMap(), None), (SplitMeanFlow(), None)],
+)
+def test_an_objective_says_what_scale_of_times_it_tolerates(objective, limit):
+    """Those that learn from a slope in time a small one, SoFlow's difference over 0.002 among them."""
+    said = unsteady(objective, 100)
+    assert said is None if limit is None else f"here 100: training may diverge or draw noise above {limit}" in str(said)
+    assert unsteady(objective, limit or 1e3) is None

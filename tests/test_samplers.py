@@ -74,6 +74,90 @@ def test_samples_keep_the_dtype_of_the_noise(key):
     assert samplers.euler(lambda x, t, d, cond: x.astype(jnp.float32), noise, steps=3).dtype == jnp.bfloat16
 
 
+# Velocities at second order, and times that are not those of equal steps
+
+WARPS = [
+    None,
+    samplers.Shifted(3.0),
+    samplers.PowerSteps(3.0, 0.01, 40.0),
+    samplers.Through((0.0, 0.2, 0.7, 1.0)),
+]
+
+
+@pytest.mark.parametrize("times", WARPS, ids=str)
+@pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2), ("midpoint", 2)])
+def test_errors_fall_with_the_order_of_the_sampler_at_any_times(x64, key, sampler, order, times):
+    """Of `x' = -(1 + t) x^3`: the way of one Gaussian is a conic section, of which a midpoint step errs at third order."""
+    noise = jax.random.normal(key, (5, 3), dtype=float)
+    bent = lambda x, t, d, cond: -rows(1 + t, x) * x**3  # noqa: E731
+    # Numbers of which each divides the next, for a table of times has corners.
+    run = jax.jit(lambda n: getattr(samplers, sampler)(bent, noise, steps=n, times=times))
+    error = [float(jnp.abs(run(n) - noise / jnp.sqrt(1 + 3 * noise**2)).max()) for n in (192, 384, 768)]
+    np.testing.assert_allclose([error[0] / error[1], error[1] / error[2]], 2**order, rtol=0.15)
+
+
+@pytest.mark.parametrize("times", WARPS[1:], ids=str)
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_average_velocities_land_on_the_same_point_at_any_times(x64, key, times, steps):
+    noise = jax.random.normal(key, (5, 3), dtype=float)
+    np.testing.assert_allclose(
+        samplers.euler(average_velocity, noise, steps=steps, times=times), MEAN + SPREAD * noise, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("sampler", [samplers.heun, samplers.midpoint])
+def test_second_order_asks_the_velocity_twice_a_step(sampler):
+    asked = []
+
+    def field(x, t, d, cond):
+        jax.debug.callback(lambda t, d: asked.append((float(t[0]), float(d[0]))), t, d, ordered=True)
+        return jnp.ones_like(x) * rows(t, x)
+
+    found = sampler(field, jnp.zeros((1, 1)), steps=2)
+    jax.effects_barrier()
+    second = {"heun": [(0, 0), (0.5, 0), (0.5, 0), (1, 0)], "midpoint": [(0, 0), (0.25, 0), (0.5, 0), (0.75, 0)]}
+    assert asked == second[sampler.__name__]
+    np.testing.assert_allclose(found, 0.5, rtol=1e-6)  # of x' = t exact
+
+
+@pytest.mark.parametrize("times", WARPS[1:], ids=str)
+def test_times_rise_from_noise_to_data(times):
+    found = jax.vmap(times)(jnp.linspace(0, 1, 33))
+    np.testing.assert_allclose([found[0], found[-1]], [0, 1], atol=1e-6)
+    assert bool(jnp.all(jnp.diff(found) > 0))
+
+
+def test_times_are_those_of_their_papers():
+    share = jnp.array(0.25)
+    np.testing.assert_allclose(samplers.Shifted(3.0)(share), 1 - 3 * 0.75 / (1 + 2 * 0.75), rtol=1e-6)
+    sigma = (80 ** (1 / 7) + 0.25 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    stretched = (1 / (1 + sigma) - 1 / 81) / (1 / 1.002 - 1 / 81)
+    np.testing.assert_allclose(samplers.PowerSteps()(share), stretched, rtol=1e-4)
+    np.testing.assert_allclose(samplers.Through((0.0, 0.3, 1.0))(jnp.array(0.75)), 0.65, rtol=1e-6)
+    # On the trigonometric path x = cos(s) data + sin(s) std noise the noise over data is std tan(s).
+    t = samplers.trigonometric_time(1.1, 0.5)
+    np.testing.assert_allclose((1 - t) / t, 0.5 * np.tan(1.1), rtol=1e-9)
+
+
+@pytest.mark.parametrize("times", [(0.0,), (0.1, 1.0), (0.0, 0.9), (0.0, 0.6, 0.4, 1.0)])
+def test_a_table_that_is_no_way_from_noise_to_data_is_refused(times):
+    with pytest.raises(ValueError, match="name two or more in rising order, the first 0 and the last 1"):
+        samplers.Through(times)
+
+
+def test_two_jumps_put_the_point_back_at_the_time_between(x64, key):
+    field, new = lambda x, t, d, cond: 0.3 * x + rows(t - 2 * d, x), jax.random.normal(key, (4, 2), float)
+    x = jnp.ones((4, 2))
+    data = x + 0.3 * x - 2
+    back = 0.3 * data + 0.7 * new
+    expected = back + 0.7 * (0.3 * back + 0.3 - 2 * 0.7)
+    sampler = samplers.Sampler(samplers.consistency, samplers.Through((0.0, 0.3, 1.0)))
+    found = sampler(field, x, None, steps=2, renoise=lambda i: jnp.where(i == 0, new, 1e30))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    same = samplers.Sampler(samplers.consistency, samplers.Through((0.0, 0.3, 1.0)))
+    assert sampler == same and hash(sampler) == hash(same)
+
+
 # Consistency sampling
 
 
@@ -148,7 +232,7 @@ def test_ddim_ends_at_the_data_where_rounding_goes_beyond_them(key):
 # Parts
 
 
-@pytest.mark.parametrize("sampler", ["euler", "consistency", "ddim"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "consistency", "ddim"])
 def test_parts_one_after_another_are_the_whole_to_the_bit(key, sampler):
     """Of a field that depends on time, in three parts of which one is empty; with numbers known when tracing, and not."""
     field, noise = lambda x, t, d, cond: 0.3 * x + rows(t - 2 * d, x), jax.random.normal(key, (4, 3))

@@ -181,3 +181,18 @@ def test_schedules_of_alpha_run_from_end_to_end():
     assert np.all(fall[75:] == 0) and np.all(fall[:70] >= 0.005)
     found = jax.vmap(times.exponential_fall)(jnp.array([0, 0.5, 1.0]))
     np.testing.assert_allclose(found, [0.1, np.sqrt(0.1 * 0.002), 0.002], rtol=1e-5)
+
+
+def test_ends_of_their_own_distribution_are_never_before_the_start(key):
+    t, d = times.logit_normal_ends(key, 20_000, mean=0.6, std=1.6, end_mean=4.0, end_std=1.6)
+    logit = lambda p: np.log(np.asarray(p, float)) - np.log1p(-np.asarray(p, float))  # noqa: E731
+    assert abs(logit(t).mean() - 0.6) < 0.05 and abs(logit(t).std() - 1.6) < 0.05
+    stays = np.asarray(d) == 0
+    # P(N(4, 1.6) < N(0.6, 1.6)): the end would be first.
+    assert abs(stays.mean() - 0.0665) < 0.01 and (np.asarray(d) >= 0).all()
+    assert abs(np.median(logit((t + d)[~stays].clip(max=1 - 6e-8))) - 4) < 0.4
+
+
+def test_the_share_to_the_data_falls_as_arccos_and_stays_at_none():
+    found = jax.vmap(lambda p: times.arccos_fall(p, until=0.1))(jnp.array([0.0, 0.05, 0.1, 0.7]))
+    np.testing.assert_allclose(found, [1, np.arccos(0.5) / (np.pi / 2), 0, 0], atol=1e-6)

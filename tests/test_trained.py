@@ -276,6 +276,38 @@ def test_steps_that_start_outside_of_the_interval_are_not_guided(model, key):
     np.testing.assert_allclose(always, everywhere, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("steps", "interval", "sampler"),
+    [(1, (0.2, 0.8), None), (4, (0.3, 0.4), None), (2, (0.4, 0.6), samplers.Sampler(times=samplers.Shifted(3.0)))],
+)
+def test_guidance_at_times_at_which_no_step_starts_is_refused(model, key, steps, interval, sampler):
+    said = rf"guidance_interval=.* holds the start of none of {steps} steps .*: begin it at 0, or take more steps"
+    with pytest.raises(ValueError, match=said):
+        sample(model, key, 2, steps=steps, guidance=3.0, guidance_interval=interval, sampler=sampler)
+
+
+def test_another_sampler_takes_the_place_of_the_objective_s(model, key):
+    start, labels = noise(model, key, jnp.arange(4)), jnp.arange(4) % CLASSES
+    times = samplers.Shifted(2.0)
+    expected = samplers.heun(guided(model.field, 2.0, model.network.null), start, labels, steps=3, times=times)
+    chosen = samplers.Sampler(samplers.heun, times)
+    found = sample(model, key, 4, steps=3, guidance=2.0, sampler=chosen)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(found - sample(model, key, 4, steps=3, guidance=2.0)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("objective", "loop", "said"),
+    [
+        (ConsistencyTraining(steps=4), samplers.heun, "heun asks for the velocity, which ConsistencyTraining does not teach"),
+        (FlowMatching(steps=4), samplers.consistency, "the whole way to the data, which FlowMatching does not teach"),
+    ],
+)
+def test_a_sampler_that_asks_for_what_was_not_taught_is_refused(model, key, objective, loop, said):
+    with pytest.raises(ValueError, match=said):
+        sample(dataclasses.replace(model, objective=objective), key, 2, sampler=samplers.Sampler(loop))
+
+
 def test_a_network_that_is_told_times_of_guidance_is_told_those_of_the_sampler(told_model, key):
     other = dataclasses.replace(TOLD, interval=(0.125, 1.0))
     expected = sample(Trained(told_model.network, other, SHAPE, CLASSES, 5), key, 4, guidance=3.0)

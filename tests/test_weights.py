@@ -24,11 +24,34 @@ def test_a_learned_weight_is_least_at_the_log_of_the_error():
     np.testing.assert_allclose(weights.learned(error, jnp.log(error)), 1 + jnp.log(error), rtol=1e-6)
 
 
-def test_a_learned_log_variance_is_a_series_of_cosines_in_both_times_that_starts_at_zero():
+def test_a_learned_log_variance_is_a_bounded_series_of_cosines_in_both_times_that_starts_at_zero():
     t, d = jnp.array([0.0, 0.3, 1.0]), jnp.array([1.0, 0.2, 0.0])
     found = weights.LogVariance(3)
     np.testing.assert_array_equal(found(t, d), np.zeros(3))
     c = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
     series = [c[j, k] * np.cos(np.pi * j * t) * np.cos(np.pi * k * d) for j in range(3) for k in range(3)]
     found = eqx.tree_at(lambda w: w.coefficients, found, jnp.asarray(c))
-    np.testing.assert_allclose(found(t, d), sum(series), rtol=1e-5)
+    np.testing.assert_allclose(found(t, d), sum(series) / np.sqrt(1 + np.sum(c**2)), rtol=1e-5)
+
+
+def test_a_learned_log_variance_stays_small_whatever_its_coefficients():
+    """Its root mean square over both times is below 1, its size below the number of orders."""
+    t, d = (jnp.asarray(a.ravel(), jnp.float32) for a in np.meshgrid(*[(np.arange(200) + 0.5) / 200] * 2))
+    for size in (1.0, 1e4):
+        c = jnp.full((8, 8), size)
+        w = eqx.tree_at(lambda w: w.coefficients, weights.LogVariance(), c)(t, d)
+        assert float(jnp.sqrt(jnp.mean(w**2))) < 1 and float(jnp.abs(w).max()) < 8
+    np.testing.assert_allclose(w.max(), 8, rtol=0.02)  # of all cosines at the corner, at most
+
+
+def test_a_learned_weight_of_errors_that_vanish_stays_bounded():
+    """Descent on `exp(-w) error + w` with an error of 0 at every d > 0, where an unbounded weight falls for ever."""
+    t, d = jax.random.uniform(jax.random.key(0), (2, 256))
+    error = jnp.where(d > 0.5, 0.0, 1.0)
+
+    def descend(weight, _):
+        loss = lambda weight: jnp.mean(weights.learned(error, weight(t, d)))  # noqa: E731
+        return jax.tree.map(lambda c, g: c - 10 * g, weight, jax.grad(loss)(weight)), None
+
+    weight, _ = jax.lax.scan(descend, weights.LogVariance(), length=500)
+    assert 0.5 < float(jnp.abs(weight(t, d)).max()) < 8

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import paths, times
 from ..guidance import guided
 from ..rows import rows as per_row
-from ..steps import clipped, predict, step
+from ..steps import clipped, precise, predict, step
 from ..types import Batch, Cond, Draws, Field, Metrics, Regression
 from ._progressive import level_draws
 from ._regression import Reduction, Weight, reduce, regress, rms
@@ -36,8 +36,8 @@ def consistency_distillation(
     level = times.log2_steps(steps)
     draws = consistency_draws(batch, key, level=level)
     teacher = guided(teacher, guidance, null)
-    rows = consistency_distillation_target(target, teacher, draws, gap=1 / steps, clip=clip, floor=floor)
-    loss = reduce(regress(field, rows), rows, weight, reduction)
+    rows = consistency_distillation_target(precise(target), teacher, draws, gap=1 / steps, clip=clip, floor=floor)
+    loss = reduce(regress(precise(field), rows), rows, weight, reduction)
     return loss, {"loss": jnp.mean(loss), "velocity": rms(rows.u)}
 
 
@@ -60,8 +60,8 @@ def consistency_training(
     """
     draws = consistency_draws(batch, key, level=level)
     gap = jnp.exp2(-jnp.asarray(level, draws.t.dtype))
-    rows = consistency_training_target(target, draws, gap=gap, floor=floor)
-    loss = reduce(regress(field, rows), rows, weight, reduction)
+    rows = consistency_training_target(precise(target), draws, gap=gap, floor=floor)
+    loss = reduce(regress(precise(field), rows), rows, weight, reduction)
     return loss, {"loss": jnp.mean(loss), "velocity": rms(rows.u), "level": jnp.asarray(level, rows.t.dtype)}
 
 

@@ -78,6 +78,7 @@ def continuous_consistency_target(
     normalise: float | None = 0.1,
 ) -> tuple[Float[Array, "batch *shape"], Regression, Float[Array, "batch *shape"]]:
     """`u = field(x, t, 1 - t)`, the regression of it for which `F` is `F + g`, and `g` before it was normalised."""
+    field = tangents.differentiated(field, jvp)
     s = paths.angle(draws.t, std)
     point, along = paths.trigonometric(draws.noise, draws.x, s, std=std)
     scale = paths.trigonometric_scale(s, std)

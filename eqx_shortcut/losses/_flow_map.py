@@ -95,7 +95,8 @@ def eulerian(
     null: Cond = None,
     dropout: float = 0.0,
     jvp: tangents.Jvp = jax.jvp,
-    stop_tangent: bool = True,
+    stop_tangent: bool = False,
+    stop_space: bool = True,
     power: float = 0.0,
     eps: float = 0.01,
     log_variance: Weight | None = None,
@@ -105,12 +106,12 @@ def eulerian(
     """`mean |u - v - d Du/Dt|^2` with `u = field(x, t, d)` and the network's own velocity `v = sg field(x, t, 0)`.
 
     The residual of MeanFlow with the own velocity for the line's, in the tangent too: it vanishes row by row at the exact
-    field. The gradient through `Du/Dt` is stopped unless `stop_tangent` is False. The rest is as in `lagrangian`. Boffi et al.
-    (2025), Eulerian self-distillation.
+    field. The gradient passes through `du/dt - du/dd` and, unless `stop_space`, through `v . du/dx`, or with `stop_tangent`
+    through neither, which saves a tangent. The rest is as in `lagrangian`. Boffi et al. (2025), Eulerian self-distillation.
     """
 
     def build(draws):
-        return eulerian_error(field, draws, stop_tangent=stop_tangent, jvp=jvp)
+        return eulerian_error(field, draws, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)
 
     return bootstrap_and_flow(
         field,
@@ -193,7 +194,7 @@ def split_mean_flow(
     target: Field,
     pairs: times.Pairs = times.logit_normal_pairs,
     velocity_times: times.Times | None = None,
-    clip: float | None = 4.0,
+    clip: float | None = None,
     **options: Any,
 ) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
     """`progressive_map` with a share that is uniform for each row and logit-normal times: no tangent.
@@ -220,13 +221,17 @@ def lagrangian_error(
 
 
 def eulerian_error(
-    field: Field, draws: Draws, *, stop_tangent: bool = True, jvp: tangents.Jvp = jax.jvp
+    field: Field, draws: Draws, *, stop_tangent: bool = False, stop_space: bool = True, jvp: tangents.Jvp = jax.jvp
 ) -> tuple[Float[Array, " batch"], Regression]:
     """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and what it says `u` should be."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
     own = jax.lax.stop_gradient(predict(field, x, t, jnp.zeros_like(t), cond))
-    u, slope = tangents.along_path(field, x, t, d, cond, own, jvp=jvp)
+    if stop_space and not stop_tangent:
+        u, slope = tangents.along_path(field, x, t, d, cond, jnp.zeros_like(own), jvp=jvp)
+        slope = slope + jax.lax.stop_gradient(tangents.along_space(field, x, t, d, cond, own, jvp=jvp))
+    else:
+        u, slope = tangents.along_path(field, x, t, d, cond, own, jvp=jvp)
     slope = per_row(d, x) * slope
     rows = Regression(x, t, d, cond, own + jax.lax.stop_gradient(slope))
     return (row_error(u, rows.u) if stop_tangent else row_error(u - slope, own)), rows

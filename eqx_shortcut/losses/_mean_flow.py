@@ -38,8 +38,10 @@ def mean_flow(
     One row in `bootstrap_every` has `(t, d)` from `pairs`, the others have `d = 0`, `t` from `velocity_times` (None: the starts
     of `pairs`), and need no tangent. `guidance` turns `v`
     into a guided velocity by `field`'s own answers at `d = 0`; `dropout` replaces conditions by `null`, the condition without
-    its batch axis, and such rows are not guided. Each row weighs `1/sg(error + eps)^power`, the error being its summed square;
-    `power=0` turns that off. `log_variance(t, d)`, if given, is a learned weight. `jvp` may be `tangents.finite_difference()`.
+    its batch axis, and such rows are not guided: with `guidance` in rows of `d = 0` alone, which is where it asks for them, as
+    the authors have it; without, in rows of either kind, since guidance when sampling asks for them at any `d`. Each row weighs
+    `1/sg(error + eps)^power`, the error being its summed square; `power=0` turns that off. `log_variance(t, d)`, if given, is a
+    learned weight. `jvp` may be `tangents.finite_difference()`.
 
     With `posterior_every=2`, `pairs=times.to_end(times.logit_normal_pairs, share)` and a `log_variance` this is ESC (2025):
     half of the rows use the batch's posterior-mean velocity, and that share goes all the way to the data. The mean gradient at
@@ -55,6 +57,7 @@ def mean_flow(
         dropout=dropout,
         posterior_every=posterior_every,
         velocity_times=velocity_times,
+        drop_steps=guidance is None,
     )
     first, flow = split_rows(velocity_target(field, draws, guidance=guidance, null=null), bootstrap_every)
     u, average = mean_flow_target(field, first, jvp=jvp)
@@ -105,6 +108,7 @@ def improved_mean_flow(
         null=null,
         dropout=dropout,
         velocity_times=velocity_times,
+        drop_steps=guidance is None,
     )
     if isinstance(guidance, Scales):
         told = draw_guided(k_scales, draws.cond, guidance, draws.t)

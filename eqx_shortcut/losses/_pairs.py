@@ -25,12 +25,14 @@ def pair_draws(
     dropout: float = 0.0,
     posterior_every: int | None = None,
     velocity_times: times.Times | None = None,
+    drop_steps: bool = True,
 ) -> Draws:
     """Noise (the batch's own if it has one), `(t, d)` from `pairs`, with `d = 0` but in each `bootstrap_every`-th row.
 
     Rows of `d = 0` have `t` from `velocity_times`; None: where a step of `pairs` starts. With `posterior_every`, each so
-    many-th row of either kind is one of `posterior_draws`. Conditions are dropped last, in rows of either kind. Raises
-    ValueError for stored pairs of noise and data with `posterior_every`.
+    many-th row of either kind is one of `posterior_draws`. Conditions are dropped last, in rows of either kind, or, with
+    `drop_steps` False, as many in rows of `d = 0` alone. Raises ValueError for stored pairs of noise and data with
+    `posterior_every`.
     """
     k_pairs, k_noise, k_drop, k_times = jax.random.split(key, 4)
     n, dtype = batch.x.shape[0], batch.x.dtype
@@ -49,7 +51,10 @@ def pair_draws(
             )
         first, rest = (jnp.arange(m) % posterior_every == 0 for m in (n // bootstrap_every, n - n // bootstrap_every))
         draws = posterior_draws(draws, merge_rows(first, rest, bootstrap_every))
-    return Draws(draws.x, draws.noise, t, d, drop_condition(k_drop, batch.cond, null, dropout, n))
+    if drop_steps or not dropout:
+        return Draws(draws.x, draws.noise, t, d, drop_condition(k_drop, batch.cond, null, dropout, n))
+    dropped = drop_condition(k_drop, batch.cond, null, min(1.0, dropout * bootstrap_every / (bootstrap_every - 1)), n)
+    return Draws(draws.x, draws.noise, t, d, where_rows(steps, batch.cond, dropped))
 
 
 def posterior_draws(draws: Draws, which: Bool[Array, " batch"]) -> Draws:

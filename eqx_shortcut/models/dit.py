@@ -1,5 +1,6 @@
 """The diffusion transformer (Peebles and Xie 2023) conditioned on time and step size, as in Frans et al. (2024)."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, mo
 from .sharded import is_split, keeps
 
 StepEmbedding = Literal["log2", "linear", "none"]
+TimeEmbedding = Literal["linear", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rematerialise = Literal["none", "elementwise", "mlp", "block"]
 Norm = Literal["layer", "rms"]
@@ -51,6 +53,8 @@ class DiTConfig:
     rows and columns, or both, as LightningDiT has it."""
     step: StepEmbedding = "log2"
     """What the network sees of the step size d: log2(1/d) (reference), d itself (also 0), or nothing."""
+    time: TimeEmbedding = "linear"
+    """What the network sees of the time t: t itself (reference), or nothing, as improved MeanFlow's authors have it."""
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     velocity_head: bool = False
@@ -300,6 +304,14 @@ class DiT(eqx.Module):
             raise ValueError("the network has no head for the velocity: build it with velocity_head=True")
         return eqx.tree_at(lambda n: n.final, self, self.final.velocity)
 
+    @property
+    def in_float32(self) -> "DiT":
+        """The same network computing in float32."""
+        # Static fields have no public way to be replaced, and building another network would draw its weights.
+        other = copy.copy(self)
+        object.__setattr__(other, "dtype", jnp.float32)
+        return other
+
     def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:
         """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
         return 100 * self.logvar[jnp.clip(jnp.floor(t * 256).astype(jnp.int32), 0, 255)]
@@ -314,7 +326,8 @@ class DiT(eqx.Module):
         patched = self.patches(_to_patches(x, self.config.patch), self.dtype)
         position = position_table(self.config.hidden, *self._grid)
         position = np.zeros_like(position) if self.config.positions == "rotary" else position
-        time, step = self.time(t, self.dtype), self.step(_step_input(d, self.config.step), self.dtype)
+        time = self.time(t if self.config.time == "linear" else jnp.zeros_like(t), self.dtype)
+        step = self.step(_step_input(d, self.config.step), self.dtype)
         named = embed(self.label, label, self.dtype)
         c = time + named["label"].astype(time.dtype) + step
         c = sum((vector for name, vector in named.items() if name != "label"), start=c)

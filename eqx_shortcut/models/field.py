@@ -1,5 +1,6 @@
 """From a network of one example to a field of a batch."""
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -10,6 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..rows import in_turns, joined
 from ..types import Cond
+
+EXACT = "highest"
+"""Precision of the products of a precise view, in float32 whatever the device would round to."""
 
 
 class NetworkField(eqx.Module):
@@ -22,6 +26,15 @@ class NetworkField(eqx.Module):
     network: Any
     key: PRNGKeyArray | None = None
     turns: int = eqx.field(static=True, default=1)
+    exact: bool = eqx.field(static=True, default=False)
+
+    @property
+    def precise(self) -> "NetworkField":
+        """The field of the same network computing in float32, products included, under the same masks (see steps.precise).
+
+        A network that computes in less has a property `in_float32` of itself computing so (see DiT).
+        """
+        return dataclasses.replace(self, network=getattr(self.network, "in_float32", self.network), exact=True)
 
     @property
     def velocity(self) -> "NetworkField":
@@ -37,8 +50,13 @@ class NetworkField(eqx.Module):
         def answer(rows):
             return jax.vmap(lambda x, t, d, c, k: self.network(x, t, d, c, key=k))(*rows)
 
+        # On GPU and TPU products of float32 are rounded to 11 or 8 bits unless told otherwise.
+        with jax.default_matmul_precision(EXACT) if self.exact else contextlib.nullcontext():
+            return self._answers(answer, rows)
+
+    def _answers(self, answer, rows):
         if self.turns == 1:  # also for a number of rows that is known later, as in an exported program
             return answer(rows)
         # A call on part of a batch may have fewer rows than turns.
-        turns = math.gcd(self.turns, x.shape[0])
+        turns = math.gcd(self.turns, rows[0].shape[0])
         return joined(jax.lax.map(jax.checkpoint(answer), in_turns(rows, turns)))

@@ -1,7 +1,7 @@
 """What is trained: a loss bound to the trainer's networks, and the view of a network that samplers call."""
 
 from ._alpha_flow import AlphaFlow, SoFlow, SplitMeanFlow
-from ._base import AtEnds, AtStep, Loss, Networks, Objective, Term, ToData
+from ._base import AtEnds, AtStep, Loss, Networks, Objective, Term, ToData, unsteady
 from ._consistency import ConsistencyDistillation, ConsistencyTraining, ContinuousConsistency
 from ._diffusion import Diffusion
 from ._flow_map import Eulerian, Lagrangian, ProgressiveMap, TerminalVelocity
@@ -37,4 +37,5 @@ __all__ = [
     "Term",
     "TerminalVelocity",
     "ToData",
+    "unsteady",
 ]

@@ -5,6 +5,8 @@ what is learned.
 """
 
 import dataclasses
+from functools import partial
+from typing import ClassVar
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -26,8 +28,8 @@ class AlphaFlow(OnLogitNormalPairs):
     """Steepness of the sigmoid by which it falls."""
     snap: float = 0.005
     """Alpha is 0 where the sigmoid is below this: MeanFlow."""
-    clip: float | None = 4.0
-    """Limit of targets, in units of the data."""
+    clip: float | None = None
+    """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha."""
     finite_difference: float | None = None
     """Step of central differences in place of the exact tangent; None: exact."""
 
@@ -56,9 +58,10 @@ class AlphaFlow(OnLogitNormalPairs):
 class SplitMeanFlow(OnLogitNormalPairs):
     """SplitMeanFlow (Guo et al. 2025): a step is one of a random share and one of the rest; no tangent."""
 
+    embed_scale_limit: ClassVar[float | None] = None
     power: float = 0.0
     """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
-    clip: float | None = 4.0
+    clip: float | None = None
     """Limit of targets, in units of the data."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
@@ -74,8 +77,26 @@ class SoFlow(OnLogitNormalPairs):
     """Alpha at the start of training."""
     last: float = 0.002
     """Alpha at its end."""
-    clip: float | None = 4.0
-    """Limit of targets, in units of the data."""
+    time_mean: float = -0.2
+    """Mean of the normal variable whose sigmoid is the start of a step; a positive one favours the data."""
+    time_std: float = 0.8
+    """Its standard deviation."""
+    end_mean: float | None = 1.0
+    """Mean of that of a step's end; None: start and end are alike, and put in order."""
+    end_std: float = 0.8
+    """Its standard deviation."""
+    velocity_mean: float = 0.2
+    """Mean of that of a row of d = 0."""
+    velocity_std: float = 1.0
+    """Its standard deviation."""
+    clip: float | None = None
+    """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha."""
+
+    @property
+    def velocity_times(self) -> times.Times:
+        """Logit-normal, or uniform."""
+        own = partial(times.logit_normal, mean=self.velocity_mean, std=self.velocity_std)
+        return times.uniform if self.uniform_velocity else own
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.so_flow(

@@ -72,6 +72,8 @@ class Objective(Protocol):
 
     continuous: ClassVar[bool] = False
     """Whether the network is asked at continuous step sizes, 0 included."""
+    embed_scale_limit: ClassVar[float | None] = None
+    """Largest factor on times before the network's sinusoids that training tolerates (see unsteady); None: any."""
 
     @property
     def stages(self) -> int:
@@ -142,6 +144,18 @@ class Objective(Protocol):
         """Whether a guidance scale applies when sampling in `steps`: not where the network already contains guidance, or never
         learnt to do without labels."""
         return True
+
+
+def unsteady(objective: Objective, embed_scale: float) -> str | None:
+    """Why a network whose sinusoids have times multiplied by `embed_scale` suits an objective badly; None if it does not."""
+    limit = objective.embed_scale_limit
+    if limit is None or embed_scale <= limit:
+        return None
+    return (
+        f"{type(objective).__name__} learns from the network's own slope in time, whose error grows with the factor on times "
+        f"before their sinusoids, here {embed_scale:g}: training may diverge or draw noise above {limit:g}, use "
+        f"--network.embed-scale {limit:g}"
+    )
 
 
 class OnField(Objective):

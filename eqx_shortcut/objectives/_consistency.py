@@ -133,6 +133,7 @@ class ContinuousConsistency(_Consistency):
     """Continuous-time consistency (Lu and Song 2025), sCT or sCD: the data seen do not change along the path."""
 
     continuous: ClassVar[bool] = True
+    embed_scale_limit: ClassVar[float | None] = 1.0
     std: float = 0.5
     """Standard deviation of the data."""
     warmup_share: float = 0.1

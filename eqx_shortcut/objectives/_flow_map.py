@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -15,15 +15,14 @@ from ._pairs import OnPairs, jvp
 
 @dataclasses.dataclass(frozen=True)
 class _FlowMap(OnPairs):
-    """What the three have in common: uniform times, rows that weigh the same."""
+    """What the three have in common: uniform times, a learned weight."""
 
     uniform_velocity: bool = True
     """Rows of d = 0 have uniform times; False: the times at which steps start."""
     power: float = 0.0
     """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
-    log_variance: bool = False
-    """Learn a weight of each t and d. It grows without limit where the field agrees with itself, right or wrong: on points in
-    the plane training diverges, unless far fewer than one row in four has a step."""
+    log_variance: bool = True
+    """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
 
     def extra(self, key: PRNGKeyArray) -> Any:
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
@@ -83,15 +82,23 @@ class TerminalVelocity(Lagrangian):
 class Eulerian(_FlowMap):
     """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
 
-    stop_tangent: bool = True
+    stop_tangent: bool = False
     """Stop the gradient through the tangent."""
+    stop_space: bool = True
+    """Stop it through the tangent's part in x alone."""
     finite_difference: float | None = None
     """Step of central differences in place of the exact tangent; None: exact."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         tangent = jvp(self.finite_difference)
         return losses.eulerian(
-            field, batch, key, stop_tangent=self.stop_tangent, jvp=tangent, **self.options(networks, progress)
+            field,
+            batch,
+            key,
+            stop_tangent=self.stop_tangent,
+            stop_space=self.stop_space,
+            jvp=tangent,
+            **self.options(networks, progress),
         )
 
 
@@ -99,6 +106,7 @@ class Eulerian(_FlowMap):
 class ProgressiveMap(_FlowMap):
     """Progressive self-distillation (Boffi et al. 2025): a step is two, as in shortcut models, at any time and step size."""
 
+    embed_scale_limit: ClassVar[float | None] = None
     share: float | None = 0.5
     """Share of the first of the two steps; None: uniform for each row."""
     target_ema: bool = False

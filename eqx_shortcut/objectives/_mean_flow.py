@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import losses, weights
+from .. import losses, times, weights
 from ..guidance import Scales
 from ..models.field import NetworkField
 from ..types import Batch, Field
@@ -53,13 +53,17 @@ class ESC(MeanFlow):
     posterior_every: int | None = 2
     """One row in this many learns from the mean of all lines of the batch through its point; None: none does."""
     to_data: float = 0.5
-    """Share of the steps that go all the way to the data at first; it falls to 0 over training."""
+    """Share of the steps that go all the way to the data at first."""
+    to_data_until: float = 1.0
+    """Share of training over which it falls to 0, as an arccosine; the paper's is 0.03, from a share of 1."""
+    eps: float = 1e-3
+    """Summed square below which an error is small."""
     log_variance: bool = True
     """Learn a weight of each t and d."""
 
     def share_to_data(self, progress: Float[Array, ""]) -> Float[Array, ""]:
-        """It falls to 0."""
-        return self.to_data * (1 - progress)
+        """It falls to 0, and stays there."""
+        return self.to_data * times.arccos_fall(progress, until=self.to_data_until)
 
 
 @dataclasses.dataclass(frozen=True)

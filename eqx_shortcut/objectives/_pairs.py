@@ -20,6 +20,7 @@ class OnPairs(OnField):
     """Rows of a step `[t, t + d]`, among rows of `d = 0` that learn the velocity."""
 
     continuous: ClassVar[bool] = True
+    embed_scale_limit: ClassVar[float | None] = 10.0
     bootstrap_every: int = 4
     """One row in this many has a step size, the others have d = 0; must divide the batch."""
     uniform_velocity: bool = False
@@ -49,6 +50,11 @@ class OnPairs(OnField):
         """The distribution of `(t, d)`, but for the share that goes to the data."""
         return times.uniform_pairs
 
+    @property
+    def velocity_times(self) -> times.Times | None:
+        """The distribution of `t` at `d = 0`; None: where steps start."""
+        return times.uniform if self.uniform_velocity else None
+
     def share_to_data(self, progress: Float[Array, ""]) -> float | Float[Array, ""]:
         """That share after a part of training."""
         return self.to_data
@@ -63,7 +69,7 @@ class OnPairs(OnField):
         return {
             "pairs": times.to_end(self.pairs, self.share_to_data(progress)) if self.to_data else self.pairs,
             "bootstrap_every": self.bootstrap_every,
-            "velocity_times": times.uniform if self.uniform_velocity else None,
+            "velocity_times": self.velocity_times,
             "guidance": self.guided,
             "null": networks.null,
             "dropout": self.label_dropout,
@@ -90,16 +96,23 @@ class OnPairs(OnField):
 
 @dataclasses.dataclass(frozen=True)
 class OnLogitNormalPairs(OnPairs):
-    """`t` and `t + d` are two logit-normal times in order."""
+    """`t` and `t + d` are two logit-normal times: alike and put in order, or each of its own distribution."""
 
     time_mean: float = 0.4
     """Mean of the normal variable whose sigmoid is a time; a positive one favours the data."""
     time_std: float = 1.0
     """Its standard deviation."""
+    end_mean: float | None = None
+    """Mean of that of a step's end, time_mean being that of its start; None: both are alike, and put in order."""
+    end_std: float = 1.0
+    """Standard deviation of that of a step's end."""
 
     @property
     def pairs(self) -> times.Pairs:
-        """Both times drawn alike, and put in order."""
+        """Both times drawn alike, and put in order, or, with an `end_mean`, each from its own."""
+        if self.end_mean is not None:
+            own = {"mean": self.time_mean, "std": self.time_std, "end_mean": self.end_mean, "end_std": self.end_std}
+            return partial(times.logit_normal_ends, **own)
         return partial(times.logit_normal_pairs, mean=self.time_mean, std=self.time_std)
 
 

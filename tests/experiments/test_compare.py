@@ -12,6 +12,7 @@ from commands import in_process, snapshot
 from eqx_shortcut import settings
 from eqx_shortcut.experiment.checks import UNRECORDED
 from eqx_shortcut.experiment.config import named
+from eqx_shortcut.objectives import unsteady
 from scripts import script
 
 compare = script("compare")
@@ -27,10 +28,11 @@ ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.me
 @pytest.mark.parametrize(("data", "name"), ALL)
 def test_every_method_is_what_its_name_says_and_can_be_trained(data: str, name: str) -> None:
     config = parsed(SETTINGS[data], SETTINGS[data].methods[name])
-    others = {"shortcut-original": "shortcut", "reflow": TEACHER}
+    others = {"shortcut-original": "shortcut", "reflow": TEACHER, "continuous-consistency-from-flow": "continuous-consistency"}
     assert named(config.objective) == ("shortcut" if data == "digits-ablations" else others.get(name, name))
     config.objective.check(config.batch)
     assert not (config.objective.continuous and config.network.step == "log2")
+    assert unsteady(config.objective, config.network.embed_scale) is None
     assert (config.objective.stages > 0) == SETTINGS[data].methods[name].teacher
 
 
@@ -68,6 +70,10 @@ def test_the_phases_of_a_method_hand_over(tmp_path: pathlib.Path) -> None:
     first, pairs, last = commands(config, Cell("reflow", 0), [7, 5])
     assert pairs[:4] == ("python", "-m", "eqx_shortcut", "pairs")
     assert pathlib.Path(pairs[4]) == tmp_path / "digits" / dict(itertools.pairwise(first))["--name"]
+    begun, goes_on = commands(config, Cell("continuous-consistency-from-flow", 0), [7, 5])
+    of_both = [dict(itertools.pairwise(words)) for words in (begun, goes_on)]
+    assert "objective:flow-matching" in begun and of_both[0]["--network.embed-scale"] == of_both[1]["--network.embed-scale"]
+    assert pathlib.Path(of_both[1]["--init-from"]) == tmp_path / "digits" / of_both[0]["--name"]
     told = dict(itertools.pairwise(last))
     assert told["--pairs"] == dict(itertools.pairwise(pairs))["--out"]
     assert told["--init-from"] == pairs[4]

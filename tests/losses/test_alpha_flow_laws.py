@@ -1,13 +1,15 @@
 """Alpha-Flow, SplitMeanFlow and SoFlow: exact where both steps are, else biased by O(alpha), and MeanFlow in the limit."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import losses
+from eqx_shortcut import losses, times
 from eqx_shortcut.rows import rows
-from exact import CASES, M, S, case, case_at, case_points, distances, gaussian_batch, gaussian_field
+from exact import CASES, M, S, case, case_at, case_points, distances, gaussian_batch, gaussian_field, gaussian_lines, mean_of
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 def target(field, draws, alpha, *, asked=None, **options):
     """What alpha-Flow says `asked`, by default the exact field, should answer."""
     asked = field if asked is None else asked
-    return losses.alpha_flow_target(asked, losses.velocity_target(field, draws), alpha, clip=None, **options).u
+    return losses.alpha_flow_target(asked, losses.velocity_target(field, draws), alpha, **options).u
 
 
 # Both steps of the field: exact row by row
@@ -119,7 +121,7 @@ def test_the_gradient_tends_to_that_of_mean_flow(key, power):
     @jax.jit
     def gradient(alpha):
         def loss(p):
-            return losses.alpha_flow(bent(p), batch, key, target=bent(P), alpha=alpha, clip=None, power=power)[0]
+            return losses.alpha_flow(bent(p), batch, key, target=bent(P), alpha=alpha, power=power)[0]
 
         return jax.grad(loss)(jnp.asarray(P))
 
@@ -139,6 +141,31 @@ def test_weights_are_those_of_the_documentation():
     np.testing.assert_allclose(weighed(), error / 5 / alpha, rtol=1e-9)
     np.testing.assert_allclose(weighed(power=1.0, eps=0.01), error * alpha / (error + alpha**2 * 0.01), rtol=1e-9)
     np.testing.assert_allclose(weighed(power=1.0, eps=0.5 / alpha**2), error * alpha / (error + 0.5), rtol=1e-9)
+
+
+@pytest.mark.parametrize("clip", [None, 4.0])
+def test_velocities_of_any_size_are_learnt_and_a_limit_that_cuts_them_biases_by_their_cut_over_alpha(clip):
+    """Of data at 6; by default there is no limit."""
+    x, t, d, alpha = jnp.array([[0.5], [3.0]]), jnp.array([0.1, 0.5]), jnp.array([0.9, 0.3]), 0.002
+    field, (draws, shares) = gaussian_field(6.0, S), gaussian_lines(x, t, d, 6.0, S)
+    found = target(field, draws, alpha, **({} if clip is None else {"clip": clip}))
+    bias = float(jnp.abs(mean_of(found, shares) - field(x, t, d, None)).max()) / alpha
+    assert bias < 0.1 if clip is None else bias > 100
+
+
+def test_so_flow_weighs_by_the_mean_of_the_error_and_steps_by_half(key):
+    batch, asked = gaussian_batch(key, 32), bent(P)
+
+    def run(**options):
+        return losses.so_flow(asked, batch, key, target=asked, alpha=0.1, reduction=None, **options)[0]
+
+    at = partial(times.logit_normal, mean=0.2)
+    draws = losses.pair_draws(batch, key, pairs=times.logit_normal_ends, bootstrap_every=4, velocity_times=at)
+    unit = jnp.where(jnp.arange(32) % 4 == 0, 0.1, 1.0) * jnp.where(draws.d > 0, 0.5, 1.0)
+    error = run(power=0.0) * jnp.where(jnp.arange(32) % 4 == 0, 1 / 0.1, 1.0) / jnp.where(draws.d > 0, 0.5, 1.0)
+    expected = unit * error / (error + 0.3)
+    np.testing.assert_allclose(run(eps=0.3), expected, rtol=1e-9)
+    np.testing.assert_allclose(run(eps=0.3, weight=lambda t, d: 1 + t), expected * (1 + draws.t), rtol=1e-9)
 
 
 def test_the_target_is_clipped_in_units_of_x():

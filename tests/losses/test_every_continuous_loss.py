@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from eqx_shortcut import Batch, losses, sharding, times
+from eqx_shortcut import Batch, losses, sharding, tangents, times
 from eqx_shortcut.guidance import Guidance, Guided, Scales
 from eqx_shortcut.models.field import NetworkField
 from eqx_shortcut.rows import merge_rows, split_rows
@@ -37,6 +37,7 @@ PAIRS = {
     "terminal_velocity": times.logit_normal_gaps,
     "eulerian": times.uniform_pairs,
     "progressive_map": times.uniform_pairs,
+    "so_flow": times.logit_normal_ends,
 }
 
 
@@ -54,6 +55,7 @@ def draws_of(name: str, batch: Batch, key, **options) -> Draws:
     """The draws of a loss at its default settings."""
     key = jax.random.split(key)[0] if name in ("improved_mean_flow", "split_mean_flow", "progressive_map") else key
     pairs, at = (PAIRS[name], times.uniform) if name in PAIRS else (times.logit_normal_pairs, None)
+    at = partial(times.logit_normal, mean=0.2) if name == "so_flow" else at
     return losses.pair_draws(batch, key, pairs=pairs, bootstrap_every=every(name), velocity_times=at, **options)
 
 
@@ -81,7 +83,8 @@ def test_loss_is_its_builders_row_by_row_and_logs_the_raw_error(key, name):
     first, rest = split_rows(draws, every(name))
     errors = errors_of(name, first, key), losses.regress(field, losses.velocity_target(field, rest))
     unit = ALPHA if name in ("alpha_flow", "so_flow") else 1.0
-    expected = merge_rows(errors[0] / unit, errors[1], every(name)) * (1 + draws.t + 10 * draws.d)
+    share = jnp.where(draws.d > 0, 0.5, 1.0) if name == "so_flow" else 1.0
+    expected = merge_rows(errors[0] / unit, errors[1], every(name)) * share * (1 + draws.t + 10 * draws.d)
     options: dict[str, Any] = {"power": 0.0, "weight": lambda t, d: 1 + t + 10 * d}
     found, metrics = loss(name, field, batch, key, reduction=None, **options)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
@@ -181,6 +184,29 @@ def test_conditions_drop_in_rows_of_both_kinds(key):
     dropped = np.asarray(draws_of("mean_flow", batch_of(key), key, null=NULL, dropout=0.5).cond == NULL)
     for kind in split_rows(dropped, 4):
         assert 0 < kind.sum() < kind.size
+
+
+def test_conditions_drop_in_rows_of_no_step_alone_and_as_many_of_all(key):
+    batch = Batch(jnp.zeros((4096, 1)), jnp.arange(4096))
+    draws = draws_of("mean_flow", batch, key, null=NULL, dropout=0.3, drop_steps=False)
+    steps, rest = split_rows(np.asarray(draws.cond) == NULL, 4)
+    assert not steps[1:].any() and abs(rest.sum() / 4096 - 0.3) < 0.03  # the first row's label is NULL
+
+
+@pytest.mark.parametrize("name", ["mean_flow", "improved_mean_flow"])
+@pytest.mark.parametrize("guidance", [None, Guidance(2.0)])
+def test_the_labels_of_steps_are_dropped_unless_guidance_is_inside(key, name, guidance):
+    seen = []
+
+    def field(x, t, d, cond):
+        seen.append((np.asarray(d > 0), np.asarray(cond)))
+        return field_of(PARAMETERS)(x, t, d, cond)
+
+    batch = Batch(batch_of(key).x, jnp.full(N, 1))
+    losses_of = getattr(losses, name)
+    losses_of(field, batch, key, null=NULL, dropout=0.5, guidance=guidance, jvp=tangents.finite_difference(1e-3))
+    dropped = [np.any(cond[steps] == NULL) for steps, cond in seen if len(cond) == N // every(name) and steps.any()]
+    assert dropped and any(dropped) is (guidance is None)
 
 
 def test_posterior_rows_are_a_half_of_either_kind(key):

@@ -120,6 +120,14 @@ def test_other_steps_see_d(step):
     assert float(jnp.abs(run(network, x, t, d, label) - run(network, x, t, d / 2, label)).max()) > 1e-4
 
 
+def test_time_none_ignores_t():
+    x, t, d, labels = inputs()
+    network = network_of(time="none")
+    np.testing.assert_array_equal(run(network, x, t, d, labels), run(network, x, 1 - t, d, labels))
+    at_zero = run(network_of(), x, jnp.zeros_like(t), d, labels)
+    np.testing.assert_allclose(run(network, x, t, d, labels), at_zero, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("step", "d", "value"), [("log2", 1 / 128, 7), ("log2", 1, 0), ("linear", 0.25, 0.25), ("none", 0.5, 0)]
 )
