@@ -289,7 +289,7 @@ def test_guidance_at_times_at_which_no_step_starts_is_refused(model, key, steps,
 def test_another_sampler_takes_the_place_of_the_objective_s(model, key):
     start, labels = noise(model, key, jnp.arange(4)), jnp.arange(4) % CLASSES
     times = samplers.Shifted(2.0)
-    expected = samplers.heun(guided(model.field, 2.0, model.network.null), start, labels, steps=3, times=times)
+    expected = samplers.heun(guided(model.field, 2.0, CLASSES), start, labels, steps=3, times=times)
     chosen = samplers.Sampler(samplers.heun, times)
     found = sample(model, key, 4, steps=3, guidance=2.0, sampler=chosen)
     np.testing.assert_allclose(found, expected, atol=1e-4)
