@@ -1,15 +1,33 @@
 """Image files in folders."""
 
+import collections
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Integer
 
-from ..errors import DataError
+from ..errors import BadImage, DataError
+from ..names import natural
+from ..parts import find_folders, named
+from ..preprocess import SUFFIXES, is_image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+LEFT_BEHIND = (
+    "thumbs.db/ehthumbs.db/ehthumbs_vista.db/desktop.ini/icon\r/picasa.ini/@eadir/@tmp/@recycle/#recycle/#snapshot/"
+    "$recycle.bin/recycler/system volume information/lost+found/lost.dir/__macosx/__pycache__"
+).split("/")
+"""Files and folders of operating systems, file servers and tools, in any case."""
+UNFINISHED = ("~", ".bak", ".tmp", ".part", ".partial", ".crdownload", ".download", ".swp", ".orig")
+"""Ends of names of copies and of downloads that are not whole."""
+UNNAMED = ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data", "files", "all", "unknown", "unlabeled")
+"""A folder called so, alone, is no class."""
+
+Passed = collections.Counter[str]
+"""How many files and folders were passed over, by reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,51 +35,185 @@ class FolderRecords:
     """The image files of one folder, or of its sub-folders, each of which is a class."""
 
     folder: pathlib.Path
-    files: tuple[str, ...]
-    """Paths inside the folder."""
-    labels: Integer[np.ndarray, " count"]
+    paths: tuple[str, ...]
+    """Inside the folder."""
+    labels: Integer[np.ndarray, " count"] | None
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def encoded(self, index: int) -> bytes:
-        path = self.folder / self.files[index]
+        path = self.folder / self.paths[index]
         try:
             return path.read_bytes()
         except OSError as error:
+            if path.is_symlink() and not path.exists():
+                raise BadImage("a link to nothing") from error
             raise DataError(f"{path} (image {index}) cannot be read ({error.strerror}): restore it") from error
 
     def where(self, index: int) -> str:
-        return f"image {index}, {self.folder / self.files[index]},"
+        return f"image {index}, {self.folder / self.paths[index]},"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def files(self) -> list[tuple[str, int]]:
+        # File servers answer slowly, and to many at once.
+        with concurrent.futures.ThreadPoolExecutor(16) as threads:
+            return list(zip(self.paths, threads.map(self._size, self.paths, chunksize=1024), strict=True))
+
+    def _size(self, path: str) -> int:
+        try:
+            return os.stat(os.path.join(self.folder, path)).st_size
+        except OSError:
+            return -1
 
 
 def open_folder(folder: pathlib.Path) -> FolderRecords:
-    """Images in the order of their paths; their classes are the sub-folders in the order of their names, if there are any.
+    """All images of a folder in the order of their paths. Each sub-folder that holds some, at any depth, is a class, in
+    natural order: 2 comes before 10.
 
     Raises DataError if there are no images, or some in the folder itself and some in sub-folders.
     """
-    found = {name: _images(folder / name) for name in ("", *_folders(folder))}
-    flat, classes = found.pop(""), {name: files for name, files in found.items() if files}
-    if flat and classes:
-        raise DataError(
-            f"{folder} holds images itself ({flat[0]}) and in sub-folders ({next(iter(classes))}): put all into sub-folders, "
-            "one a class, or none"
-        )
-    if not flat and not classes:
-        raise DataError(
-            f"no images ({', '.join(SUFFIXES)}) in {folder.absolute()} or its sub-folders: name their folder with --data.path"
-        )
-    if flat:
-        return FolderRecords(folder, tuple(flat), np.zeros(len(flat), np.int32), ())
-    files = tuple(f"{name}/{file}" for name, files in classes.items() for file in files)
-    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in classes.values()])
-    return FolderRecords(folder, files, labels, tuple(classes))
+    return _records(folder, *_children(folder))
 
 
-def _folders(folder: pathlib.Path) -> list[str]:
+def open_folders(folder: pathlib.Path) -> tuple[FolderRecords, FolderRecords | None]:
+    """Training and held-out images: those of PATH/train and PATH/val by whatever usual name, or else all of the folder."""
+    names, images, passed = _children(folder)
+    if any(map(named, names)):  # an empty folder is no part, and beside `train` no class
+        holding = [name for name in names if next(_walk(folder / name, Passed()), None)]
+        passed["folders without images"] += len(names) - len(holding)
+        names = holding
+    parts = find_folders(names, str(folder))
+    if parts is None:
+        return _records(folder, names, images, passed), None
+    aside = [f"in {name}" for name in parts.aside] + [f"in {folder} itself: {len(images)}"] * bool(images)
+    train = _part(folder / parts.train[0])
+    train = dataclasses.replace(train, notes=(*train.notes, *[f"images left aside {', '.join(aside)}"] * bool(aside)))
+    return train, _part(folder / parts.held_out[0]) if parts.held_out else None
+
+
+def _part(folder: pathlib.Path) -> FolderRecords:
+    """Of a part that was unpacked into a folder of its own name (`seg_train/seg_train`), the inner one."""
+    names, images, passed = _children(folder)
+    inner = names == [folder.name] and not images
+    return _part(folder / folder.name) if inner else _records(folder, names, images, passed)
+
+
+def _records(folder: pathlib.Path, names: Sequence[str], images: Sequence[str], passed: Passed) -> FolderRecords:
+    found = {name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural(names)}
+    classes = {name: paths for name, paths in found.items() if paths}
+    passed["folders without images"] += len(found) - len(classes)
+    if images and classes:
+        raise DataError(
+            f"{folder} holds images itself ({min(images)}) and in sub-folders ({next(iter(classes))}): put all into "
+            "sub-folders, one a class, or none"
+        )
+    notes = _notes(+passed)
+    if not images and not classes:
+        raise DataError(
+            f"no images in {folder.absolute()} or its sub-folders{f' ({notes[0]})' if notes else ''}: name their folder with "
+            "--data.path"
+        )
+    inner = {name: sorted({path.split("/")[1] for path in paths if path.count("/") > 1}) for name, paths in classes.items()}
+    for name, folders in inner.items():
+        _check_class(folder / name, folders)
+    paths = tuple(path for paths in classes.values() for path in paths) or tuple(sorted(images))
+    unlabelled = images or (len(classes) == 1 and next(iter(classes)).casefold() in UNNAMED)
+    if unlabelled:
+        return FolderRecords(folder, paths, None, (), tuple(notes))
+    if len(classes) == 1 and len(first := next(iter(inner.values()))) > 1:
+        name = next(iter(inner))
+        notes.append(
+            f"one class alone: if its folders ({first[0]}, ...) are the classes, name {folder / name} with --data.path"
+        )
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes.values()])
+    return FolderRecords(folder, paths, labels, tuple(classes), tuple(notes))
+
+
+def _notes(passed: Passed) -> list[str]:
+    told = [f"{reason} {count:,}" for reason, count in passed.most_common(6)]
+    rest = passed.total() - sum(count for _, count in passed.most_common(6))
+    return [f"passed over: {', '.join(told + [f'others {rest:,}'] * bool(rest))}"] * bool(told)
+
+
+def _check_class(folder: pathlib.Path, inner: Sequence[str]) -> None:
+    """Raises DataError if a class has parts inside it, which would all be trained on."""
+    parts = find_folders(inner, str(folder)) if len(inner) > 1 else None
+    if parts and parts.held_out:
+        train, held_out = parts.train[0], parts.held_out[0]
+        raise DataError(
+            f"{folder} holds {train} and {held_out}: name this folder with --data.path if they are the parts of the data set, "
+            f"or, if it is a class, put them outside, as {train}/{folder.name} and {held_out}/{folder.name}"
+        )
+
+
+def _children(folder: pathlib.Path) -> tuple[list[str], list[str], Passed]:
+    """Names of the sub-folders and of the images directly in a folder, and what was passed over there."""
+    passed, names, images = Passed(), [], []
     try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        for entry in _entries(str(folder), passed):
+            if _is_folder(entry):
+                names.append(entry.name)
+            elif _holds_image(entry, passed):
+                images.append(entry.name)
     except OSError as error:
         raise DataError(f"no folder {folder.absolute()} ({error.strerror}): name another with --data.path") from error
+    return names, images, passed
 
 
-def _images(folder: pathlib.Path) -> list[str]:
-    return sorted(name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES))
+def _walk(folder: pathlib.Path, passed: Passed) -> Iterator[str]:
+    """Paths of the images at any depth of a folder."""
+    pending = [("", os.path.realpath(folder.parent), os.path.realpath(folder))]
+    while pending:
+        below, outer, real = pending.pop()
+        if f"{outer}/".startswith(f"{real}/"):
+            passed["links in a circle"] += 1
+            continue
+        try:
+            entries = list(_entries(os.path.join(folder, below), passed))
+        except OSError as error:
+            raise DataError(f"{folder / below} cannot be read ({error.strerror}): make it readable, or move it away") from error
+        for entry in entries:
+            path = below + entry.name
+            if _is_folder(entry):
+                inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
+                pending.append((f"{path}/", real, inner))
+            elif _holds_image(entry, passed):
+                yield path
+
+
+def _entries(folder: str, passed: Passed) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            reason = _reason(entry.name)
+            if reason is None:
+                yield entry
+            else:
+                passed[reason] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
+
+
+def _reason(name: str) -> str | None:
+    """Why a name is not one of the user's images or classes."""
+    if name.startswith("."):
+        return "hidden"
+    if name.casefold() in LEFT_BEHIND or re.fullmatch(r"FOUND\.\d{3}", name):
+        return "left by other programs"
+    return "unfinished or spare copies" if name.casefold().endswith(UNFINISHED) else None
+
+
+def _holds_image(entry: os.DirEntry[str], passed: Passed) -> bool:
+    """By its suffix, or else by its first bytes: opening each file of a million would take hours on a file server."""
+    suffix = os.path.splitext(entry.name)[1].casefold()
+    if os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
+        if suffix in SUFFIXES or is_image(entry.path):
+            return True
+        passed[f"{suffix or 'other'} files"] += 1
+        return False
+    dangling = entry.is_symlink() and suffix in SUFFIXES
+    passed["links to nothing, pipes and devices"] += not dangling
+    return dangling
