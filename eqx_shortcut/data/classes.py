@@ -7,7 +7,7 @@ from jaxtyping import Bool, Shaped
 
 from .errors import DataError
 from .images import check_labels
-from .names import natural
+from .names import listed, natural
 from .records import Records, Subset, first_good, hold_out
 
 Stored = Shaped[np.ndarray, " count"]
@@ -118,9 +118,3 @@ def _with_gaps_noted(train: Subset) -> Subset:
         return train
     called = [train.names[i] if train.names else str(i) for i in empty.tolist()]
     return dataclasses.replace(train, notes=(*train.notes, f"no image to train on is of class {listed(called)}"))
-
-
-def listed(names: tuple[str, ...] | list[str], most: int = 5) -> str:
-    """The first names, printable whatever bytes they hold."""
-    told = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in names[:most])
-    return f"{told}, ... ({len(names):,})" if len(names) > most else told

@@ -1,16 +1,20 @@
 """What a set of images is, apart from where it lies: written down by a run or a cache, and compared when either goes on."""
 
-from typing import Any, Protocol
+import hashlib
+import os
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer
 
-from .classes import listed
+from .names import listed
 
 Identity = dict[str, Any]
 """{"train": count, "held_out": count, "classes": count, "names": [...], "sha256": [of each part]}, as JSON holds it."""
 
 
+@runtime_checkable
 class Identified(Protocol):
     """Images, in memory or in files, or what was made of them."""
 
@@ -23,6 +27,11 @@ class Identified(Protocol):
     @property
     def notes(self) -> tuple[str, ...]: ...
     def digest(self) -> str: ...
+
+
+def hash_files(files: Iterable[tuple[str, int]]) -> str:
+    """SHA-256 of names and sizes."""
+    return hashlib.sha256(b"".join(os.fsencode(name) + b"\0%d\n" % size for name, size in files)).hexdigest()
 
 
 def identity(train: Identified, held_out: Identified) -> Identity:

@@ -42,6 +42,12 @@ def natural(names: Iterable[str]) -> list[str]:
     return sorted(names, key=key)
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names, printable whatever bytes they hold."""
+    told = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in names[:most])
+    return f"{told}, ... ({len(names):,})" if len(names) > most else told
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+", text.casefold())
 

@@ -46,7 +46,7 @@ class Parts(NamedTuple):
 
 def _sorted(names: Iterable[str], where: str) -> Parts:
     """Names by part. What has other words beside the part than the training images have is left aside."""
-    names = list(names)
+    names = sorted(names)
     found = {name: said for name in names if (said := named(name))}
     train = [name for name, said in found.items() if said.part == "train"]
     beside = {found[name].beside for name in train} or {()}

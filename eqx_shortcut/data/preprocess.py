@@ -100,7 +100,7 @@ def is_image(path: str) -> bool:
     import PIL.Image
 
     try:
-        with PIL.Image.open(path, formats=_formats()[:-1]):
+        with PIL.Image.open(path, formats=[name for name in _formats() if name != "TGA"]):
             return True
     except Exception:  # unreadable, of another kind, or damaged in its header
         return False

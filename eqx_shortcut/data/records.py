@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import os
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -42,8 +41,8 @@ class Records(Protocol):
         """How many images there are."""
         ...
 
-    def files(self) -> list[tuple[str, int]]:
-        """Name and size of each file, by which they are known wherever they lie."""
+    def sha256(self) -> str:
+        """Hash of names and sizes of the files, by which they are known wherever they lie."""
         ...
 
     def encoded(self, index: int) -> Encoded:
@@ -81,8 +80,8 @@ class Subset:
     def where(self, index: int) -> str:
         return self.records.where(int(self.indices[index]))
 
-    def files(self) -> list[tuple[str, int]]:
-        return self.records.files()
+    def sha256(self) -> str:
+        return self.records.sha256()
 
     def take(self, chosen: Integer[np.ndarray, " chosen"]) -> "Subset":
         """Those at some of its places."""
@@ -167,10 +166,8 @@ class ImageRecords:
 
     def digest(self) -> str:
         """SHA-256 of names and sizes of the files, of which images are taken, and of their labels."""
-        found = hashlib.sha256(self.records.indices.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes())
-        for name, size in self.records.files():
-            found.update(os.fsencode(name) + b"\0%d\n" % size)
-        return found.hexdigest()
+        taken = self.records.indices.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes()
+        return hashlib.sha256(self.records.sha256().encode() + taken).hexdigest()
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         """Images and labels at `indices`, and in `replaced` those of the indices whose image is bad.

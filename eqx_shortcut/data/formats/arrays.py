@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ..errors import DataError
+from ..identity import hash_files
 from ..parts import HELD_OUT, WORDS, Named, named
 from .labels import choose_labels, plain_labels, unlabelled
 
@@ -36,8 +37,8 @@ class ArrayRecords:
     def __len__(self) -> int:
         return self.count
 
-    def files(self) -> list[tuple[str, int]]:
-        return [("", self.file.stat().st_size)]
+    def sha256(self) -> str:
+        return hash_files([("", self.file.stat().st_size)])
 
 
 def find_arrays(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:

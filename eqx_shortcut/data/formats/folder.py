@@ -3,23 +3,25 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Integer
 
 from ..errors import BadImage, DataError
+from ..identity import hash_files
 from ..names import natural
 from ..parts import find_folders, named
 from ..preprocess import SUFFIXES, is_image
 
-LEFT_BEHIND = (
+LEFT_BEHIND = frozenset(
     "thumbs.db/ehthumbs.db/ehthumbs_vista.db/desktop.ini/icon\r/picasa.ini/@eadir/@tmp/@recycle/#recycle/#snapshot/"
-    "$recycle.bin/recycler/system volume information/lost+found/lost.dir/__macosx/__pycache__"
-).split("/")
+    "$recycle.bin/recycler/system volume information/lost+found/lost.dir/__macosx/__pycache__".split("/")
+)
 """Files and folders of operating systems, file servers and tools, in any case."""
 UNFINISHED = ("~", ".bak", ".tmp", ".part", ".partial", ".crdownload", ".download", ".swp", ".orig")
 """Ends of names of copies and of downloads that are not whole."""
@@ -56,16 +58,27 @@ class FolderRecords:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def files(self) -> list[tuple[str, int]]:
+    def sha256(self) -> str:
+        return self._sha256
+
+    @functools.cached_property
+    def _sha256(self) -> str:
         # File servers answer slowly, and to many at once.
         with concurrent.futures.ThreadPoolExecutor(16) as threads:
-            return list(zip(self.paths, threads.map(self._size, self.paths, chunksize=1024), strict=True))
+            chunks = [self.paths[i : i + 4096] for i in range(0, len(self.paths), 4096)]
+            sizes = [size for chunk in threads.map(self._sizes, chunks) for size in chunk]
+        return hash_files(zip(self.paths, sizes, strict=True))
 
-    def _size(self, path: str) -> int:
-        try:
-            return os.stat(os.path.join(self.folder, path)).st_size
-        except OSError:
-            return -1
+    def _sizes(self, paths: Sequence[str]) -> list[int]:
+        return [_size(os.path.join(self.folder, path)) for path in paths]
+
+
+@no_type_check
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:  # a link to nothing
+        return -1
 
 
 def open_folder(folder: pathlib.Path) -> FolderRecords:
@@ -193,27 +206,33 @@ def _entries(folder: str, passed: Passed) -> Iterator[os.DirEntry[str]]:
                 passed[reason] += 1
 
 
+# Called for each file: checking annotations took ten times as long as these do.
+@no_type_check
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
 
 
+@no_type_check
 def _reason(name: str) -> str | None:
     """Why a name is not one of the user's images or classes."""
     if name.startswith("."):
         return "hidden"
-    if name.casefold() in LEFT_BEHIND or re.fullmatch(r"FOUND\.\d{3}", name):
+    plain = name.casefold()
+    if plain in LEFT_BEHIND or (plain.startswith("found.") and plain[6:].isdecimal()):
         return "left by other programs"
-    return "unfinished or spare copies" if name.casefold().endswith(UNFINISHED) else None
+    return "unfinished or spare copies" if plain.endswith(UNFINISHED) else None
 
 
+@no_type_check
 def _holds_image(entry: os.DirEntry[str], passed: Passed) -> bool:
     """By its suffix, or else by its first bytes: opening each file of a million would take hours on a file server."""
     suffix = os.path.splitext(entry.name)[1].casefold()
-    if os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():
+    linked = entry.is_symlink()
+    if os.path.isfile(entry.path) if linked else entry.is_file():
         if suffix in SUFFIXES or is_image(entry.path):
             return True
         passed[f"{suffix or 'other'} files"] += 1
         return False
-    dangling = entry.is_symlink() and suffix in SUFFIXES
+    dangling = linked and suffix in SUFFIXES
     passed["links to nothing, pipes and devices"] += not dangling
     return dangling

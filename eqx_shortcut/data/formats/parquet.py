@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Integer, Shaped
 
 from ..errors import BadImage, DataError
+from ..identity import hash_files
 from .labels import choose_labels, plain_labels, unlabelled
 
 IMAGES, LABEL = ("image", "img"), "label"
@@ -49,9 +50,9 @@ class ParquetRecords:
     def __len__(self) -> int:
         return self.count
 
-    def files(self) -> list[tuple[str, int]]:
+    def sha256(self) -> str:
         alone = len(self.paths) == 1
-        return [("" if alone else file.name, file.stat().st_size) for file in self.paths]
+        return hash_files(("" if alone else file.name, file.stat().st_size) for file in self.paths)
 
     def _place(self, index: int) -> tuple[int, int, int]:
         at = int(np.searchsorted(self.starts, index, side="right")) - 1

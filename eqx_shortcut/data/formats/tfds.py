@@ -20,6 +20,7 @@ from jaxtyping import Integer
 
 from ... import storage
 from ..errors import BadImage, DataError
+from ..identity import hash_files
 from . import array_record, example, tfrecord
 from .labels import choose_labels, unlabelled
 
@@ -69,8 +70,8 @@ class TFDSRecords:
     def __len__(self) -> int:
         return len(self.places)
 
-    def files(self) -> list[tuple[str, int]]:
-        return [(path.name, path.stat().st_size) for path in self.paths]
+    def sha256(self) -> str:
+        return hash_files((path.name, path.stat().st_size) for path in self.paths)
 
 
 def splits(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
