@@ -29,7 +29,6 @@ class Images:
     """Those of the classes in order of their labels; empty if they have none."""
 
     noun: ClassVar[str] = "images"
-    notes: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self):
         if not len(self.pixels):
@@ -55,6 +54,11 @@ class Images:
         """Height, width and channels of one image."""
         height, width, channels = self.pixels.shape[1:]
         return height, width, channels
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing is to be said of how they were found."""
+        return ()
 
     def where(self, index: int) -> str:
         """One image in words."""

@@ -19,7 +19,7 @@ MAX = 2**64 - 1
 
 
 def npz(folder: pathlib.Path, wanted: str | None = None, /, **arrays: object) -> Arrays:
-    np.savez(folder / "a.npz", images=PIXELS, **{name: np.asarray(array) for name, array in arrays.items()})
+    np.savez(folder / "a.npz", allow_pickle=False, images=PIXELS, **{name: np.asarray(array) for name, array in arrays.items()})
     return Arrays(path=folder / "a.npz", size=8, label=wanted, held_out=0.3)
 
 
