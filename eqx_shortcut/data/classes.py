@@ -22,8 +22,8 @@ def number(train: Records, held_out: Records | None = None) -> tuple[Subset, Sub
     """
     parts = [train] if held_out is None else [train, held_out]
     if not labelled(train):
-        told = () if train.labels is None else ("UNLABELLED: no image has a label, all are of one class",)
-        numbered = [Subset.of(part, np.zeros(len(part), np.int32), (), told) for part in parts]
+        told = "UNLABELLED: no image has a label, all are of one class"
+        numbered = [Subset.of(part, np.zeros(len(part), np.int32), (), (told,)) for part in parts]
     elif any(part.names for part in parts):
         numbered = _by_name(parts)
     else:

@@ -139,8 +139,8 @@ def check_finite(moments: Float[np.ndarray, "rows ..."], where: Callable[[int], 
     if wrong.size:
         kind = "are not numbers" if np.isnan(half[wrong[0]]).any() else "are beyond half precision (65,504)"
         raise DataError(
-            f"latents of {where(int(wrong[0]))} {kind}, {wrong.size} of {len(half)} encoded together: the autoencoder's file is "
-            "damaged or does not fit the images; copy it again, or use another"
+            f"latents of {where(int(wrong[0]))} {kind}, {wrong.size} of {len(half)} encoded together: the autoencoder's file "
+            "is damaged or does not fit the images; copy it again, or use another"
         )
 
 

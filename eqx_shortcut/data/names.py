@@ -14,6 +14,15 @@ def imagenet() -> tuple[str, ...]:
     return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
+def called(recorded: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Names to choose classes by: those of the data, or ImageNet's where they are its identifiers, or 1,000 have none.
+
+    Empty if there are none.
+    """
+    identifiers = all(re.fullmatch(r"n\d{8}", name) for name in recorded)
+    return imagenet() if classes == 1000 and identifiers else tuple(recorded)
+
+
 def find(names: Sequence[str], query: str) -> int:
     """The place of the one name that equals the query, or else of the only one that contains it as words.
 
@@ -43,8 +52,8 @@ def natural(names: Iterable[str]) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names, printable whatever bytes they hold."""
-    told = ", ".join(name.encode("utf-8", "backslashreplace").decode() for name in names[:most])
+    """The first names, in one line whatever they hold: bytes of no encoding, ends of lines."""
+    told = ", ".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in name) for name in names[:most])
     return f"{told}, ... ({len(names):,})" if len(names) > most else told
 
 

@@ -76,17 +76,17 @@ def find_folders(names: Iterable[str], where: str) -> Parts | None:
     return found
 
 
-def find_files(path: pathlib.Path, suffix: str) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """The file, or the files in a folder, to train on (all if no name speaks of a part), and those held out.
+def find_files(path: pathlib.Path, suffix: str) -> tuple[list[pathlib.Path], list[pathlib.Path], list[str]]:
+    """The file, or the files in a folder, to train on (all if no name speaks of a part), those held out, and names left aside.
 
     NAME-00000-of-00001 and NAME-0 are of the part that NAME says. Raises DataError if there are only files to hold out.
     """
     if not path.is_dir():
-        return [path] if path.exists() else [], []
+        return [path] if path.exists() else [], [], []
     files = sorted(file for file in path.glob(f"*.{suffix}") if not file.name.startswith("."))
     groups: dict[str, list[pathlib.Path]] = {}
     for file in files:
         groups.setdefault(re.sub(r"(-\d{5}-of-\d{5}.*|[-_.]?\d+)$", "", file.stem), []).append(file)
     parts = _sorted(groups, str(path))
     train, held_out = ([file for name in names for file in groups[name]] for names in parts[:2])
-    return train or files, held_out
+    return train or files, held_out, parts.aside if train else []

@@ -80,17 +80,19 @@ class ImageFolder(Photos):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parquet(Photos):
-    """Hugging Face parquet files with a column `image` or `img` and, for labels, `label`: one file, or a folder of
-    train-*.parquet and validation-*.parquet, or of others."""
+    """Hugging Face parquet files with a column `image` or `img` and, for labels, `label` or
+    another usual name: one file, or a folder of train-*.parquet and validation-*.parquet, or of others."""
 
     label: str | None = None
     """Column of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
-        train, held_out = find_files(self.path, "parquet")
+        train, held_out, aside = find_files(self.path, "parquet")
         if not train:
             raise DataError(f"no parquet file at {self.path.absolute()}: name the file or its folder with --data.path")
-        return open_parquet(train, self.label), open_parquet(held_out, self.label) if held_out else None
+        records, notes = open_parquet(train, self.label), [f"files left aside: {', '.join(aside)}"] * bool(aside)
+        records = dataclasses.replace(records, notes=(*records.notes, *notes))
+        return records, open_parquet(held_out, self.label) if held_out else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -128,9 +128,16 @@ def test_deeper_folders_belong_to_their_class(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["images", "IMG", "photos", "unlabeled"])
-def test_one_folder_of_a_name_that_says_nothing_is_no_class(tmp_path, name):
-    found = open_folder(fill(tmp_path, name))
+def test_one_folder_of_a_name_that_says_nothing_stands_for_what_it_holds(tmp_path, name):
+    found = open_folder(fill(tmp_path / "flat", name))
     assert found.labels is None and found.names == () and len(found) == 2
+    fill(tmp_path / "classes", f"{name}/cat", f"{name}/dog", "labels", count=2)
+    for file in (tmp_path / "classes" / "labels").iterdir():
+        file.write_text("0 0.5 0.5 1 1")
+        file.rename(file.with_suffix(".txt"))
+    assert open_folder(tmp_path / "classes").names == ("cat", "dog")
+    train, held_out = open_folders(fill(tmp_path / "parts", f"{name}/train/cat", f"{name}/val/cat"))
+    assert train.names == ("cat",) and held_out is not None
 
 
 def test_folders_in_one_class_alone_are_pointed_at(tmp_path):
@@ -251,10 +258,9 @@ def test_files_say_their_part(name):
 def test_files_of_parts_are_told_apart(tmp_path):
     for name in ("valid-0", "Train-00001-of-00002-1f", "Train-00000-of-00002-2e", "TEST", "._Train-0"):
         (tmp_path / f"{name}.parquet").touch()
-    train, held_out = find_files(tmp_path, "parquet")
-    assert [path.name[:11] for path in train] == ["Train-00000", "Train-00001"] and [path.stem for path in held_out] == [
-        "valid-0"
-    ]
+    train, held_out, aside = find_files(tmp_path, "parquet")
+    assert [path.name[:11] for path in train] == ["Train-00000", "Train-00001"]
+    assert [path.stem for path in held_out] == ["valid-0"] and aside == ["TEST"]
 
 
 # Links and what is neither a file nor a folder.
@@ -267,9 +273,14 @@ def test_links_are_followed_and_never_in_a_circle(tmp_path):
     (tmp_path / "photos" / "cat" / "round").symlink_to(tmp_path / "photos")
     (tmp_path / "photos" / "self").symlink_to(tmp_path / "photos")
     (tmp_path / "photos" / "itself").symlink_to("itself")
+    fill(tmp_path / "one", "deep")
+    (tmp_path / "one" / "other").symlink_to(tmp_path / "two")
+    fill(tmp_path / "two", "deep")
+    (tmp_path / "two" / "other").symlink_to(tmp_path / "one")
+    (tmp_path / "photos" / "pair").symlink_to(tmp_path / "one")
     found = open_folder(tmp_path / "photos")
-    assert found.names == ("cat", "fox") and len(found) == 4
-    assert "links in a circle 2" in found.notes[0] and "links to nothing, pipes and devices 1" in found.notes[0]
+    assert found.names == ("cat", "fox", "pair") and len(found) == 8
+    assert "links to folders read already 3" in found.notes[0] and "links to nothing, pipes and devices 1" in found.notes[0]
 
 
 def test_a_link_to_nothing_is_a_bad_image_and_a_folder_called_jpg_is_a_folder(tmp_path):

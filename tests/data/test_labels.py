@@ -70,7 +70,11 @@ def test_several_columns_that_could_be_meant_are_asked_about(tmp_path, write):
 def test_a_set_without_labels_says_so_and_what_could_be_some(tmp_path, write):
     source = write(tmp_path, breed=LABELS)
     assert not all_labels(source)[0].any()
-    assert "1 class" in (told := summary(*source.build())) and "UNLABELLED" in told and "if breed holds some" in told
+    assert (
+        "1 class" in (told := summary(*source.build()))
+        and "UNLABELLED" in told
+        and "not taken for labels: breed; name one with --data.label" in told
+    )
 
 
 def test_columns_that_hugging_face_marks_as_classes_are_labels(tmp_path):

@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from ..errors import DataError
 from ..identity import hash_files
 from ..parts import HELD_OUT, WORDS, Named, named
-from .labels import choose_labels, plain_labels, unlabelled
+from .labels import choose_labels, not_taken, plain_labels
 
 IMAGES = ("images", "arr_0")
 
@@ -44,7 +44,11 @@ class ArrayRecords:
 def find_arrays(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
     """The file of images to train on (train.npz, or x_train.npy), and that of those held out, if there is one."""
     files = sorted(file for file in folder.iterdir() if file.suffix in (".npz", ".npy") and not file.name.startswith("."))
-    found = {part: file for file in files for part in WORDS if named(file.stem) == Named(part, ())}  # .npz comes last, and wins
+    stems = {part: {file.stem: file for file in files if named(file.stem) == Named(part, ())} for part in WORDS}  # .npz wins
+    for several in stems.values():
+        if len(several) > 1:
+            raise DataError(f"{folder} holds {' and '.join(several)}, two names of one part: keep one of them")
+    found = {part: file for part, one in stems.items() for file in one.values()}
     if "train" not in found:
         raise DataError(f"no train.npz or train.npy in {folder.absolute()}: name the file itself with --data.path")
     return found["train"], next((found[part] for part in HELD_OUT if part in found), None)
@@ -65,7 +69,7 @@ def open_arrays(file: pathlib.Path, label: str | None = None) -> ArrayRecords:
     others = _members(file) if file.suffix == ".npz" else _beside(file)
     chosen = choose_labels(others, label, str(file), marked=("arr_1",))
     if chosen is None:
-        return ArrayRecords(file, None, len(images), unlabelled(others))
+        return ArrayRecords(file, None, len(images), not_taken(others))
     values = _member(file, chosen) if file.suffix == ".npz" else _load(others[chosen])
     return ArrayRecords(file, plain_labels(values, len(images), str(file)), len(images))
 

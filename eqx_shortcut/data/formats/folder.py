@@ -7,7 +7,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 from jaxtyping import Integer
@@ -26,7 +26,7 @@ LEFT_BEHIND = frozenset(
 UNFINISHED = ("~", ".bak", ".tmp", ".part", ".partial", ".crdownload", ".download", ".swp", ".orig")
 """Ends of names of copies and of downloads that are not whole."""
 UNNAMED = ("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data", "files", "all", "unknown", "unlabeled")
-"""A folder called so, alone, is no class."""
+"""A folder called so, alone, is no class: what it holds is read as if it lay in its place."""
 
 Passed = collections.Counter[str]
 """How many files and folders were passed over, by reason."""
@@ -87,33 +87,55 @@ def open_folder(folder: pathlib.Path) -> FolderRecords:
 
     Raises DataError if there are no images, or some in the folder itself and some in sub-folders.
     """
-    return _records(folder, *_children(folder))
+    return _records(_listing(folder))
 
 
 def open_folders(folder: pathlib.Path) -> tuple[FolderRecords, FolderRecords | None]:
     """Training and held-out images: those of PATH/train and PATH/val by whatever usual name, or else all of the folder."""
-    names, images, passed = _children(folder)
-    if any(map(named, names)):  # an empty folder is no part, and beside `train` no class
+    listing = _listing(folder)
+    folder = listing.folder
+    parts = find_folders(listing.names, str(folder))
+    if parts is None:
+        return _records(listing), None
+    aside = [f"in {name}" for name in parts.aside] + [f"in {folder} itself: {len(listing.images)}"] * bool(listing.images)
+    train = open_folder(folder / parts.train[0])
+    train = dataclasses.replace(train, notes=(*train.notes, *[f"images left aside {', '.join(aside)}"] * bool(aside)))
+    return train, open_folder(folder / parts.held_out[0]) if parts.held_out else None
+
+
+class Listing(NamedTuple):
+    """What lies directly in a folder: names of sub-folders and of images, and what was passed over."""
+
+    folder: pathlib.Path
+    names: list[str]
+    images: list[str]
+    passed: Passed
+
+
+def _listing(folder: pathlib.Path) -> Listing:
+    """Of the folder, or of the one inside it that holds all and is called as it is, or by a name that says nothing."""
+    passed, names, images = Passed(), [], []
+    try:
+        for entry in _entries(str(folder), passed):
+            if _is_folder(entry):
+                names.append(entry.name)
+            elif _holds_image(entry, passed):
+                images.append(entry.name)
+    except OSError as error:
+        raise DataError(f"no folder {folder.absolute()} ({error.strerror}): name another with --data.path") from error
+    inner = [name for name in names if name == folder.name or name.casefold() in UNNAMED]
+    if inner or any(map(named, names)):  # an empty folder is no part, and beside `train` no class
         holding = [name for name in names if next(_walk(folder / name, Passed()), None)]
         passed["folders without images"] += len(names) - len(holding)
         names = holding
-    parts = find_folders(names, str(folder))
-    if parts is None:
-        return _records(folder, names, images, passed), None
-    aside = [f"in {name}" for name in parts.aside] + [f"in {folder} itself: {len(images)}"] * bool(images)
-    train = _part(folder / parts.train[0])
-    train = dataclasses.replace(train, notes=(*train.notes, *[f"images left aside {', '.join(aside)}"] * bool(aside)))
-    return train, _part(folder / parts.held_out[0]) if parts.held_out else None
+    if len(names) == 1 and names[0] in inner and not images:
+        found = _listing(folder / names[0])
+        return found._replace(passed=passed + found.passed)
+    return Listing(folder, names, images, passed)
 
 
-def _part(folder: pathlib.Path) -> FolderRecords:
-    """Of a part that was unpacked into a folder of its own name (`seg_train/seg_train`), the inner one."""
-    names, images, passed = _children(folder)
-    inner = names == [folder.name] and not images
-    return _part(folder / folder.name) if inner else _records(folder, names, images, passed)
-
-
-def _records(folder: pathlib.Path, names: Sequence[str], images: Sequence[str], passed: Passed) -> FolderRecords:
+def _records(listing: Listing) -> FolderRecords:
+    folder, names, images, passed = listing
     found = {name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural(names)}
     classes = {name: paths for name, paths in found.items() if paths}
     passed["folders without images"] += len(found) - len(classes)
@@ -132,8 +154,7 @@ def _records(folder: pathlib.Path, names: Sequence[str], images: Sequence[str], 
     for name, folders in inner.items():
         _check_class(folder / name, folders)
     paths = tuple(path for paths in classes.values() for path in paths) or tuple(sorted(images))
-    unlabelled = images or (len(classes) == 1 and next(iter(classes)).casefold() in UNNAMED)
-    if unlabelled:
+    if images:
         return FolderRecords(folder, paths, None, (), tuple(notes))
     if len(classes) == 1 and len(first := next(iter(inner.values()))) > 1:
         name = next(iter(inner))
@@ -161,28 +182,16 @@ def _check_class(folder: pathlib.Path, inner: Sequence[str]) -> None:
         )
 
 
-def _children(folder: pathlib.Path) -> tuple[list[str], list[str], Passed]:
-    """Names of the sub-folders and of the images directly in a folder, and what was passed over there."""
-    passed, names, images = Passed(), [], []
-    try:
-        for entry in _entries(str(folder), passed):
-            if _is_folder(entry):
-                names.append(entry.name)
-            elif _holds_image(entry, passed):
-                images.append(entry.name)
-    except OSError as error:
-        raise DataError(f"no folder {folder.absolute()} ({error.strerror}): name another with --data.path") from error
-    return names, images, passed
-
-
 def _walk(folder: pathlib.Path, passed: Passed) -> Iterator[str]:
     """Paths of the images at any depth of a folder."""
-    pending = [("", os.path.realpath(folder.parent), os.path.realpath(folder))]
+    real, outer = os.path.realpath(folder), os.path.realpath(folder.parent)
+    pending, seen = [("", real)], set()
     while pending:
-        below, outer, real = pending.pop()
-        if f"{outer}/".startswith(f"{real}/"):
-            passed["links in a circle"] += 1
+        below, real = pending.pop()
+        if real in seen or f"{outer}/".startswith(f"{real}/"):
+            passed["links to folders read already"] += 1
             continue
+        seen.add(real)
         try:
             entries = list(_entries(os.path.join(folder, below), passed))
         except OSError as error:
@@ -191,7 +200,7 @@ def _walk(folder: pathlib.Path, passed: Passed) -> Iterator[str]:
             path = below + entry.name
             if _is_folder(entry):
                 inner = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(real, entry.name)
-                pending.append((f"{path}/", real, inner))
+                pending.append((f"{path}/", inner))
             elif _holds_image(entry, passed):
                 yield path
 

@@ -31,10 +31,9 @@ def choose_labels(found: Iterable[str], wanted: str | None, where: str, *, marke
     return meant[0] if meant else None
 
 
-def unlabelled(others: Collection[str]) -> tuple[str, ...]:
-    """What is to be said of a set without labels."""
-    listed = f"; name them with --data.label if {', '.join(sorted(others)[:8])} holds some" if others else ""
-    return (f"UNLABELLED: no labels were found, all images are of one class{listed}",)
+def not_taken(others: Collection[str]) -> tuple[str, ...]:
+    """What is to be said of columns of a set without labels."""
+    return (f"not taken for labels: {', '.join(sorted(others)[:8])}; name one with --data.label",) if others else ()
 
 
 def _plain(name: str) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Integer, Shaped
 
 from ..errors import BadImage, DataError
 from ..identity import hash_files
-from .labels import choose_labels, plain_labels, unlabelled
+from .labels import choose_labels, not_taken, plain_labels
 
 IMAGES, LABEL = ("image", "img"), "label"
 
@@ -100,7 +100,7 @@ def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, lab
         groups=np.array([(i, group) for i, one in enumerate(found) for group in range(len(one.counts))]),
         starts=np.cumsum([0, *rows[:-1]]),
         count=sum(rows),
-        notes=unlabelled(first.others) if first.chosen is None else (),
+        notes=not_taken(first.others) if first.chosen is None else (),
     )
 
 

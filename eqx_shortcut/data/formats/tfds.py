@@ -22,7 +22,7 @@ from ... import storage
 from ..errors import BadImage, DataError
 from ..identity import hash_files
 from . import array_record, example, tfrecord
-from .labels import choose_labels, unlabelled
+from .labels import choose_labels
 
 NONE = np.iinfo(np.int64).min
 """In an index, the label of a record that is no labelled image."""
@@ -51,7 +51,7 @@ class TFDSRecords:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return unlabelled(()) if self.features.label is None else ()
+        return ()
 
     @property
     def names(self) -> tuple[str, ...]:
