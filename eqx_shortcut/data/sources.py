@@ -12,6 +12,7 @@ from .formats.folder import open_folders
 from .formats.parquet import open_parquet
 from .formats.tfds import open_split, splits
 from .images import Images
+from .names import listed
 from .parts import find_files
 from .records import ImageRecords, OnBadImage, Records, class_count
 
@@ -90,7 +91,7 @@ class Parquet(Photos):
         train, held_out, aside = find_files(self.path, "parquet")
         if not train:
             raise DataError(f"no parquet file at {self.path.absolute()}: name the file or its folder with --data.path")
-        records, notes = open_parquet(train, self.label), [f"files left aside: {', '.join(aside)}"] * bool(aside)
+        records, notes = open_parquet(train, self.label), [f"left aside: files {listed(aside)}"] * bool(aside)
         records = dataclasses.replace(records, notes=(*records.notes, *notes))
         return records, open_parquet(held_out, self.label) if held_out else None
 

@@ -190,7 +190,7 @@ def test_validation_is_held_out_before_a_test_and_what_lies_beside_is_said(tmp_p
     train, held_out = open_folders(tmp_path)
     assert held_out is not None and held_out.folder.name == "valid" and train.folder.name == "train"
     (note,) = train.notes
-    assert "left aside" in note and "in test" in note and "in extra" in note and f"in {tmp_path} itself: 1" in note
+    assert note == f"left aside: images in extra, test, {tmp_path} itself"
 
 
 def test_a_part_unpacked_into_a_folder_of_its_own_name_is_the_inner_one(tmp_path):

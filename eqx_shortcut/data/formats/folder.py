@@ -14,7 +14,7 @@ from jaxtyping import Integer
 
 from ..errors import BadImage, DataError
 from ..identity import hash_files
-from ..names import natural
+from ..names import listed, natural
 from ..parts import find_folders, named
 from ..preprocess import SUFFIXES, is_image
 
@@ -97,9 +97,9 @@ def open_folders(folder: pathlib.Path) -> tuple[FolderRecords, FolderRecords | N
     parts = find_folders(listing.names, str(folder))
     if parts is None:
         return _records(listing), None
-    aside = [f"in {name}" for name in parts.aside] + [f"in {folder} itself: {len(listing.images)}"] * bool(listing.images)
+    aside = parts.aside + [f"{folder} itself"] * bool(listing.images)
     train = open_folder(folder / parts.train[0])
-    train = dataclasses.replace(train, notes=(*train.notes, *[f"images left aside {', '.join(aside)}"] * bool(aside)))
+    train = dataclasses.replace(train, notes=(*train.notes, *[f"left aside: images in {listed(aside)}"] * bool(aside)))
     return train, open_folder(folder / parts.held_out[0]) if parts.held_out else None
 
 
