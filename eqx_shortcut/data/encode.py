@@ -11,14 +11,17 @@ from tqdm import tqdm
 
 from .. import distributed, settings, sharding, storage
 from ..pretrained.autoencoder import Autoencoder, fingerprint
-from . import Images
-from .latents import MANIFEST, PARTS, Shard, read_manifest, shard_rows
+from . import DataError, Images
+from .identity import Identity, changed, summary
+from .identity import identity as identity_of_images
+from .latents import MANIFEST, PARTS, Shard, check_finite, read_manifest, shard_rows
 from .records import ImageRecords
 from .sources import Photos
 
 DRAFT = "settings.json"
-UNSTORED = ("mirror", "index")
-"""Settings of a source on which the latents do not depend; whether there are mirror images, the shape of the moments says."""
+UNSTORED = ("mirror", "index", "path")
+"""Settings of a source on which the latents do not depend; whether there are mirror images, the shape of the moments says,
+and what the images are, their identity."""
 
 
 def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch: int, shard: int) -> dict[str, int]:
@@ -28,10 +31,13 @@ def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch
     """
     with distributed.barrier():
         images = dict(zip(PARTS, source.build(), strict=True))
-        settled = described(source, autoencoder, images["train"], shard)
+        found = identity_of_images(images["train"], images["held_out"])
+        settled = described(source, autoencoder, images["train"], shard) | {"identity": found}
+        print_first(f"{out}: {summary(images['train'], images['held_out'])}")
         mesh = sharding.make_mesh(devices=jax.local_devices())
         sharding.check_batch(batch, mesh)
         if distributed.is_main_process():
+            check_identity(out / DRAFT, found)
             settings.settle(out / DRAFT, settled, "another cache", "Repeat its settings, or name another folder")
     with distributed.barrier():
         for part, data in images.items():
@@ -78,6 +84,21 @@ def identity(autoencoder: Autoencoder) -> dict[str, Any]:
     }
 
 
+def check_identity(path: storage.Path, found: Identity) -> None:
+    """Raises DataError if a cache, by the settings or the manifest at `path`, is of images that mean something else."""
+    recorded = settings.read(path).get("identity") if storage.exists(path) else None
+    if recorded and (what := changed(recorded, found)):
+        raise DataError(
+            f"{path.parent} holds latents of other images: {what}. Name the images it was made of, or another folder"
+        )
+
+
+def print_first(line: str) -> None:
+    """Prints a line in one of the processes."""
+    if distributed.is_main_process():
+        print(line)
+
+
 def stored_source(source: Photos) -> dict[str, Any]:
     """The settings of a source on which the latents depend."""
     return {key: value for key, value in settings.dump(source).items() if key not in UNSTORED}
@@ -86,15 +107,18 @@ def stored_source(source: Photos) -> dict[str, Any]:
 def check_cache(cache: storage.Path, source: Photos | None, autoencoder: Autoencoder) -> None:
     """Raises ValueError, naming what differs, if a finished cache is of other images or of another autoencoder."""
     manifest = read_manifest(cache)
-    given: dict[str, Any] = {"autoencoder": identity(autoencoder)}
+    stored, given = {"autoencoder": manifest.get("autoencoder")}, {"autoencoder": identity(autoencoder)}
     if source is not None:
+        stored["source"] = {key: value for key, value in manifest.get("source", {}).items() if key not in UNSTORED}
         given["source"] = stored_source(source)
-    different = settings.differences({key: manifest.get(key) for key in given}, given)
+    different = settings.differences(stored, given)
     if different:
         raise ValueError(
             f"{cache} holds other latents: {settings.named(different)}. Name what they were made from, or another folder with "
             "--cache"
         )
+    if source is not None and source.path.exists() and "identity" in manifest:
+        check_identity(cache / MANIFEST, identity_of_images(*source.build()))
 
 
 def encode_shard(
@@ -117,6 +141,7 @@ def encode_shard(
         filled = np.pad(found["pixels"], [(0, batch - len(numbers)), (0, 0), (0, 0), (0, 0)])
         pixels = jax.device_put(filled, sharding.batch_sharding(mesh))
         moments.append(np.asarray(_moments(autoencoder, pixels, data.peak, mirror=mirror))[: len(numbers)])
+        check_finite(moments[-1], lambda row, first=start: data.where(first + row))
         labels.append(found["labels"])
     return np.concatenate(moments), np.concatenate(labels)
 

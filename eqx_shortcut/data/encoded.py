@@ -59,6 +59,20 @@ class Encoded:
         """The label of each image."""
         return self.images.labels
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes in order of their labels; empty if they have none."""
+        return self.images.names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of how the images were found."""
+        return self.images.notes
+
+    def digest(self) -> str:
+        """That of the images."""
+        return self.images.digest()
+
     def first(self, count: int) -> "Encoded":
         """The first so many."""
         return dataclasses.replace(self, images=self.images.first(count))

@@ -1,6 +1,7 @@
 """Sets of labelled images in memory, each read from the files people have them in."""
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable
 from typing import ClassVar
@@ -24,6 +25,8 @@ class Images:
     labels: Integer[np.ndarray, " labels"]  # as many as images, which __post_init__ says better than the type checker
     classes: int
     peak: int = 255
+    names: tuple[str, ...] = ()
+    """Those of the classes in order of their labels; empty if they have none."""
 
     noun: ClassVar[str] = "images"
 
@@ -52,6 +55,19 @@ class Images:
         height, width, channels = self.pixels.shape[1:]
         return height, width, channels
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing is to be said of how they were found."""
+        return ()
+
+    def where(self, index: int) -> str:
+        """One image in words."""
+        return f"image {index}"
+
+    def digest(self) -> str:
+        """SHA-256 of images and labels."""
+        return hashlib.sha256(self.pixels.tobytes() + self.labels.astype("<i4").tobytes()).hexdigest()
+
     def scaled(self) -> Float[np.ndarray, "count height width channels"]:
         """The images as float32 in [-1, 1], which is what networks see and distances are measured on."""
         return self.pixels.astype(np.float32) / (self.peak / 2) - 1
@@ -63,7 +79,7 @@ def check_labels(labels: Integer[np.ndarray, " count"], classes: int, where: Cal
     if wrong.size:
         raise DataError(
             f"label {labels[wrong[0]]} of {where(int(wrong[0]))} is not in 0 to {classes - 1} ({wrong.size} such labels): "
-            "correct the labels"
+            f"correct the labels{', or leave out images without one, as -1 often says' * bool(labels[wrong[0]] == -1)}"
         )
 
 
@@ -83,7 +99,7 @@ class Digits:
         flat, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
         pixels, labels = flat.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32)
         rows = train_test_split(np.arange(len(labels)), train_size=1400, random_state=0, stratify=labels)
-        train, held_out = (Images(pixels[part], labels[part], classes=10, peak=16) for part in rows)
+        train, held_out = (Images(pixels[part], labels[part], classes=10, peak=16, names=self.names) for part in rows)
         return train, held_out
 
 
@@ -120,7 +136,7 @@ class FashionMNIST:
         pixels = read_idx(self.path / f"{part}-images-idx3-ubyte.gz", axes=3, remedy=remedy)
         labels = read_idx(self.path / f"{part}-labels-idx1-ubyte.gz", axes=1, remedy=remedy)
         try:
-            return Images(pixels[..., None], labels.astype(np.int32), classes=10)
+            return Images(pixels[..., None], labels.astype(np.int32), classes=10, names=self.names)
         except DataError as error:
             raise DataError(f"{part} files in {self.path}: {error}") from error
 
@@ -158,15 +174,17 @@ class CIFAR10:
                 "set cifar10 and name their folder with --data.path"
             )
         records = open_parquet(files, labelled=True)
-        check_labels(records.labels, 10, records.where)
-        pixels = [_decode(records, i) for i in range(len(records.labels))]
+        labels = records.labels
+        assert labels is not None  # it is asked for
+        check_labels(labels, 10, records.where)
+        pixels = [_decode(records, i) for i in range(len(labels))]
         odd = next((i for i, image in enumerate(pixels) if image.shape != pixels[0].shape), None)
         if odd is not None:
             raise DataError(
                 f"{records.where(odd)} has size {pixels[odd].shape}, {records.where(0)} has {pixels[0].shape}: resize them "
                 "to one size"
             )
-        return Images(np.stack(pixels), records.labels, classes=10)
+        return Images(np.stack(pixels), labels.astype(np.int32), classes=10, names=self.names)
 
 
 def _decode(records: ParquetRecords, index: int) -> UInt8[np.ndarray, "height width 3"]:

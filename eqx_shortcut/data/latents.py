@@ -38,6 +38,8 @@ class Latents:
     scale: float
     """What brings raw latents, less `shift`, about to unit variance."""
     shift: float
+    names: tuple[str, ...] = ()
+    """Names of the classes in order of their labels; empty if they have none."""
 
     noun: ClassVar[str] = "latents"
 
@@ -110,7 +112,11 @@ class Shard:
         return self.folder / f"{self.index:05d}.replaced.json"
 
     def write(self, moments: Moments, labels: Integer[np.ndarray, " rows"]) -> None:
-        """Writes moments in half precision, labels, and their checksum. Raises DataError if there is no room for them."""
+        """Writes moments in half precision, labels, and their checksum.
+
+        Raises DataError if there is no room for them, or if moments are not finite.
+        """
+        check_finite(moments, lambda row: f"row {row} of {self.moments}")
         try:
             _save(self.moments, moments.astype(np.float16))
             _save(self.labels, labels.astype(np.int32))
@@ -123,6 +129,19 @@ class Shard:
     def checksum(self) -> str:
         """SHA-256 of moments and labels."""
         return storage.checksum((self.moments, self.labels))
+
+
+def check_finite(moments: Float[np.ndarray, "rows ..."], where: Callable[[int], str]) -> None:
+    """Raises DataError, saying `where` the first is, if rows of moments are not finite in half precision, beyond 65,504."""
+    with np.errstate(over="ignore"):
+        half = moments.astype(np.float16, copy=False)
+    wrong = np.flatnonzero(~np.isfinite(half).all(axis=tuple(range(1, half.ndim))))
+    if wrong.size:
+        kind = "are not numbers" if np.isnan(half[wrong[0]]).any() else "are beyond half precision (65,504)"
+        raise DataError(
+            f"latents of {where(int(wrong[0]))} {kind}, {wrong.size} of {len(half)} encoded together: the autoencoder's file "
+            "is damaged or does not fit the images; copy it again, or use another"
+        )
 
 
 def shard_rows(count: int, size: int) -> list[range]:
@@ -154,7 +173,12 @@ def read_latents(folder: str | os.PathLike[str], part: str, *, check: bool = Fal
         labels.append(_array(shard.labels, (len(rows),), np.int32))
         if check and shard.checksum() != seals[index]:
             raise _changed(shard)
-    return Latents(folder, part, tuple(arrays), np.concatenate(labels), classes, scale, shift)
+    return Latents(folder, part, tuple(arrays), np.concatenate(labels), classes, scale, shift, class_names(manifest))
+
+
+def class_names(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the classes that a cache was made with; caches of earlier versions do not tell them."""
+    return tuple(manifest.get("identity", {}).get("names", ()))
 
 
 def _foreign(folder: storage.Path, error: Exception) -> DataError:
@@ -170,7 +194,7 @@ def blank(folder: storage.Path) -> Latents:
     manifest = read_manifest(folder)
     try:
         moments = np.zeros((1, *manifest["moments"]), np.float16)
-        return Latents(folder, "", (moments,), np.zeros(1, np.int32), manifest["classes"], 1.0, 0.0)
+        return Latents(folder, "", (moments,), np.zeros(1, np.int32), manifest["classes"], 1.0, 0.0, class_names(manifest))
     except (KeyError, TypeError) as error:
         raise _foreign(folder, error) from error
 
@@ -225,7 +249,7 @@ def read_manifest(folder: storage.Path) -> dict[str, Any]:
     if not storage.exists(path):
         raise DataError(
             f"{storage.absolute(folder)} holds no finished cache of latents (no {MANIFEST}): make or finish it with "
-            "encode_latents.py"
+            "eqx-shortcut encode"
         )
     try:
         return json.loads(path.read_text())

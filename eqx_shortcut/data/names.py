@@ -1,4 +1,4 @@
-"""Names of classes: ImageNet's, and the search for one among them."""
+"""Names of classes: ImageNet's, the order of names, and the search for one among them."""
 
 import difflib
 import functools
@@ -12,6 +12,15 @@ def imagenet() -> tuple[str, ...]:
     """A short English name for each of the 1,000 classes of ImageNet-1k, in order of their labels, no two alike."""
     file = importlib.resources.files("eqx_shortcut.data") / "imagenet_classes.txt"
     return tuple(file.read_text(encoding="utf-8").splitlines())
+
+
+def called(recorded: Sequence[str], classes: int) -> tuple[str, ...]:
+    """Names to choose classes by: those of the data, or ImageNet's where they are its identifiers, or 1,000 have none.
+
+    Empty if there are none.
+    """
+    identifiers = all(re.fullmatch(r"n\d{8}", name) for name in recorded)
+    return imagenet() if classes == 1000 and identifiers else tuple(recorded)
 
 
 def find(names: Sequence[str], query: str) -> int:
@@ -30,6 +39,22 @@ def find(names: Sequence[str], query: str) -> int:
     by_text = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(query.casefold(), by_text, n=5, cutoff=0)
     raise ValueError(f"no class is called {query!r}: the nearest names are {_listed(by_text[text] for text in near)}")
+
+
+def natural(names: Iterable[str]) -> list[str]:
+    """Names in the order in which people count: 2 before 10."""
+
+    def key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+        parts = re.findall(r"[0-9]+|[^0-9]+", name)
+        return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts], name
+
+    return sorted(names, key=key)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names, in one line whatever they hold: bytes of no encoding, ends of lines."""
+    told = ", ".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in name) for name in names[:most])
+    return f"{told}, ... ({len(names):,})" if len(names) > most else told
 
 
 def _words(text: str) -> list[str]:

@@ -1,6 +1,8 @@
 """From an encoded image to the square of bytes that a network is trained on, by the preprocessing of the original code."""
 
+import functools
 import io
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -8,9 +10,24 @@ from jaxtyping import Float, UInt8
 from .errors import BadImage
 
 Encoded = bytes | np.ndarray
-"""A JPEG, PNG or WebP file, or an array of pixels."""
+"""An image file of one of FORMATS, or an array of pixels."""
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "AVIF": (".avif", ".avifs"),
+    "TGA": (".tga",),
+}
+"""Formats as Pillow calls them, with suffixes of their files. Not those that need another program, or are for icons."""
+CONVERT = (".heic", ".heif")
+"""Suffixes of images that Pillow does not read: refused by name, since a class of them would else be missing."""
+SUFFIXES = frozenset([suffix for suffixes in FORMATS.values() for suffix in suffixes] + list(CONVERT))
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 RULE = "8-bit grey, palette or RGB is needed"
 
@@ -35,14 +52,16 @@ def decode(encoded: Encoded) -> UInt8[np.ndarray, "height width 3"]:
 def _decode_file(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
     import PIL.Image
 
-    # Pillow cuts RGB of 16 bits down to 8 without a word, so the header is asked.
-    if encoded[:8] == b"\x89PNG\r\n\x1a\n" and encoded[24:25] == b"\x10":
-        raise BadImage(f"16 bits a channel, where {RULE}")
     try:
-        image = PIL.Image.open(io.BytesIO(encoded), formats=FORMATS)
+        image = PIL.Image.open(io.BytesIO(encoded), formats=_formats())
+        # Pillow cuts RGB of 16 bits down to 8 without a word.
+        if (bits := _bits(image, encoded)) > 8:
+            raise BadImage(f"{bits} bits a channel, where {RULE}")
         image.load()
     except PIL.UnidentifiedImageError as error:
-        raise BadImage("not a JPEG, PNG or WebP file") from error
+        raise BadImage("no image file, or of a format that is not read" if encoded else "an empty file") from error
+    except BadImage:
+        raise
     except Exception as error:  # decoders raise errors of many kinds for a damaged file
         raise BadImage(str(error) or type(error).__name__) from error
     if image.mode not in MODES:
@@ -50,6 +69,41 @@ def _decode_file(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
     if "transparency" in image.info:  # Pillow warns of a palette that loses its transparent entries without this step
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that this Pillow reads."""
+    import PIL.Image
+
+    PIL.Image.init()
+    return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
+
+
+def _bits(image: Any, encoded: bytes) -> int:
+    """Bits a channel, as the header has them."""
+    if image.format == "PNG":
+        return encoded[24]
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(258, (1,)))
+    if image.format == "PPM":
+        told = image.tile[0][3]
+        return max(told[1], 1).bit_length() if isinstance(told, tuple) and isinstance(told[1], int) else 8
+    if image.format == "JPEG2000":
+        sizes = encoded.index(b"\xff\x51")  # the marker that gives the sizes, bits of the first component among them
+        return (encoded[sizes + 40] & 127) + 1
+    return 8
+
+
+def is_image(path: str) -> bool:
+    """Whether a file begins as an image, whatever its name. (A TGA file has no mark at its beginning.)"""
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(path, formats=[name for name in _formats() if name != "TGA"]):
+            return True
+    except Exception:  # unreadable, of another kind, or damaged in its header
+        return False
 
 
 def _decode_array(pixels: np.ndarray) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,18 +1,19 @@
 """Sets of images that are read and decoded when their turn comes, whatever the format that holds them."""
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Integer, PRNGKeyArray, UInt8
+from jaxtyping import Array, Integer, PRNGKeyArray, Shaped, UInt8
 
 from ..types import Batch
 from . import pixels
 from .errors import BadImage, DataError
 from .images import check_labels
-from .preprocess import Encoded, square
+from .preprocess import Encoded, decode, square
 
 OnBadImage = Literal["refuse", "replace"]
 
@@ -22,13 +23,26 @@ class Records(Protocol):
     """Random access to encoded images. It holds no open file, so that a copy of it reaches a worker process."""
 
     @property
-    def labels(self) -> Integer[np.ndarray, " count"]:
-        """The label of each image, all 0 if there are none."""
+    def labels(self) -> Shaped[np.ndarray, " count"] | None:
+        """The label of each image as stored, a number or a name, or that of a class in `names`; None if there are none."""
         ...
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the classes in order of their labels; empty if they are not known."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of how they were found: what was passed over, labels that are missing."""
+        ...
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
+    def sha256(self) -> str:
+        """Hash of names and sizes of the files, by which they are known wherever they lie."""
         ...
 
     def encoded(self, index: int) -> Encoded:
@@ -42,15 +56,23 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some of the records, in the order of `indices`."""
+    """Some of the records, in the order of `indices`, each with the number of its class."""
 
     records: Records
     indices: Integer[np.ndarray, " count"]
     labels: Integer[np.ndarray, " count"]
+    names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.records.names
+    @classmethod
+    def of(
+        cls, records: Records, labels: Integer[np.ndarray, " count"], names: tuple[str, ...], notes: tuple[str, ...] = ()
+    ) -> "Subset":
+        """All of the records, with these labels, and more to be said of them."""
+        return cls(records, np.arange(len(records)), labels, names, (*records.notes, *notes))
+
+    def __len__(self) -> int:
+        return len(self.indices)
 
     def encoded(self, index: int) -> Encoded:
         return self.records.encoded(int(self.indices[index]))
@@ -58,16 +80,43 @@ class Subset:
     def where(self, index: int) -> str:
         return self.records.where(int(self.indices[index]))
 
+    def sha256(self) -> str:
+        return self.records.sha256()
 
-def hold_out(records: Records, share: float) -> tuple[Subset, Subset]:
-    """Training and held-out records: `share` of them, at least one, drawn with a fixed seed. Raises DataError for one."""
+    def take(self, chosen: Integer[np.ndarray, " chosen"]) -> "Subset":
+        """Those at some of its places."""
+        return dataclasses.replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
+
+
+def hold_out(records: Subset, share: float, *, replace: bool = False) -> tuple[Subset, Subset]:
+    """Training and held-out records: `share` of them, at least one, drawn with a fixed seed. Raises DataError for one.
+
+    If bad images are to be replaced, one that is good is among those held out, where there is one at all.
+    """
     count = len(records.labels)
     if count < 2:
         raise DataError(f"{records.where(0)} is the only one, and one must be held out: add images")
     order = np.random.default_rng(0).permutation(count)
     held_out = min(max(1, round(count * share)), count - 1)
-    train, rest = (np.sort(part) for part in (order[held_out:], order[:held_out]))
-    return Subset(records, train, records.labels[train]), Subset(records, rest, records.labels[rest])
+    if replace:
+        good, last = first_good(records.take(order)) or 0, held_out - 1
+        if good > last:
+            order[[last, good]] = order[[good, last]]
+    train, rest = (records.take(np.sort(part)) for part in (order[held_out:], order[:held_out]))
+    return train, dataclasses.replace(rest, notes=())
+
+
+def first_good(records: Records) -> int | None:
+    """The first image that can be used."""
+
+    def good(index: int) -> bool:
+        try:
+            decode(records.encoded(index))
+        except BadImage:
+            return False
+        return True
+
+    return next(filter(good, range(len(records))), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +127,7 @@ class ImageRecords:
     position never changes.
     """
 
-    records: Records
+    records: Subset
     size: int
     classes: int
     on_bad_image: OnBadImage = "refuse"
@@ -97,9 +146,28 @@ class ImageRecords:
         return self.records.labels
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes in order of their labels; empty if they have none."""
+        return self.records.names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of how the images were found."""
+        return self.records.notes
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one image."""
         return self.size, self.size, 3
+
+    def where(self, index: int) -> str:
+        """File and index of one image."""
+        return self.records.where(index)
+
+    def digest(self) -> str:
+        """SHA-256 of names and sizes of the files, of which images are taken, and of their labels."""
+        taken = self.records.indices.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes()
+        return hashlib.sha256(self.records.sha256().encode() + taken).hexdigest()
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         """Images and labels at `indices`, and in `replaced` those of the indices whose image is bad.
@@ -117,8 +185,7 @@ class ImageRecords:
 
     def first(self, count: int) -> "ImageRecords":
         """The first so many."""
-        labels = self.labels[:count]
-        return dataclasses.replace(self, records=Subset(self.records, np.arange(len(labels)), labels))
+        return dataclasses.replace(self, records=self.records.take(np.arange(len(self.labels))[:count]))
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
         """Images in [-1, 1] with their labels, mirrored with probability 1/2 each if `mirror`."""
@@ -155,17 +222,6 @@ class ImageRecords:
         return f"{self.records.where(index)} cannot be used ({error})"
 
 
-def class_count(*parts: Records) -> int:
-    """Classes of records that belong together: those with a name, or else up to the largest label.
-
-    Raises DataError if they name different classes.
-    """
-    first, *others = [part.names for part in parts if part.names] or [()]
-    for other in others:
-        if other != first:
-            odd = min(set(first) ^ set(other), default="their order")
-            raise DataError(
-                f"the sets of {parts[0].where(0)} and {parts[1].where(0)} have {len(first)} and {len(other)} classes, which "
-                f"differ in {odd!r}: give training and held-out images the same classes"
-            )
-    return len(first) or int(max(part.labels.max() for part in parts)) + 1
+def class_count(*parts: Subset) -> int:
+    """Classes of records that belong together: those with a name, or else up to the largest label."""
+    return len(parts[0].names) or int(max(part.labels.max() for part in parts)) + 1

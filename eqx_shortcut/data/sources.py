@@ -5,12 +5,15 @@ import dataclasses
 import pathlib
 from typing import ClassVar
 
+from .classes import split
 from .errors import DataError
-from .formats.arrays import open_arrays
-from .formats.folder import open_folder
+from .formats.arrays import find_arrays, open_arrays
+from .formats.folder import open_folders
 from .formats.parquet import open_parquet
 from .formats.tfds import open_split, splits
-from .records import ImageRecords, OnBadImage, Records, class_count, hold_out
+from .names import listed
+from .parts import find_files
+from .records import ImageRecords, OnBadImage, Records, class_count
 
 HELD_OUT = ("validation", "val", "test")
 """Names of the part that is not trained on, the first one found."""
@@ -42,13 +45,10 @@ class Photos(abc.ABC):
 
     def build(self) -> tuple[ImageRecords, ImageRecords]:
         """Training images, and those held out: the part that is named so, or a fixed share, drawn at random once for all."""
-        train, held_out = self.parts()
-        classes = class_count(train) if held_out is None else class_count(train, held_out)
-        train, held_out = hold_out(train, self.held_out) if held_out is None else (train, held_out)
-        return (
-            ImageRecords(train, self.size, classes, self.on_bad_image),
-            ImageRecords(held_out, self.size, classes, self.on_bad_image),
-        )
+        parts = split(*self.parts(), self.held_out, replace=self.on_bad_image == "replace")
+        classes = class_count(*parts)
+        train, held_out = (ImageRecords(part, self.size, classes, self.on_bad_image) for part in parts)
+        return train, held_out
 
     @abc.abstractmethod
     def parts(self) -> Parts:
@@ -57,29 +57,28 @@ class Photos(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageFolder(Photos):
-    """JPEG, PNG and WebP files: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, or PATH/CLASS/*.jpg, or, without labels,
-    all in one folder."""
+    """Image files: PATH/train/CLASS/*.jpg and PATH/val/CLASS/*.jpg, or PATH/CLASS/*.jpg, or, without labels, all in one
+    folder. Folders inside a class belong to it."""
 
     def parts(self) -> Parts:
-        if not (self.path / "train").is_dir():
-            return open_folder(self.path), None
-        held_out = next((self.path / name for name in HELD_OUT if (self.path / name).is_dir()), None)
-        return open_folder(self.path / "train"), open_folder(held_out) if held_out else None
+        return open_folders(self.path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Parquet(Photos):
-    """Hugging Face parquet files with a column `image` or `img` and, for labels, `label`: one file, or a folder of
-    train-*.parquet and validation-*.parquet, or of others."""
+    """Hugging Face parquet files with a column `image` or `img` and, for labels, `label` or
+    another usual name: one file, or a folder of train-*.parquet and validation-*.parquet, or of others."""
+
+    label: str | None = None
+    """Column of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
-        files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.parquet"))
-        if not files:
+        train, held_out, aside = find_files(self.path, "parquet")
+        if not train:
             raise DataError(f"no parquet file at {self.path.absolute()}: name the file or its folder with --data.path")
-        train = [file for file in files if file.name.startswith("train")]
-        rest = (found for name in HELD_OUT if (found := [file for file in files if file.name.startswith(name)]))
-        held_out = next(rest, None) if train else None
-        return open_parquet(train or files), open_parquet(held_out) if held_out else None
+        records, notes = open_parquet(train, self.label), [f"left aside: files {listed(aside)}"] * bool(aside)
+        records = dataclasses.replace(records, notes=(*records.notes, *notes))
+        return records, open_parquet(held_out, self.label) if held_out else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +90,8 @@ class TFDS(Photos):
     """Split to train on; the held-out one has `validation`, `val` or `test` in place of `train` in its name."""
     index: pathlib.Path = pathlib.Path("runs/index")
     """Folder to keep the index of the records in."""
+    label: str | None = None
+    """Feature of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
         found = splits(self.path)
@@ -102,7 +103,9 @@ class TFDS(Photos):
             )
         named = (self.split.replace("train", name) for name in HELD_OUT)
         held_out = next((found[name] for name in named if name in found and name != self.split), None)
-        return open_split(found[self.split], self.index), open_split(held_out, self.index) if held_out else None
+        train, rest = (open_split(files, self.index, self.label) if files else None for files in (found[self.split], held_out))
+        assert train is not None
+        return train, rest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,14 +113,11 @@ class Arrays(Photos):
     """Images as an array of bytes (count, height, width[, channels]): a .npz file with `images` and, for labels, `labels`; a
     .npy file, its labels in NAME_labels.npy; or a folder of train.npz or train.npy, and val likewise."""
 
+    label: str | None = None
+    """Array of the labels, where several could be meant or it has no usual name."""
+
     def parts(self) -> Parts:
         if not self.path.is_dir():
-            return open_arrays(self.path), None
-        train, *rest = (self._file(name) for name in ("train", *HELD_OUT))
-        if train is None:
-            raise DataError(f"no train.npz or train.npy in {self.path.absolute()}: name the file itself with --data.path")
-        held_out = next(filter(None, rest), None)
-        return open_arrays(train), open_arrays(held_out) if held_out else None
-
-    def _file(self, name: str) -> pathlib.Path | None:
-        return next((file for end in ("npz", "npy") if (file := self.path / f"{name}.{end}").exists()), None)
+            return open_arrays(self.path, self.label), None
+        train, held_out = find_arrays(self.path)
+        return open_arrays(train, self.label), open_arrays(held_out, self.label) if held_out else None

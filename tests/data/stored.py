@@ -54,7 +54,7 @@ BAD = {
     "CMYK": (encode(PIXELS[0], "jpeg", "CMYK"), "colours of mode CMYK, where 8-bit grey"),
     "grey of 16 bits": (encode(PIXELS[0, ..., 0].astype(np.uint16) << 8), "16 bits a channel, where 8-bit grey"),
     "RGB of 16 bits": (png_of_16_bits(), "16 bits a channel, where 8-bit grey"),
-    "text": (b"no picture", "not a JPEG, PNG or WebP file"),
+    "text": (b"no picture", "no image file, or of a format that is not read"),
 }
 """Images that cannot be used, each with the reason."""
 

@@ -172,7 +172,7 @@ PARQUET_DAMAGE = {
     ),
     "not an image": (
         {"img": [*CELLS[:3], {"bytes": b"junk", "path": None}], "label": [0] * 4},
-        ["image 3 of", "not a JPEG, PNG or WebP file", "repair or remove it"],
+        ["image 3 of", "no image file, or of a format", "repair or remove it"],
     ),
     "half an image": (
         {"img": [CELLS[0], {"bytes": CELLS[1]["bytes"][:-40], "path": None}], "label": [0] * 2},

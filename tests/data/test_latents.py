@@ -11,7 +11,7 @@ import pytest
 
 from eqx_shortcut import storage
 from eqx_shortcut.data import DataError, prepare, read_latents
-from eqx_shortcut.data.latents import MANIFEST, Shard, blank, copied, shard_rows
+from eqx_shortcut.data.latents import MANIFEST, Shard, blank, check_finite, copied, shard_rows
 from object_store import Objects
 
 COUNT, SIZE, SHAPE, SCALE, SHIFT = 10, 4, (3, 2, 5), 0.5, 0.25
@@ -128,6 +128,37 @@ def test_a_draw_is_a_function_of_the_key(cache, key):
     latents = read_latents(cache, "train")
     assert np.array_equal(many(latents, key, mirror=True), many(latents, key, mirror=True))
     assert not np.array_equal(many(latents, key, mirror=True), many(latents, jax.random.key(1), mirror=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.nan, "are not numbers"),
+        (np.inf, "are beyond half precision"),
+        (-np.inf, "are beyond half precision"),
+        (65520.0, "are beyond half precision"),  # the nearest number of half precision is infinite
+        (1e30, "are beyond half precision"),
+    ],
+)
+def test_latents_that_half_precision_does_not_hold_are_refused_before_they_are_written(tmp_path, value, words):
+    moments = MOMENTS.astype(np.float32)
+    moments[7, 1, 0, 2, 1, 3] = value
+    with pytest.raises(DataError, match=rf"row 7 of .*00002.npy {words}.*, 1 of 10 encoded together: the autoenc"):
+        Shard(tmp_path, 2).write(moments, LABELS)
+    with pytest.raises(DataError, match=rf"latents of image 107 {words}"):
+        check_finite(moments, lambda row: f"image {100 + row}")
+    assert list(tmp_path.iterdir()) == []
+    moments[7, 1, 0, 2, 1, 3] = 65504
+    check_finite(moments, str)
+    Shard(tmp_path, 2).write(moments, LABELS)
+
+
+def test_a_cache_knows_the_names_of_its_classes(cache):
+    assert read_latents(cache, "train").names == blank(cache).names == ()
+    change(cache, identity={"names": ["bird", "cat", "dog"]})
+    latents = read_latents(cache, "train")
+    assert latents.names == latents.first(2).names == blank(cache).names == ("bird", "cat", "dog")
+    assert pickle.loads(pickle.dumps(latents)).names == latents.names
 
 
 def test_a_manifest_tells_the_kind_of_latents(cache):

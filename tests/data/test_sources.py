@@ -12,6 +12,7 @@ import tyro
 
 from eqx_shortcut import settings
 from eqx_shortcut.data import TFDS, Arrays, DataError, ImageFolder, ImageRecords, Images, Parquet, Source
+from eqx_shortcut.data.classes import number
 from eqx_shortcut.data.errors import BadImage
 from eqx_shortcut.data.formats import example as examples_format
 from eqx_shortcut.data.formats import tfds, tfrecord
@@ -48,7 +49,8 @@ def whole(source: Photos, on_bad_image: OnBadImage = "refuse") -> ImageRecords:
     """All records of a source in order, nothing held out."""
     records, held_out = source.parts()
     assert held_out is None
-    return ImageRecords(records, source.size, class_count(records), on_bad_image)
+    numbered, _ = number(records)
+    return ImageRecords(numbered, source.size, class_count(numbered), on_bad_image)
 
 
 def refusal(source: Photos) -> str:
@@ -175,7 +177,7 @@ def test_the_next_good_image_takes_the_place_of_a_bad_one(tmp_path, format):
     for _ in range(2):
         assert set(data.note(rows)) == {"pixels", "labels"}
     assert sorted(data.bad) == [0, 5, 6, 11]
-    assert data.bad[5] == f"{data.records.where(5)} cannot be used (not a JPEG, PNG or WebP file)"
+    assert data.bad[5] == f"{data.records.where(5)} cannot be used (no image file, or of a format that is not read)"
 
 
 def test_a_bad_image_shifts_no_other(tmp_path):
@@ -213,7 +215,7 @@ def test_shares_of_two_processes_are_the_batch_of_one(tmp_path):
 def test_labels_out_of_range_are_named_with_file_and_index(tmp_path):
     records, _ = as_parquet(3)(tmp_path, PNGS, [*LABELS[:5], -1, *LABELS[6:]]).parts()
     with pytest.raises(DataError, match=r"label -1 of image 1 of .*train-00001-of-00003.parquet is not in 0 to 2"):
-        ImageRecords(records, SIZE, 3)
+        number(records)
 
 
 def test_class_names_come_from_folder_hugging_face_and_tensorflow_datasets(tmp_path):
@@ -255,7 +257,8 @@ def test_sets_without_labels_are_of_one_class(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "note.txt").write_text("no picture")
-    assert f"no images (.jpg, .jpeg, .png, .webp) in {tmp_path}" in refusal(ImageFolder(path=tmp_path))
+    assert f"no images in {tmp_path}" in (message := refusal(ImageFolder(path=tmp_path)))
+    assert "(passed over: .txt files 1, folders without images 1)" in message
     assert "name another with --data.path" in refusal(ImageFolder(path=tmp_path / "missing"))
 
 
@@ -281,7 +284,7 @@ def test_an_image_that_vanished_is_no_bad_image(tmp_path):
     [
         ({"photo": list(PNGS), "label": [0] * 12}, ["no column 'image' or 'img'", "found ['photo', 'label']", "rename"]),
         ({"image": list(range(12))}, ["column 'image' holds int64", "store the bytes"]),
-        ({"image": list(PNGS), "label": [None] * 12}, ["column 'label' must hold whole numbers"]),
+        ({"image": list(PNGS), "label": [*[0] * 11, None]}, ["label -1 of image 11", "1 such labels"]),
         ({"image": pa.array([], pa.binary())}, ["there are no images in it"]),
     ],
 )
@@ -307,7 +310,8 @@ ARRAYS = {
     "none": ({"images": PIXELS[:0]}, ["of shape (0, 20, 29, 3)"]),
     "other names": ({"x": PIXELS}, ["has no array 'images' or 'arr_0'", "np.savez"]),
     "few labels": ({"images": PIXELS, "labels": LABELS[:3]}, ["of shape (3,)", "give 12 whole numbers"]),
-    "labels of text": ({"images": PIXELS, "labels": np.array(["a"] * 12)}, ["give 12 whole numbers"]),
+    "labels between numbers": ({"images": PIXELS, "labels": LABELS + 0.5}, ["give 12 whole numbers", "label 0 is 0.5"]),
+    "labels in two columns": ({"images": PIXELS, "labels": np.zeros((12, 2), np.int32)}, ["give 12 whole numbers"]),
     "negative label": ({"images": PIXELS, "labels": LABELS - 1}, ["label -1 of image 0 of", "is not in 0 to 1"]),
 }
 

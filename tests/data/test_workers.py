@@ -7,6 +7,7 @@ import pytest
 
 from eqx_shortcut import sharding
 from eqx_shortcut.data import DataError, ImageRecords, batches
+from eqx_shortcut.data.classes import number
 from eqx_shortcut.data.pipeline import Batches, WholeBatches
 from eqx_shortcut.data.records import OnBadImage, class_count
 from stored import LABELS, PNGS, SIZE, as_parquet
@@ -15,7 +16,8 @@ from stored import LABELS, PNGS, SIZE, as_parquet
 def data(folder: pathlib.Path, on_bad_image: OnBadImage) -> ImageRecords:
     """Twelve images of which number 5 is bad."""
     records, _ = as_parquet(3)(folder, [*PNGS[:5], b"bad", *PNGS[6:]], LABELS).parts()
-    return ImageRecords(records, SIZE, class_count(records), on_bad_image)
+    numbered, _ = number(records)
+    return ImageRecords(numbered, SIZE, class_count(numbered), on_bad_image)
 
 
 def loader(data: ImageRecords, workers: int) -> Batches:

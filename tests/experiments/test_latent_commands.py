@@ -15,8 +15,8 @@ import pytest
 from autoencoders import KL, write_autoencoder
 from commands import in_process, snapshot
 from eqx_shortcut import flops, settings, sharding
-from eqx_shortcut.data import Arrays, Encoded, prepare, read_latents
-from eqx_shortcut.data.encode import encode
+from eqx_shortcut.data import Arrays, DataError, Encoded, ImageFolder, prepare, read_latents
+from eqx_shortcut.data.encode import check_cache, encode
 from eqx_shortcut.data.latents import MANIFEST, Shard
 from eqx_shortcut.experiment import devices, examples, plan
 from eqx_shortcut.experiment.config import LatentConfig
@@ -153,6 +153,42 @@ def test_a_folder_of_other_latents_is_refused(base):
     assert "holds another cache: shard is 4, there it is 8" in said
     said = refusal(in_process("encode", encode_line(base, base / "other")))
     assert "autoencoder.sha256 is" in said and snapshot(base / "cache") == before
+
+
+def test_a_cache_goes_on_with_moved_images_and_not_with_others(base, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3), np.uint8)
+    for i, image in enumerate(pixels):
+        path = tmp_path / "pets" / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image).save(path)
+    autoencoder, cache = load_autoencoder(base / "vae"), tmp_path / "cache"
+
+    def at(name: str) -> ImageFolder:
+        return ImageFolder(path=tmp_path / name, size=SIDE)
+
+    encode(at("pets"), autoencoder, cache, batch=8, shard=SHARD)
+    assert read_latents(cache, "train").names == ("cat", "dog")
+    (tmp_path / "pets").rename(tmp_path / "moved")
+    check_cache(cache, at("pets"), autoencoder)  # images are not needed any more
+    check_cache(cache, at("moved"), autoencoder)
+    encode(at("moved"), autoencoder, cache, batch=8, shard=SHARD)
+    (tmp_path / "moved" / "cat").rename(tmp_path / "moved" / "zebra")
+    for refused in (
+        lambda: check_cache(cache, at("moved"), autoencoder),
+        lambda: encode(at("moved"), autoencoder, cache, batch=8, shard=SHARD),
+    ):
+        with pytest.raises(DataError, match=r"cache holds latents of other images: class 0 of 2 is 'dog' now, and was 'cat'"):
+            refused()
+
+
+def test_latents_that_are_not_finite_are_refused_with_their_image(base, tmp_path):
+    broken = load_autoencoder(base / "vae")
+    weights, rest = eqx.partition(broken, eqx.is_inexact_array)
+    for factor, words in ((np.nan, "are not numbers"), (np.float32(1e30), "are (not numbers|beyond half precision)")):
+        scaled = eqx.combine(jax.tree.map(lambda leaf, f=factor: leaf * np.asarray(f, leaf.dtype), weights), rest)
+        with pytest.raises(DataError, match=rf"latents of image 0 of .*photos.npz {words}.*8 of 8 encoded together"):
+            encode(source(base), scaled, tmp_path / str(factor), batch=8, shard=SHARD)
+    assert not [*tmp_path.rglob(MANIFEST), *tmp_path.rglob("*.npy")]
 
 
 def encode_line(base: pathlib.Path, vae: pathlib.Path) -> list[str]:

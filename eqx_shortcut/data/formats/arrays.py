@@ -1,16 +1,21 @@
 """Images as one array in a NumPy file."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Shaped
 
 from ..errors import DataError
+from ..identity import hash_files
+from ..parts import HELD_OUT, WORDS, Named, named
+from .labels import choose_labels, not_taken, plain_labels
 
-IMAGES, LABELS = ("images", "arr_0"), ("labels", "arr_1")
+IMAGES = ("images", "arr_0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +23,9 @@ class ArrayRecords:
     """The images of one .npy or .npz file. Those of a .npy file stay on the disk until they are asked for."""
 
     file: pathlib.Path
-    labels: Integer[np.ndarray, " count"]
+    labels: Shaped[np.ndarray, " count"] | None
+    count: int
+    notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
     def encoded(self, index: int) -> np.ndarray:
@@ -27,44 +34,79 @@ class ArrayRecords:
     def where(self, index: int) -> str:
         return f"image {index} of {self.file}"
 
+    def __len__(self) -> int:
+        return self.count
 
-def open_arrays(file: pathlib.Path) -> ArrayRecords:
+    def sha256(self) -> str:
+        return hash_files([("", self.file.stat().st_size)])
+
+
+def find_arrays(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """The file of images to train on (train.npz, or x_train.npy), and that of those held out, if there is one."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".npz", ".npy") and not file.name.startswith("."))
+    stems = {part: {file.stem: file for file in files if named(file.stem) == Named(part, ())} for part in WORDS}  # .npz wins
+    for several in stems.values():
+        if len(several) > 1:
+            raise DataError(f"{folder} holds {' and '.join(several)}, two names of one part: keep one of them")
+    found = {part: file for part, one in stems.items() for file in one.values()}
+    if "train" not in found:
+        raise DataError(f"no train.npz or train.npy in {folder.absolute()}: name the file itself with --data.path")
+    return found["train"], next((found[part] for part in HELD_OUT if part in found), None)
+
+
+def open_arrays(file: pathlib.Path, label: str | None = None) -> ArrayRecords:
     """Images as bytes (count, height, width[, channels]).
 
-    A .npz file holds `images` and, if they have any, `labels` (or `arr_0` and `arr_1`); labels of x.npy are in x_labels.npy.
-    Raises DataError if the file is damaged or its arrays are none of images and labels.
+    A .npz file holds `images` (or `arr_0`) and, if they have any, labels by a usual name (or `arr_1`), or the array `label`.
+    Those of x.npy are in x_labels.npy, x_label.npy and so on. Raises DataError if the file is damaged or its arrays are none
+    of images and labels.
     """
-    images, labels = _images(file), _labels(file)
+    images = _images(file)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         raise DataError(
             f"{file} holds {images.dtype} of shape {images.shape}: images are uint8 of shape (count, height, width, channels)"
         )
-    if labels is None:
-        return ArrayRecords(file, np.zeros(len(images), np.int32))
-    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
-        raise DataError(
-            f"labels of {file} are {labels.dtype} of shape {labels.shape}: give {len(images)} whole numbers, one an image"
-        )
-    return ArrayRecords(file, labels.astype(np.int32))
+    others = _members(file) if file.suffix == ".npz" else _beside(file)
+    chosen = choose_labels(others, label, str(file), marked=("arr_1",))
+    if chosen is None:
+        return ArrayRecords(file, None, len(images), not_taken(others))
+    values = _member(file, chosen) if file.suffix == ".npz" else _load(others[chosen])
+    return ArrayRecords(file, plain_labels(values, len(images), str(file)), len(images))
 
 
 @functools.lru_cache(maxsize=4)
 def _images(file: pathlib.Path) -> np.ndarray:
     if file.suffix != ".npz":
         return _load(file)
-    found = _member(file, IMAGES)
+    found = next((name for name in IMAGES if name in _members(file, ())), None)
     if found is None:
         raise DataError(
             f"{file} has no array {' or '.join(map(repr, IMAGES))}: save it with np.savez(file, images=..., labels=...)"
         )
+    return _member(file, found)
+
+
+def _members(file: pathlib.Path, without: Collection[str] = IMAGES) -> dict[str, pathlib.Path]:
+    """Names of the arrays in a file, those of images left out."""
+    with _opened(file) as stored:
+        return {name: file for name in stored if name not in without}
+
+
+def _member(file: pathlib.Path, name: str) -> np.ndarray:
+    with _opened(file) as stored:
+        return stored[name]
+
+
+def _beside(file: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Arrays beside one of images, by what their names have beside its own: x_labels.npy, and y_train.npy for x_train.npy."""
+    words = re.split(r"[-_.]", file.stem)
+    own = [word for word in words if word.casefold() not in ("images", "image", "x")]
+    found = {}
+    for other in sorted(file.parent.glob("*.npy")):
+        rest = re.split(r"[-_.]", other.stem)
+        if other != file and set(own) < set(rest):
+            found["_".join(word for word in rest if word not in words)] = other
     return found
-
-
-def _labels(file: pathlib.Path) -> np.ndarray | None:
-    if file.suffix == ".npz":
-        return _member(file, LABELS)
-    beside = file.with_name(f"{file.stem}_labels.npy")
-    return _load(beside) if beside.exists() else None
 
 
 def _load(file: pathlib.Path) -> np.ndarray:
@@ -74,10 +116,11 @@ def _load(file: pathlib.Path) -> np.ndarray:
         raise DataError(f"{file} cannot be read as .npy ({_line(error)}): copy or make it again") from error
 
 
-def _member(file: pathlib.Path, names: Iterable[str]) -> np.ndarray | None:
+@contextlib.contextmanager
+def _opened(file: pathlib.Path) -> Iterator[Mapping[str, np.ndarray]]:
     try:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
-            return next((stored[name] for name in names if name in stored), None)
+            yield stored
     except Exception as error:  # zip, zlib and numpy each raise their own for a damaged file
         raise DataError(f"{file} cannot be read as .npz ({_line(error)}): copy or make it again") from error
 

@@ -6,12 +6,14 @@ import json
 import pathlib
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Integer, Shaped
 
 from ..errors import BadImage, DataError
+from ..identity import hash_files
+from .labels import choose_labels, not_taken, plain_labels
 
 IMAGES, LABEL = ("image", "img"), "label"
 
@@ -20,19 +22,21 @@ IMAGES, LABEL = ("image", "img"), "label"
 class ParquetRecords:
     """The rows of parquet files one after another, read by row groups."""
 
-    files: tuple[pathlib.Path, ...]
+    paths: tuple[pathlib.Path, ...]
     column: str
     """Name of the column of images."""
-    labels: Integer[np.ndarray, " count"]
+    labels: Shaped[np.ndarray, " count"] | None
     names: tuple[str, ...]
     groups: Integer[np.ndarray, "groups 2"]
     """File and number in it of each row group."""
     starts: Integer[np.ndarray, " groups"]
     """Index of the first row of each."""
+    count: int
+    notes: tuple[str, ...] = ()
 
     def encoded(self, index: int) -> bytes:
         file, group, row = self._place(index)
-        cell = _row_group(self.files[file], group, self.column)[row].as_py()
+        cell = _row_group(self.paths[file], group, self.column)[row].as_py()
         found = cell.get("bytes") if isinstance(cell, dict) else cell
         if not found:
             raise BadImage("it has no bytes")
@@ -41,7 +45,14 @@ class ParquetRecords:
     def where(self, index: int) -> str:
         file = self._place(index)[0]
         first = self.starts[np.searchsorted(self.groups[:, 0], file)]
-        return f"image {index - first} of {self.files[file]}"
+        return f"image {index - first} of {self.paths[file]}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def sha256(self) -> str:
+        alone = len(self.paths) == 1
+        return hash_files(("" if alone else file.name, file.stat().st_size) for file in self.paths)
 
     def _place(self, index: int) -> tuple[int, int, int]:
         at = int(np.searchsorted(self.starts, index, side="right")) - 1
@@ -49,28 +60,59 @@ class ParquetRecords:
         return file, group, index - int(self.starts[at])
 
 
-def open_parquet(files: Sequence[pathlib.Path], *, labelled: bool = False) -> ParquetRecords:
-    """All rows of the files. A file without a column of labels has label 0 throughout, unless `labelled` forbids it.
+class Opened(NamedTuple):
+    """What one file says of its rows."""
 
-    Raises DataError if a file is damaged, has no rows or lacks a column.
+    column: str
+    chosen: str | None
+    """Name of the column of labels."""
+    labels: np.ndarray | None
+    names: tuple[str, ...]
+    counts: list[int]
+    """Rows of each row group."""
+    others: tuple[str, ...]
+    """Columns that hold neither."""
+
+
+def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, labelled: bool = False) -> ParquetRecords:
+    """All rows of the files, labels by a usual name, or one that Hugging Face's metadata say are classes, or in the
+    column `label`; if `labelled`, whole numbers in a column of that name.
+
+    Raises DataError if a file is damaged, has no rows or lacks a column, or if the files differ in columns or in names of
+    classes.
     """
-    found = [_open(file, labelled=labelled) for file in files]
-    columns = [column for column, _, _, _ in found]
-    odd = next((i for i, column in enumerate(columns) if column != columns[0]), None)
-    if odd is not None:
-        raise DataError(f"{files[odd]} has images in column {columns[odd]!r}, {files[0]} in {columns[0]!r}: rename one")
-    rows = [count for _, _, _, counts in found for count in counts]
+    found = [_open(file, label, labelled=labelled) for file in files]
+    first = found[0]
+    for file, other in zip(files, found, strict=True):
+        if other.column != first.column:
+            raise DataError(f"{file} has images in column {other.column!r}, {files[0]} in {first.column!r}: rename one")
+        if (other.chosen, other.names) != (first.chosen, first.names):
+            raise DataError(
+                f"{file} has labels in {other.chosen!r} with {len(other.names)} names of classes, {files[0]} in "
+                f"{first.chosen!r} with {len(first.names)}, or others: give all files the same"
+            )
+    rows = [count for one in found for count in one.counts]
     return ParquetRecords(
-        files=tuple(files),
-        column=columns[0],
-        labels=np.concatenate([labels for _, labels, _, _ in found]),
-        names=found[0][2],
-        groups=np.array([(i, group) for i, (*_, counts) in enumerate(found) for group in range(len(counts))]),
+        paths=tuple(files),
+        column=first.column,
+        labels=_joined([one.labels for one in found if one.labels is not None]),
+        names=first.names,
+        groups=np.array([(i, group) for i, one in enumerate(found) for group in range(len(one.counts))]),
         starts=np.cumsum([0, *rows[:-1]]),
+        count=sum(rows),
+        notes=not_taken(first.others) if first.chosen is None else (),
     )
 
 
-def _open(path: pathlib.Path, *, labelled: bool) -> tuple[str, np.ndarray, tuple[str, ...], list[int]]:
+def _joined(labels: Sequence[np.ndarray]) -> np.ndarray | None:
+    """NumPy joins int64 and uint64 to floats, which do not hold them all, and numbers and text to text."""
+    kinds = {"text" if part.dtype.kind == "U" else part.dtype.kind for part in labels}
+    if len(kinds) > 1:
+        raise DataError(f"labels are of several types in the files ({', '.join(sorted(kinds))}): give all files one type")
+    return np.concatenate(labels) if labels else None
+
+
+def _open(path: pathlib.Path, label: str | None, *, labelled: bool) -> Opened:
     import pyarrow
     import pyarrow.parquet
 
@@ -78,15 +120,39 @@ def _open(path: pathlib.Path, *, labelled: bool) -> tuple[str, np.ndarray, tuple
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            column = _image_column(path, schema, labelled=labelled)
-            labels = file.read([LABEL])[LABEL] if LABEL in schema.names else None
+            column, names = _image_column(path, schema, labelled=labelled), _names(schema)
+            others = [name for name in schema.names if name != column]
+            chosen = LABEL if labelled else choose_labels(others, label, str(path), marked=names)
+            cells = None if chosen is None else file.read([chosen], use_threads=False)[chosen]
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet ({error}): copy or download it again") from error
     if not rows:
         raise DataError(f"{path}: there are no images in it: remove the file")
-    if labels is not None and (not pyarrow.types.is_integer(labels.type) or labels.null_count):
+    if cells is None:
+        return Opened(column, None, None, (), counts, tuple(others))
+    if labelled and (not pyarrow.types.is_integer(cells.type) or cells.null_count):
         raise DataError(f"{path}: column {LABEL!r} must hold whole numbers, one for each image: correct the labels")
-    return column, np.zeros(rows, np.int32) if labels is None else labels.to_numpy().astype(np.int32), _names(schema), counts
+    return Opened(column, chosen, _plain(cells, f"{path}, column {chosen!r},"), names.get(chosen or "", ()), counts, ())
+
+
+def _plain(cells: Any, where: str) -> np.ndarray:
+    """A column of labels as an array, with -1 or "" where there is none."""
+    import pyarrow
+
+    kind = cells.type.value_type if pyarrow.types.is_dictionary(cells.type) else cells.type
+    cells = cells.cast(kind)
+    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+        return plain_labels(np.array(cells.to_pylist(), object), len(cells), where)
+    if pyarrow.types.is_null(kind):
+        return np.full(len(cells), -1)
+    if not (pyarrow.types.is_integer(kind) or pyarrow.types.is_boolean(kind) or pyarrow.types.is_floating(kind)):
+        raise DataError(f"{where} holds {kind}: labels are whole numbers or names, one for each image")
+    if cells.null_count and pyarrow.types.is_boolean(kind):
+        cells = cells.cast(pyarrow.int8())
+    if cells.null_count and pyarrow.types.is_unsigned_integer(kind):
+        cells = cells.cast(pyarrow.int64())
+    filled = cells.fill_null(-1) if cells.null_count else cells
+    return plain_labels(filled.to_numpy(), len(cells), where)
 
 
 def _image_column(path: pathlib.Path, schema: Any, *, labelled: bool) -> str:
@@ -104,13 +170,13 @@ def _image_column(path: pathlib.Path, schema: Any, *, labelled: bool) -> str:
     return column
 
 
-def _names(schema: Any) -> tuple[str, ...]:
-    """Names of the classes, which Hugging Face writes into the file's metadata."""
+def _names(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the classes in each column that holds some, which Hugging Face writes into the file's metadata."""
     try:
-        told = json.loads((schema.metadata or {})[b"huggingface"])
-        return tuple(told["info"]["features"][LABEL]["names"])
-    except (KeyError, TypeError, ValueError):
-        return ()
+        told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: tuple(kind["names"]) for name, kind in told.items() if name in schema.names and "names" in kind}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 _one_at_a_time = threading.Lock()

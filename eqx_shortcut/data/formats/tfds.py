@@ -20,9 +20,11 @@ from jaxtyping import Integer
 
 from ... import storage
 from ..errors import BadImage, DataError
+from ..identity import hash_files
 from . import array_record, example, tfrecord
+from .labels import choose_labels
 
-NONE = np.iinfo(np.int32).min
+NONE = np.iinfo(np.int64).min
 """In an index, the label of a record that is no labelled image."""
 NUMBERS = r"-(?P<shard>\d{5})-of-(?P<count>\d{5})"
 NAME = re.compile(r"(?P<set>[^-]+)-(?P<split>.+)\.(?P<format>tfrecord|array_record)" + NUMBERS)
@@ -41,11 +43,15 @@ class Features:
 class TFDSRecords:
     """The records of the files of one split, one file after another."""
 
-    files: tuple[pathlib.Path, ...]
+    paths: tuple[pathlib.Path, ...]
     features: Features
-    labels: Integer[np.ndarray, " count"]
+    labels: Integer[np.ndarray, " count"] | None
     places: Integer[np.ndarray, "count 3"]
     """File, place in it (offset, or number in array_record) and length of each record."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,13 +59,19 @@ class TFDSRecords:
 
     def encoded(self, index: int) -> bytes:
         file, place, length = map(int, self.places[index])
-        path = self.files[file]
+        path = self.paths[file]
         record = tfrecord.read(path, place, length) if _is_tfrecord(path) else array_record.read(path, place)
         return bytes(_features(record, self.features)[0])
 
     def where(self, index: int) -> str:
         file, _, _ = map(int, self.places[index])
-        return f"record {index - np.searchsorted(self.places[:, 0], file)} of {self.files[file]}"
+        return f"record {index - np.searchsorted(self.places[:, 0], file)} of {self.paths[file]}"
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def sha256(self) -> str:
+        return hash_files((path.name, path.stat().st_size) for path in self.paths)
 
 
 def splits(folder: pathlib.Path) -> dict[str, tuple[pathlib.Path, ...]]:
@@ -93,13 +105,13 @@ def _check_whole(folder: pathlib.Path, split: str, files: Sequence[str]) -> None
         )
 
 
-def open_split(files: Sequence[pathlib.Path], index: pathlib.Path) -> TFDSRecords:
+def open_split(files: Sequence[pathlib.Path], index: pathlib.Path, label: str | None = None) -> TFDSRecords:
     """The records of these files, by the index in the folder `index`, which is made if it is missing or of other files.
 
     A record that is no labelled image has the label of the next one that is, which takes its place where images are
     replaced. Raises DataError if no record is one, or a file is truncated.
     """
-    features = read_features(files[0].parent)
+    features = read_features(files[0].parent, label)
     made_of = _made_of(files, features)
     path = index / f"{re.sub(NUMBERS, '', files[0].name)}.npz"
     found = _read_index(path, made_of)
@@ -109,11 +121,15 @@ def open_split(files: Sequence[pathlib.Path], index: pathlib.Path) -> TFDSRecord
         _write_index(path, made_of | found)
     if not np.any(found["labels"] != NONE):
         raise DataError(f"no record of {files[0].parent} has an image {features.image!r} and a label: name other files")
-    return TFDSRecords(tuple(files), features, _filled(found["labels"]), found["places"])
+    return TFDSRecords(tuple(files), features, _filled(found["labels"]) if features.label else None, found["places"])
 
 
-def read_features(folder: pathlib.Path) -> Features:
-    """The features that features.json tells of, the first of each kind; without that file `image` and `label`."""
+def read_features(folder: pathlib.Path, wanted: str | None = None) -> Features:
+    """The features that features.json tells of; without that file `image` and `label`.
+
+    The label is the one `wanted`, or the one by which the data set is supervised, or the only one that is a class or has a
+    usual name. Raises DataError if several could be meant.
+    """
     try:
         told = json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
         kinds = {name: feature["pythonClassName"].rpartition(".")[2] for name, feature in told.items()}
@@ -121,17 +137,30 @@ def read_features(folder: pathlib.Path) -> Features:
         kinds = {"image": "Image", "label": "ClassLabel"}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{folder / 'features.json'} does not tell of features ({error!r}): prepare the data again") from error
-    image, label = (next((name for name in kinds if kinds[name] == kind), None) for kind in ("Image", "ClassLabel"))
+    image = next((name for name in kinds if kinds[name] == "Image"), None)
     if image is None:
         raise DataError(f"{folder / 'features.json'} tells of no image, found {kinds}: name another data set")
+    numbers = [name for name in kinds if kinds[name] in ("ClassLabel", "Scalar", "Tensor")]
+    marked = [name for name in numbers if kinds[name] == "ClassLabel"]
+    supervised = None if wanted else _supervised(folder, numbers)
+    label = supervised or choose_labels(numbers, wanted, str(folder), marked=marked)
     listed = folder / f"{label}.labels.txt"
     return Features(image, label, tuple(listed.read_text().splitlines()) if listed.exists() else ())
+
+
+def _supervised(folder: pathlib.Path, numbers: Sequence[str]) -> str | None:
+    """The label that the data set is commonly used with, by dataset_info.json."""
+    try:
+        items = json.loads((folder / "dataset_info.json").read_text())["supervisedKeys"]["tuple"]["items"]
+        return next((item["featureKey"] for item in items if item["featureKey"] in numbers), None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _features(record: bytes | memoryview, features: Features) -> tuple[memoryview, int]:
     found = example.parse(record)
     image, label = found.get(features.image), found.get(features.label) if features.label else 0
-    if not isinstance(image, memoryview) or not isinstance(label, int) or abs(label) >= 2**31:
+    if not isinstance(image, memoryview) or not isinstance(label, int):
         raise BadImage(f"its record has features {sorted(found)}, not {features.image!r} and {features.label!r}")
     return image, label
 
@@ -140,7 +169,7 @@ def _scan_all(files: Sequence[pathlib.Path], features: Features) -> dict[str, np
     with concurrent.futures.ThreadPoolExecutor() as threads:
         scanned = list(threads.map(lambda number: _scan(number, files[number], features), range(len(files))))
     rows = np.array([row for file in scanned for row in file], np.int64).reshape(-1, 4)
-    return {"labels": rows[:, 3].astype(np.int32), "places": rows[:, :3]}
+    return {"labels": rows[:, 3], "places": rows[:, :3]}
 
 
 def _scan(number: int, path: pathlib.Path, features: Features) -> list[tuple[int, int, int, int]]:
@@ -175,6 +204,7 @@ def _filled(labels: Integer[np.ndarray, " count"]) -> Integer[np.ndarray, " coun
 def _made_of(files: Sequence[pathlib.Path], features: Features) -> dict[str, np.ndarray]:
     """What tells whether an index is of these files: their names, sizes, beginnings and ends, wherever they lie."""
     return {
+        "format": np.array(2),
         "files": np.array([file.name for file in files]),
         "sizes": np.array([file.stat().st_size for file in files]),
         "ends": np.array([_ends(file) for file in files], np.int64),
