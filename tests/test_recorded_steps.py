@@ -100,10 +100,6 @@ class Small(eqx.Module):
     other: jax.Array
 
     @property
-    def null(self):
-        return jnp.array(CLASSES)
-
-    @property
     def velocity(self):
         return eqx.tree_at(lambda network: network.head, self, self.other)
 
@@ -128,7 +124,7 @@ def stepped(objective: Objective) -> tuple[dict[str, float], list[np.ndarray], l
     """Metrics, gradient and new weights of step 5 of 10, by leaf; average and teacher are networks of their own."""
     tx, rng = optax.sgd(0.1, momentum=0.5), np.random.default_rng(7)
     teacher = objective.stages > 0
-    state = init_state(lambda key: small(0), tx, jax.random.key(0), teacher=teacher, extra=objective.extra)
+    state = init_state(lambda _: small(0), tx, jax.random.key(0), teacher=teacher, extra=objective.extra, null=CLASSES)
     state = eqx.tree_at(lambda s: (s.step, s.networks.ema), state, (jnp.int32(STEP), small(1)))
     state = eqx.tree_at(lambda s: s.networks.teacher, state, small(2)) if teacher else state
     raw = jnp.asarray(rng.standard_normal((N, SIZE)), float), jnp.arange(N) % CLASSES
