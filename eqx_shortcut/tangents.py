@@ -48,7 +48,11 @@ def along_space(
 ) -> Float[Array, "batch *shape"]:
     """The derivative `v . du/dx` of `u = field(x, t, d, cond)` with times held fixed."""
     field = differentiated(field, jvp)
-    return jvp(lambda x: predict(field, x, t, d, cond), (x,), (v,))[1]
+
+    def average(x, t, d):
+        return predict(field, x, t, d, cond)
+
+    return jvp(average, (x, t, d), (v, jnp.zeros_like(t), jnp.zeros_like(d)))[1]
 
 
 def along_step(

@@ -30,8 +30,9 @@ def consistency_distillation(
     """`field` at `t` agrees with `target` at the point that one step `1/steps` of `teacher` leads to.
 
     `target` is an average of `field`; `teacher` knows the velocity at `d = 1/steps` and is guided by `guidance` (with
-    `null`, the condition without its batch axis). `clip` limits the teacher's point, in units of `x`. The target is exact
-    up to `O(1/steps^2)` at the exact field. Song et al. (2023), algorithm 2, as in Frans et al. (2024), table 1.
+    `null`, the condition without its batch axis). `clip` limits the teacher's point, in units of `x`. At the exact field
+    the target is exact up to `O(1/steps^2)`, or, where that point is cut, up to the cut over `1 - t`. Song et al. (2023),
+    algorithm 2, as in Frans et al. (2024), table 1.
     """
     level = times.log2_steps(steps)
     draws = consistency_draws(batch, key, level=level)

@@ -30,7 +30,8 @@ def progressive_distillation(
     `level` falls from `log2(steps) - 1` to 0 over training, and the teacher is renewed each time: it is asked at `d/2`, which
     it learnt in the stage before. `guidance` other than 1 guides the teacher (in the first stage only, later teachers contain
     it) and needs `null`, the condition without its batch axis. Both may be traced. `clip` limits the point between the
-    halves, in units of `x`. Salimans and Ho (2022), algorithm 2, on the linear path, as in Frans et al. (2024), table 1.
+    halves, in units of `x`; a point of the exact path beyond is moved to it, and the target by as much as the answers differ
+    there. Salimans and Ho (2022), algorithm 2, on the linear path, as in Frans et al. (2024), table 1.
     """
     draws = level_draws(batch, key, level=level)
     rows = progressive_target(teacher, draws, guidance=guidance, null=null, clip=clip, floor=floor)

@@ -42,7 +42,8 @@ def shortcut(
     `times.level_groups` groups of rows, which keeps guided rows on their devices. With `guide_all` it guides those of every
     `d` anew. `dropout` replaces
     conditions of flow rows by `null`, the condition without its batch axis. `dt_bias` favours large steps. `clip` limits
-    the middle point and the target to `[-clip, clip]`, in units of `x`.
+    the middle point and the target to `[-clip, clip]`, in units of `x`, as in the reference: an answer of the exact field
+    beyond is biased by what is cut of it.
 
     Raises ValueError if `steps` is not a power of two, `bootstrap_every` does not divide the batch or is below 2, or the
     bootstrap rows are fewer than the `log2(steps)` step sizes. Frans et al. (2024), eq. 5 and algorithm 1.
