@@ -66,6 +66,7 @@ PLANE = {
     # Nearly uniform steps, and as many velocities at late times, where the modes are narrow, as at early ones.
     "time_mean": 0.0,
     "time_std": 1.6,
+    "end_mean": None,
     "uniform_velocity": True,
     # Many steps need the velocity alone, which the other rows learn; one step is learnt from few rows.
     "bootstrap_every": 16,
