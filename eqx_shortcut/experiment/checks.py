@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+import equinox as eqx
 import jax
+import numpy as np
 
 from .. import __version__, settings, sharding, storage
-from ..data import example
+from ..data import example, prepare
 from ..data.encode import identity
 from ..models.network import check_network
 from ..trained import check_guidance
+from ..types import shown
 from .config import Config, named
 from .examples import Data
 from .initial import check_start
@@ -18,7 +21,7 @@ from .initial import check_start
 # `checkpoint_every` and `keep` are what earlier versions called two of `checkpoint`.
 MAY_CHANGE = (
     "version steps log_every sample_every checkpoint checkpoint_every keep health figures quality mesh accumulate tensorboard "
-    "wandb workers vae cache encode_batch averages.every"
+    "wandb workers data.vae data.cache data.encode_batch data.classes averages.every"
 ).split()
 
 UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
@@ -50,7 +53,13 @@ def check_data(config: Config, data: Data) -> None:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
         )
-    check_network(config.network, config.objective, example(train, labelled=not config.unconditional), train.classes)
+    seen = example(train, labelled=not config.unconditional)
+    there = example(held_out, labelled=not config.unconditional)
+    if shown(seen) != shown(there):
+        raise ValueError(f"a training row is {shown(seen)}, a held-out one {shown(there)}: give both parts the same")
+    check_network(config.network, config.objective, seen, train.classes)
+    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
+    eqx.filter_eval_shape(prepare(train, mirror=data.mirror), raw, jax.random.key(0))  # a whole batch, as in training
 
 
 def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..types import Batch
 from .config import Config
 from .examples import Data
 from .judging import Measures, distances, guides
-from .pictures import GRID_STEPS, columns, drawable, draw_denoised, draw_errors, draw_samples
+from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples, drawable
 
 Found = tuple[dict[str, float], dict[str, storage.Path]]
 """Numbers and pictures by name."""
