@@ -14,6 +14,7 @@ from .. import settings, sharding, storage
 from ..data import TFDS, Images, Latents, Rows, prepare
 from ..data.latents import MANIFEST, blank
 from ..flops import flops
+from ..models import DiTConfig
 from ..pretrained.autoencoder_files import load_autoencoder
 from ..train import TrainState, make_update
 from .checks import check
@@ -29,17 +30,18 @@ def plan(config: Config, expected: Expected | None) -> None:
     mesh = chosen_mesh(config)
     check(config, mesh)
     rows, seen = example(config, expected)
-    state = laid_out(abstract_state(config, rows.shape, rows.classes), mesh)
+    state = laid_out(abstract_state(config, rows), mesh)
     with jax.set_mesh(mesh):
         traced = trace(config, rows, state, mesh)
         memory = traced.lower().compile().memory_analysis()
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in bytes_a_device(state).items())
-    height, width = (side // config.network.patch for side in rows.shape[:2])
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
     print(json.dumps(settings.dump(config), indent=1))
     print(f"data               {seen}: {' x '.join(map(str, rows.shape))}, {rows.classes} classes")
     print(f"parameters         {parameter_count(state):,}")
-    print(f"tokens             {height * width} an example ({height} x {width} patches)")
+    if isinstance(config.network, DiTConfig):
+        height, width = (side // config.network.patch for side in rows.shape[:2])
+        print(f"tokens             {height * width} an example ({height} x {width} patches)")
     turns = f" in {config.accumulate} turns" * (config.accumulate > 1)
     print(f"batch a device     {config.batch // groups}{turns} ({config.batch} over {in_words(mesh)})")
     print(f"state a device     {parts} GiB")
@@ -87,8 +89,7 @@ def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh
     )
     to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)
     read = rows.rows(np.zeros(1, np.int64))
-    sizes = {name: (config.batch, *array.shape[1:]) for name, array in read.items()}
-    raw = {name: jax.ShapeDtypeStruct(sizes[name], array.dtype, sharding=split) for name, array in read.items()}
+    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype, sharding=split), read)
     arrays, static = eqx.partition(state, is_shape)
 
     def step(raw, arrays):

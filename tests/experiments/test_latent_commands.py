@@ -300,7 +300,7 @@ def test_a_plan_counts_every_block_forward_and_backward():
     """
     rows, _ = plan.example(PLANNED, ((32, 32, 4), 10))
     mesh = sharding.make_mesh()
-    state = devices.laid_out(devices.abstract_state(PLANNED, rows.shape, rows.classes), mesh)
+    state = devices.laid_out(devices.abstract_state(PLANNED, rows), mesh)
     traced = plan.trace(PLANNED, rows, state, mesh)
     n, h = 256, 64
     blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)
@@ -313,7 +313,7 @@ def test_a_plan_counts_every_block_forward_and_backward():
 def test_a_plan_knows_the_published_size():
     config = dataclasses.replace(PLANNED, network=preset("B/2"), objective=Shortcut())
     rows, seen = plan.example(config, ((32, 32, 4), 1000))
-    state = devices.abstract_state(config, rows.shape, rows.classes)
+    state = devices.abstract_state(config, rows)
     assert plan.parameter_count(state) == 131_091_728 and "expected" in seen
 
 

@@ -15,8 +15,10 @@ import pytest
 import eqx_shortcut
 from commands import in_process, snapshot
 from eqx_shortcut import settings
+from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment import health, replay
 from eqx_shortcut.experiment import run as running
+from eqx_shortcut.experiment.judging import Measures
 from eqx_shortcut.experiment.log import read_lines
 
 STEPS = 6
@@ -102,7 +104,7 @@ def test_sigterm_while_samples_are_judged_is_one_sentence_and_the_same_command_g
     usual = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         patch.setattr(running, "judge_samples", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        patch.setattr(running, "open_measures", lambda *_: True)
+        patch.setattr(running, "open_measures", lambda *_: Measures(Digits().build()[0]))
         at = TINY.index("--quality.steps")
         line = ["objective:flow-matching", *TINY[: at + 1], "1", *TINY[at + 1 :], *WATCHED, "--runs", str(tmp_path)]
         code, _, err = in_process("digits", line)
