@@ -120,7 +120,7 @@ def compiled(settings: Any, expected: Any, mesh_sizes: dict[str, int], host: int
     mesh = sharding.make_mesh(**mesh_sizes, devices=jax.devices()[:size])
     check(settings, mesh)
     rows, _ = example(settings, expected)
-    state = laid_out(abstract_state(settings, rows.shape, rows.classes), mesh)
+    state = laid_out(abstract_state(settings, rows), mesh)
     with jax.set_mesh(mesh):
         # The program is not run, so machine code need not be fast.
         program = trace(settings, rows, state, mesh).lower().compile({"xla_backend_optimization_level": 0})

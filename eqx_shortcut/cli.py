@@ -158,7 +158,8 @@ def _sentence(error: Exception) -> str:
 
 
 def _noted(sentence: str, error: BaseException, between: str) -> str:
-    return between.join([sentence, *getattr(error, "__notes__", ())])
+    ours = (note for note in getattr(error, "__notes__", ()) if not note.startswith("---"))  # JAX rules off its own
+    return between.join([sentence, *ours])
 
 
 def parsed(words: list[str]) -> Path:

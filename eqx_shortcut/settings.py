@@ -15,6 +15,8 @@ from . import storage
 
 # Where earlier versions had the classes of settings, and where they are. Records of runs and tables keep the old names.
 MOVED = {"config": "eqx_shortcut.experiment.config"}
+RENAMED = {"eqx_shortcut.experiment.config:LatentConfig": "eqx_shortcut.experiment.config:Config"}
+LATENTS = ("vae", "cache", "encode_batch")
 
 
 def dump(value: Any) -> Any:
@@ -43,6 +45,7 @@ def parse(value: Any) -> Any:
     """
     if not (isinstance(value, dict) and "kind" in value):
         return value
+    value = _renamed(value)
     kind = find_class(value["kind"])
     hints = typing.get_type_hints(kind)
     stored = {key: _parse_field(item, hints.get(key)) for key, item in value.items() if key != "kind"}
@@ -65,7 +68,8 @@ def _is_path(hint: Any) -> bool:
 def current(kind: str) -> str:
     """The name now of a class that was stored as "module:Class"."""
     module, _, name = kind.partition(":")
-    return f"{MOVED[module]}:{name}" if module in MOVED else kind
+    kind = f"{MOVED[module]}:{name}" if module in MOVED else kind
+    return RENAMED.get(kind, kind)
 
 
 def find_class(kind: str) -> type:
@@ -157,7 +161,13 @@ def read(path: storage.Path) -> dict[str, Any]:
 
 
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:
-    return found | {"kind": current(found["kind"])} if isinstance(found.get("kind"), str) else found
+    if isinstance(found.get("kind"), str):
+        found = found | {"kind": current(found["kind"])}
+    if not {"data", *LATENTS} <= found.keys():
+        return found
+    # Settings of a run on latents, as they were before its autoencoder and cache became part of its data.
+    images = {"kind": "eqx_shortcut.data:LatentImages", "images": found["data"]} | {name: found[name] for name in LATENTS}
+    return {name: value for name, value in found.items() if name not in LATENTS} | {"data": images}
 
 
 def settle(path: storage.Path, value: dict[str, Any], other: str, remedy: str) -> None:

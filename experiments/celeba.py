@@ -12,14 +12,15 @@ and quality not measured by us. Published (Frans et al. 2024, table 1), FID of 5
 
 import dataclasses
 
+from eqx_shortcut.data import LatentImages
 from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, LatentConfig
+from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.optimizer import AdamW
 
-DEFAULT = LatentConfig(
-    data=None,
+DEFAULT = Config(
+    data=LatentImages(),
     network=preset("B/2"),
     objective=Shortcut(steps=128, bootstrap_every=8, label_dropout=0.1),
     optimizer=AdamW(lr=1e-4, weight_decay=0.1),
@@ -30,6 +31,7 @@ DEFAULT = LatentConfig(
     log_every=100,
     sample_every=20_000,
     checkpoint=Checkpointing(every=10_000),
+    quality=Quality(steps=()),
 )
 TINY = dataclasses.replace(
     DEFAULT,
@@ -48,7 +50,7 @@ PRESETS = {
     "tiny": ("A tiny network for 300 steps, to try the pipeline.", TINY),
 }
 
-EXPERIMENT = Experiment("celeba", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+EXPERIMENT = Experiment("celeba", PRESETS, doc=__doc__)
 
 if __name__ == "__main__":
     EXPERIMENT.main()

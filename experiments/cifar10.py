@@ -52,7 +52,7 @@ PRESETS = {
     "quick": ("Some ten minutes on two CPU cores.", QUICK),
 }
 
-EXPERIMENT = Experiment("cifar10", PRESETS, doc=__doc__, expected=((32, 32, 3), 10))
+EXPERIMENT = Experiment("cifar10", PRESETS, doc=__doc__)
 
 if __name__ == "__main__":
     EXPERIMENT.main()

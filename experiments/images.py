@@ -30,7 +30,7 @@ PRESETS = {
     "tiny": ("A tiny network for 300 steps, to try the pipeline.", dataclasses.replace(celeba.TINY, unconditional=False)),
 }
 
-EXPERIMENT = Experiment("images", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+EXPERIMENT = Experiment("images", PRESETS, doc=__doc__)
 
 if __name__ == "__main__":
     EXPERIMENT.main()

@@ -12,7 +12,7 @@ paper gives no FID for it. Settings are those of CelebA-HQ.
 from celeba import PRESETS
 from eqx_shortcut.experiment import Experiment
 
-EXPERIMENT = Experiment("lsun", PRESETS, doc=__doc__, expected=((32, 32, 4), 1))
+EXPERIMENT = Experiment("lsun", PRESETS, doc=__doc__)
 
 if __name__ == "__main__":
     EXPERIMENT.main()

@@ -24,9 +24,11 @@ def test_program_learns_one_step_moons():
 
 
 def test_options_table_names_options_that_exist():
+    from eqx_shortcut.data import LatentImages
     from eqx_shortcut.experiment import config
 
-    fields = {field.name.replace("_", "-") for field in dataclasses.fields(config.LatentConfig)}
+    fields = {field.name.replace("_", "-") for kind in (config.Config, LatentImages) for field in dataclasses.fields(kind)}
+    fields -= {"images", "classes"}  # the first are offered as data:KIND, the second is no option
     table = re.search(r"\| options \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
     assert table is not None
     rows = [row for row in table[0].splitlines() if row.startswith("|")]
@@ -47,11 +49,17 @@ def options(kind: type, prefix: str = "") -> set[str]:
 def test_flag_table_names_options_that_exist_and_every_flag_of_the_original():
     from eqx_shortcut.commands import evaluate, sample
     from eqx_shortcut.experiment import config
+    from eqx_shortcut.models import DiTConfig
 
     table = re.search(r"\| flag there \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
     assert table is not None
     rows = [row.split("|") for row in table[0].splitlines() if row.startswith("|")]
-    known = options(config.Config) | options(sample.Config) | options(evaluate.Config) | {"data.*"}
+    methods = typing.get_args(config.AnyObjective)
+    known = {"network", "objective", "data.*"}.union(
+        options(DiTConfig, "network."),
+        *(options(typing.get_args(method)[0], "objective.") for method in methods),
+        *(options(kind) for kind in (config.Config, sample.Config, evaluate.Config)),
+    )
     assert {name for row in rows for name in re.findall(r"--([a-z]+[a-z0-9.*-]*)", row[2])} <= known
     there = " ".join(row[1] for row in rows)
     missing = [flag for flag in ORIGINAL.split() if not re.search(rf"\b{flag}\b", there)]

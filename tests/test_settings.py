@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import experiment, settings
-from eqx_shortcut.data import CIFAR10
+from eqx_shortcut.data import CIFAR10, ImageFolder, LatentImages
 from eqx_shortcut.experiment import Mesh, Quality
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.objectives import FlowMatching, Shortcut
@@ -74,8 +74,23 @@ def test_a_record_of_an_earlier_version_names_classes_where_they_are_now(tmp_pat
     for name, value in now.items():
         assert settings.parse(found[name]) == settings.parse(old[name]) == value
         assert found[name]["kind"] == settings.dump(value)["kind"]
-    names = "Averages Checkpointing Config Figures Health LatentConfig Mesh Processes Quality WandB".split()
+    names = "Averages Checkpointing Config Figures Health Mesh Processes Quality WandB".split()
     assert all(settings.find_class(f"config:{name}") is getattr(experiment, name) for name in names)
+    assert settings.find_class("config:LatentConfig") is experiment.Config
+
+
+@pytest.mark.parametrize("images", [None, ImageFolder(path=pathlib.Path("photos"), size=64)])
+def test_a_record_of_an_earlier_run_on_latents_has_autoencoder_and_cache_in_its_data(images, tmp_path):
+    """A folder's record, and settings as a whole, of the class that had them beside `data`."""
+    latents = {"vae": "sd", "cache": "latents/a", "encode_batch": 8}
+    old = {"kind": "config:LatentConfig", "steps": 5, "data": settings.dump(images), **latents}
+    parts = {"network": DiTConfig(), "objective": Shortcut(), "optimizer": AdamW()}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    found = settings.read(tmp_path / "config.json")
+    data = LatentImages(images, pathlib.Path("sd"), pathlib.Path("latents/a"), 8)
+    assert settings.parse(found["data"]) == data and not found.keys() & latents.keys()
+    for whole in (old, found):
+        assert settings.parse(whole | settings.dump(parts)) == experiment.Config(data=data, steps=5, **parts)
 
 
 REFUSED = {

@@ -86,9 +86,10 @@ def autoencoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> "Autoenco
     from ..pretrained.autoencoder_files import load_autoencoder
 
     record = settings.read(run / "config.json")
-    if vae is None and "vae" not in record:
+    path = vae or (record.get("data") or {}).get("vae")
+    if path is None:
         return None
-    path = vae or pathlib.Path(record["vae"])
+    path = pathlib.Path(path)
     if not path.exists():
         raise ValueError(f"{run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
     found = load_autoencoder(path)

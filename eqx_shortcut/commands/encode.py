@@ -14,7 +14,7 @@ import dataclasses
 import pathlib
 
 from ..cli import Place, room_for
-from ..experiment.config import ImageSource
+from ..data import ImageSource
 
 
 @dataclasses.dataclass(frozen=True)

@@ -263,10 +263,10 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
     import jax
     import numpy as np
 
-    from .. import sharding
+    from .. import rng, sharding
     from ..trained import noise, sample_from
 
-    key, devices = jax.random.key(config.seed), jax.local_devices()
+    key, devices = rng.key(config.seed), jax.local_devices()
     mesh = sharding.make_mesh(devices=devices if config.batch % len(devices) == 0 else devices[:1])
     everywhere = sharding.replicate(model, mesh)
 

@@ -47,12 +47,11 @@ class Config(Drawing):
 
 def main(config: Config) -> None:
     """Loads the run, samples along each arc and writes the pictures."""
-    import jax
     import jax.numpy as jnp
     import numpy as np
     from tqdm import tqdm
 
-    from .. import figures
+    from .. import figures, rng
     from ..trained import noise, sample_from
 
     check_out(config.out, ".png")
@@ -60,7 +59,7 @@ def main(config: Config) -> None:
         check_out(config.gif, ".gif")
     model, pictures = open_run(config)
     labels, names = chosen_labels(config, model)
-    key = jax.random.key(config.seed)
+    key = rng.key(config.seed)
     rows = []
     for row in tqdm(range(config.rows), unit="row", delay=1, dynamic_ncols=True):
         x = sample_from(

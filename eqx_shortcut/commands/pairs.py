@@ -47,12 +47,11 @@ class Config:
 
 def main(config: Config) -> None:
     """Writes the files that are missing and says what it did."""
-    import jax
     import jax.numpy as jnp
     import numpy as np
     from tqdm import tqdm
 
-    from .. import settings
+    from .. import rng, settings
     from ..data.pairs import MANIFEST, Pairs, shard_path, shards, write_shard
     from ..trained import load, noise, sample
 
@@ -67,7 +66,7 @@ def main(config: Config) -> None:
         **{name: getattr(config, name) for name in ("weights", "count", "steps", "guidance", "seed", "shard")},
     }
     settings.settle(config.out / MANIFEST, manifest, "other pairs", "Repeat their settings, or name another --out")
-    key = jax.random.key(config.seed)
+    key = rng.key(config.seed)
     missing = [(i, part) for i, part in enumerate(shards(manifest)) if not shard_path(config.out, i).exists()]
     for index, numbers in tqdm(missing, desc="pairs", unit="file", dynamic_ncols=True):
         places = jnp.asarray(numbers)

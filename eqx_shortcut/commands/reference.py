@@ -52,15 +52,14 @@ class Config:
 
 def main(config: Config) -> None:
     """Makes the run folder and says what it read and what to do next."""
-    import jax
 
-    from .. import reference
+    from .. import reference, rng
 
     check_free(config.run)
     stored = reference.read(config.checkpoint)
     step = "log2" if isinstance(config.objective, SEES_STEP) else "none"
     network, channels, classes = reference.architecture(stored.parameters, heads=config.heads, step=step)
-    shape, tx, key = (config.size, config.size, channels), config.optimizer.build(1), jax.random.key(config.seed)
+    shape, tx, key = (config.size, config.size, channels), config.optimizer.build(1), rng.key(config.seed)
     state = reference.train_state(stored, network, shape, classes, tx, key=key)
     make_run(config.run, state, network, shape, classes, config.objective, config.optimizer)
     count = sum(value.size for value in stored.parameters.values())

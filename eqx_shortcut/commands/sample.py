@@ -102,9 +102,9 @@ def spans(config: Config) -> Iterator[Span]:
 
 def draw(config: Config, opened: Opened, wanted: list[int], steps: int, span: Span) -> tuple[Any, Any]:
     """Pictures of the samples of a span, in [-1, 1], and their labels."""
-    import jax
     import numpy as np
 
+    from .. import rng
     from ..trained import sample
 
     model = opened.model
@@ -113,7 +113,7 @@ def draw(config: Config, opened: Opened, wanted: list[int], steps: int, span: Sp
     labels = np.array(wanted, np.int32)[places % len(wanted)]
     x = sample(
         model,
-        jax.random.key(span.seed),
+        rng.key(span.seed),
         len(places),
         first=span.first,
         steps=steps,

@@ -13,9 +13,8 @@ from typing import Annotated
 
 import tyro
 
-from ..data import CIFAR10, Digits, FashionMNIST
+from ..data import CIFAR10, Digits, FashionMNIST, ImageSource
 from ..evaluate.parts import Measuring, notes_as_lines, write_real
-from ..experiment.config import ImageSource
 
 AnyImages = (
     ImageSource

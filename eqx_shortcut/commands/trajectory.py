@@ -41,18 +41,17 @@ class Config(Drawing):
 
 def main(config: Config) -> None:
     """Loads the run, samples at each number of steps and writes the picture."""
-    import jax
     import jax.numpy as jnp
     import numpy as np
     from tqdm import tqdm
 
-    from .. import figures
+    from .. import figures, rng
     from ..trained import noise, trajectory
 
     check_out(config.out, ".png")
     model, pictures = open_run(config)
     labels, names = chosen_labels(config, model)
-    key, place = jax.random.key(config.seed), jnp.array([config.sample])
+    key, place = rng.key(config.seed), jnp.array([config.sample])
     rows, beside = [], []
     for steps in tqdm(config.steps, unit="sampler", delay=1, dynamic_ncols=True):
         way = trajectory(

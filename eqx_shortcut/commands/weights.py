@@ -70,7 +70,7 @@ def import_weights(config: Import) -> None:
     import jax
     import jax.numpy as jnp
 
-    from .. import settings
+    from .. import rng, settings
     from ..objectives import Networks, Objective
     from ..reference import safetensors
     from ..train import TrainState
@@ -81,7 +81,7 @@ def import_weights(config: Import) -> None:
     objective, step = settings.parse(metadata.get("objective")), metadata.get("step")
     if not (isinstance(objective, Objective) and isinstance(step, int)):
         raise ValueError(f"{config.file} does not tell objective and step: export it with this command")
-    key, zero = jax.random.key(config.seed), jnp.zeros((), jnp.int32)
+    key, zero = rng.key(config.seed), jnp.zeros((), jnp.int32)
     networks = Networks(network, network, extra=objective.extra(jax.random.fold_in(key, 2)))
     opt_state = config.optimizer.build(1).init(eqx.filter(networks.trained, eqx.is_inexact_array))
     state = TrainState(jnp.asarray(step, jnp.int32), key, networks, opt_state, zero, zero)

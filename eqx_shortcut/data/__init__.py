@@ -10,10 +10,11 @@ from .errors import DataError
 from .images import CIFAR10, Digits, FashionMNIST, Images
 from .records import ImageRecords
 from .source import Rows, Source, blank, null_of, pictures
-from .sources import TFDS, Arrays, ImageFolder, Parquet
+from .sources import TFDS, Arrays, ImageFolder, ImageSource, Parquet
 
 if TYPE_CHECKING:
     from .encoded import Encoded
+    from .latent_images import LatentImages
     from .latents import Latents, read_latents
     from .memory import ArraySource
     from .pairs import Pairs, read_pairs
@@ -23,6 +24,7 @@ _LATER = {
     "ArraySource": "memory",
     "Batches": "pipeline",
     "Encoded": "encoded",
+    "LatentImages": "latent_images",
     "Latents": "latents",
     "Pairs": "pairs",
     "batches": "pipeline",
@@ -44,7 +46,9 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "ImageRecords",
+    "ImageSource",
     "Images",
+    "LatentImages",
     "Latents",
     "Pairs",
     "Parquet",

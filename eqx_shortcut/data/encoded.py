@@ -96,5 +96,5 @@ def encode_in_parts(autoencoder: Autoencoder, images: Float[Array, "batch height
     count = images.shape[0]
     size = min(size, count)
     if count % size:
-        raise ValueError(f"batch {count} is not a multiple of the {size} images encoded at once: use --encode-batch {count}")
+        raise ValueError(f"--batch {count} is not a multiple of --encode-batch {size}: choose one that divides it")
     return joined(jax.lax.map(jax.vmap(autoencoder.encode), in_turns(images, count // size)))

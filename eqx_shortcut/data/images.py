@@ -27,6 +27,8 @@ class Images:
     peak: int = 255
     names: tuple[str, ...] = ()
     """Those of the classes in order of their labels; empty if they have none."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how they were found."""
 
     noun: ClassVar[str] = "images"
 
@@ -55,11 +57,6 @@ class Images:
         height, width, channels = self.pixels.shape[1:]
         return height, width, channels
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Nothing is to be said of how they were found."""
-        return ()
-
     def where(self, index: int) -> str:
         """One image in words."""
         return f"image {index}"
@@ -71,6 +68,11 @@ class Images:
     def scaled(self) -> Float[np.ndarray, "count height width channels"]:
         """The images as float32 in [-1, 1], which is what networks see and distances are measured on."""
         return self.pixels.astype(np.float32) / (self.peak / 2) - 1
+
+
+def black(shape: tuple[int, int, int], classes: int, *notes: str) -> Images:
+    """One black image of class 0, for a plan without data."""
+    return Images(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32), classes, notes=notes)
 
 
 def check_labels(labels: Integer[np.ndarray, " count"], classes: int, where: Callable[[int], str] = "image {}".format) -> None:
@@ -127,6 +129,10 @@ class FashionMNIST:
     mirror: bool = False
     """Mirror images at random; not by default, since its shoes all point one way."""
 
+    def blank(self) -> Images:
+        """One black image."""
+        return black((28, 28, 1), 10)
+
     def build(self) -> tuple[Images, Images]:
         """60,000 training and 10,000 held-out images of 28 x 28."""
         remedy = "install the Debian package dataset-fashion-mnist, or name the folder of its files with --data.path"
@@ -161,6 +167,10 @@ class CIFAR10:
     """Folder of the files `train-*.parquet` and `test-*.parquet`."""
     mirror: bool = True
     """Mirror images at random."""
+
+    def blank(self) -> Images:
+        """One black image."""
+        return black((32, 32, 3), 10)
 
     def build(self) -> tuple[Images, Images]:
         """50,000 training and 10,000 held-out images of 32 x 32 x 3."""

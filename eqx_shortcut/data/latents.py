@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import os
+import pathlib
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -40,6 +41,8 @@ class Latents:
     shift: float
     names: tuple[str, ...] = ()
     """Names of the classes in order of their labels; empty if they have none."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how they were found."""
 
     noun: ClassVar[str] = "latents"
 
@@ -193,10 +196,15 @@ def blank(folder: storage.Path) -> Latents:
     """One latent of zeros of the kind that a cache holds, by its manifest alone."""
     manifest = read_manifest(folder)
     try:
-        moments = np.zeros((1, *manifest["moments"]), np.float16)
-        return Latents(folder, "", (moments,), np.zeros(1, np.int32), manifest["classes"], 1.0, 0.0, class_names(manifest))
+        return zeros(manifest["moments"], manifest["classes"], f"latents in {folder}")
     except (KeyError, TypeError) as error:
         raise _foreign(folder, error) from error
+
+
+def zeros(moments: Sequence[int], classes: int, *notes: str) -> Latents:
+    """One latent of zeros of class 0, of such `moments`: sides, moments, height, width and channels."""
+    file = np.zeros((1, *moments), np.float16)
+    return Latents(pathlib.Path(), "", (file,), np.zeros(1, np.int32), classes, 1.0, 0.0, notes=notes)
 
 
 def copied(cache: storage.Path, home: storage.Path, each: Callable[[list[Shard]], Iterable[Shard]] = iter) -> storage.Path:

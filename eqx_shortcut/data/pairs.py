@@ -65,7 +65,7 @@ def write_shard(path: storage.Path, pairs: Pairs) -> None:
     storage.write(path, file.getvalue())
 
 
-def read_pairs(folder: str | os.PathLike[str], shape: tuple[int, int, int]) -> Pairs:
+def read_pairs(folder: str | os.PathLike[str], shape: tuple[int, ...]) -> Pairs:
     """All pairs of a folder, in half precision. Raises DataError if it is incomplete, damaged, or not of `shape`."""
     folder = storage.as_path(folder)
     if not storage.exists(folder / MANIFEST):

@@ -79,7 +79,9 @@ def blank(source: Source) -> Rows:
     return source.build()[0].first(1) if without is None else without()
 
 
-def pictures(source: Source, samples: Float[Array | np.ndarray, "count *shape"]) -> Float[np.ndarray, "count h w c"] | None:
+def pictures(
+    source: Source | None, samples: Float[Array | np.ndarray, "count *shape"]
+) -> Float[np.ndarray, "count h w c"] | None:
     """Samples as images in [-1, 1]: the source's `pictures(samples)`, or samples that have the shape of images; else None."""
     draw = getattr(source, "pictures", None)
     if draw is not None:

@@ -3,7 +3,9 @@
 import abc
 import dataclasses
 import pathlib
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import tyro
 
 from .classes import split
 from .errors import DataError
@@ -11,6 +13,7 @@ from .formats.arrays import find_arrays, open_arrays
 from .formats.folder import open_folders
 from .formats.parquet import open_parquet
 from .formats.tfds import open_split, splits
+from .images import Images, black
 from .names import listed
 from .parts import find_files
 from .records import ImageRecords, OnBadImage, Records, class_count
@@ -26,6 +29,8 @@ class Photos(abc.ABC):
     """What all sources of photos share: each image is cropped to its central square and resized."""
 
     names: ClassVar[tuple[str, ...]] = ()
+    indexed: ClassVar[bool] = False
+    """Whether the first `build` writes an index."""
     path: pathlib.Path
     """File or folder of the images."""
     size: int = 256
@@ -49,6 +54,13 @@ class Photos(abc.ABC):
         classes = class_count(*parts)
         train, held_out = (ImageRecords(part, self.size, classes, self.on_bad_image) for part in parts)
         return train, held_out
+
+    def blank(self) -> Images:
+        """One black image; with the number of classes, where the images are there and are not indexed first."""
+        known = self.path.exists() and not self.indexed
+        classes = self.build()[0].classes if known else 1
+        said = f"images in {self.path}" if known else f"{self.path} is not read: 1 class"
+        return black((self.size, self.size, 3), classes, said)
 
     @abc.abstractmethod
     def parts(self) -> Parts:
@@ -86,6 +98,7 @@ class TFDS(Photos):
     """A data set that TensorFlow Datasets prepared, as array_record or tfrecord: imagenet2012, celebahq256, lsunc. PATH is
     the folder of its version, which holds features.json. Reading it for the first time takes a pass over all files."""
 
+    indexed: ClassVar[bool] = True
     split: str = "train"
     """Split to train on; the held-out one has `validation`, `val` or `test` in place of `train` in its name."""
     index: pathlib.Path = pathlib.Path("runs/index")
@@ -121,3 +134,12 @@ class Arrays(Photos):
             return open_arrays(self.path, self.label), None
         train, held_out = find_arrays(self.path)
         return open_arrays(train, self.label), open_arrays(held_out, self.label) if held_out else None
+
+
+ImageSource = (
+    Annotated[ImageFolder, tyro.conf.subcommand("image-folder")]
+    | Annotated[Parquet, tyro.conf.subcommand("parquet")]
+    | Annotated[TFDS, tyro.conf.subcommand("tfds")]
+    | Annotated[Arrays, tyro.conf.subcommand("arrays")]
+)
+"""The choice between them on a command line."""

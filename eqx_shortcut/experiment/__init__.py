@@ -1,6 +1,6 @@
 """The trainer of a run: from its settings to its folder of checkpoints, records, pictures and numbers."""
 
-from .config import Averages, Checkpointing, Config, Figures, Health, LatentConfig, Mesh, Processes, Quality, WandB
+from .config import Averages, Checkpointing, Config, Figures, Health, Mesh, Processes, Quality, WandB
 from .main import Experiment
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "Experiment",
     "Figures",
     "Health",
-    "LatentConfig",
     "Mesh",
     "Processes",
     "Quality",

@@ -1,14 +1,19 @@
 """What is refused before a run begins: settings that contradict each other, examples that do not fit, another run's folder."""
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from .. import __version__, settings, sharding, storage
+from ..data import example, prepare
 from ..data.encode import identity
+from ..models.network import check_network
 from ..trained import check_guidance
+from ..types import shown
 from .config import Config, named
 from .examples import Data
 from .initial import check_start
@@ -16,7 +21,7 @@ from .initial import check_start
 # `checkpoint_every` and `keep` are what earlier versions called two of `checkpoint`.
 MAY_CHANGE = (
     "version steps log_every sample_every checkpoint checkpoint_every keep health figures quality mesh accumulate tensorboard "
-    "wandb workers vae cache encode_batch averages.every"
+    "wandb workers data.vae data.cache data.encode_batch data.classes averages.every"
 ).split()
 
 UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
@@ -27,33 +32,18 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
     sharding.check_batch(config.batch, mesh, config.accumulate)
     config.objective.check(config.batch)
     check_start(config)
+    for field in dataclasses.fields(config):
+        if field.name not in UNRECORDED:
+            settings.check_importable(getattr(config, field.name), field.name)
     if config.pairs is not None and getattr(config.objective, "posterior_every", None) is not None:
         raise ValueError(
             f"--pairs {config.pairs} hold noise that depends on the data, and {named(config.objective)} takes means over all "
             "lines as if it did not: train on the images"
         )
-    check_network(config)
+    if (check_own := getattr(config.network, "check", None)) is not None:
+        check_own(config.objective)
     for guidance in (config.quality.guidance, config.figures.guidance):
         check_guidance(config.objective, guidance)
-
-
-def check_network(config: Config) -> None:
-    """Refuses a network without an input or a head that the objective needs."""
-    name = type(config.objective).__name__
-    if config.objective.continuous and config.network.step == "log2":
-        raise ValueError(
-            f"{name} asks the network at continuous step sizes, 0 included, where the "
-            "embedding --network.step log2 is infinite: use --network.step linear"
-        )
-    told = config.objective.told
-    if told is not None and config.network.guided not in ("interval", *(() if told.intervals else ("scale",))):
-        needed = "interval" if told.intervals else "scale"
-        raise ValueError(
-            f"{name} tells the network the {needed} of its guidance, for which --network.guided {config.network.guided} has no "
-            f"input: use --network.guided {needed}"
-        )
-    if getattr(config.objective, "velocity_head", False) and not config.network.velocity_head:
-        raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
 
 def check_data(config: Config, data: Data) -> None:
@@ -63,7 +53,13 @@ def check_data(config: Config, data: Data) -> None:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
         )
-    eqx.filter_eval_shape(lambda key: config.network.build(train.shape, train.classes, key=key), jax.random.key(0))
+    seen = example(train, labelled=not config.unconditional)
+    there = example(held_out, labelled=not config.unconditional)
+    if shown(seen) != shown(there):
+        raise ValueError(f"a training row is {shown(seen)}, a held-out one {shown(there)}: give both parts the same")
+    check_network(config.network, config.objective, seen, train.classes)
+    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
+    eqx.filter_eval_shape(prepare(train, mirror=data.mirror), raw, jax.random.key(0))  # a whole batch, as in training
 
 
 def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
@@ -76,6 +72,8 @@ def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
         "classes": data.train.classes,
         **settled,
     }
+    if (null := getattr(data.train, "null", None)) is not None:
+        record["null"] = settings.dump_arrays(null)
     if data.autoencoder is not None:
         record["autoencoder"] = identity(data.autoencoder)
     return record if data.latents is None else {**record, "latents": data.latents}

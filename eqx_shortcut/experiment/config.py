@@ -4,15 +4,15 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 import numpy as np
 import tyro
 
 from .. import ema
 from ..cli import Place
-from ..data import CIFAR10, TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Images, Parquet
-from ..models import DiTConfig
+from ..data import Images, Source
+from ..models.network import NetworkConfig
 from ..objectives import (
     ESC,
     AlphaFlow,
@@ -64,16 +64,6 @@ AnyOptimizer = Annotated[AdamW, tyro.conf.subcommand("adamw")] | Annotated[Muon,
 def named(objective: Objective) -> str:
     """Its class in lower case with dashes, by which its runs are called."""
     return re.sub("(?<=[a-z])(?=[A-Z])", "-", type(objective).__name__).lower()
-
-
-# Each experiment has its own source, so the command line offers that one's options and no choice between them.
-AnySource = tyro.conf.AvoidSubcommands[Digits | FashionMNIST | CIFAR10]
-ImageSource = (
-    Annotated[ImageFolder, tyro.conf.subcommand("image-folder")]
-    | Annotated[Parquet, tyro.conf.subcommand("parquet")]
-    | Annotated[TFDS, tyro.conf.subcommand("tfds")]
-    | Annotated[Arrays, tyro.conf.subcommand("arrays")]
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,15 +243,20 @@ class WandB:
     """Keep the record in the run folder instead of sending it."""
 
 
+Data = TypeVar("Data", bound=Source | None)
+Network = TypeVar("Network", bound=NetworkConfig)
+Method = TypeVar("Method", bound=Objective)
+
+
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Generic[Data, Network, Method]):
     """Train, sample and judge. The same command again continues the run where it stopped."""
 
-    data: AnySource
-    """Where the images come from."""
-    network: DiTConfig
+    data: Data
+    """Where the data come from."""
+    network: Network
     """Size and options of the network."""
-    objective: AnyObjective
+    objective: Method
     """What is trained."""
     optimizer: AnyOptimizer
     """How it is trained."""
@@ -343,35 +338,5 @@ def profiled(steps: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
-@dataclasses.dataclass(frozen=True)
-class LatentConfig(Config):
-    """Train on an autoencoder's latents and sample. The same command again continues the run where it stopped."""
-
-    data: Annotated[None, tyro.conf.subcommand("none")] | ImageSource  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Where the images come from; none is needed with a finished cache."""
-    vae: pathlib.Path = pathlib.Path("sd-vae-ft-mse")
-    """Folder or file of the autoencoder."""
-    cache: Place | None = None
-    """Folder of latents to train from; those of the images are encoded and put there first. By default every step encodes."""
-    encode_batch: int = 16
-    """Images encoded at once, over all devices."""
-    quality: Quality = Quality(steps=())
-    """How samples are judged at the end; latents are not."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.encode_batch < 1:
-            raise ValueError(f"--encode-batch {self.encode_batch}: use 1 or more")
-        if self.quality.steps:
-            raise ValueError(
-                f"--quality.steps {' '.join(map(str, self.quality.steps))}: samples of latents are not judged yet: leave it out"
-            )
-        if self.figures.count:
-            raise ValueError(f"--figures.count {self.figures.count}: samples of latents are not judged yet: leave it out")
-
-
 Judge = Callable[[Images, np.ndarray, np.ndarray], dict[str, float]]
 """More measures of images in [-1, 1]: (training images, images, their labels) -> named numbers."""
-
-Expected = tuple[tuple[int, int, int], int]
-"""Shape of an experiment's examples as its network sees them, and number of classes, for a plan where the data are absent."""

@@ -5,8 +5,11 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
-from .. import sharding
+from .. import rng, sharding
+from ..data import Images, Rows, null_of
+from ..models import DiTConfig
 from ..train import TrainState, init_state
 from .config import Config
 
@@ -24,9 +27,13 @@ def chosen_mesh(config: Config) -> jax.sharding.Mesh:
 def fits(config: Config, tensor: int) -> bool:
     """Whether each device has room for a whole state, divided over `tensor` devices at most; True if it does not say."""
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if memory is None or not isinstance(config.network, DiTConfig):  # the rules of layout know no other network's arrays
+        return True
     # Image size and classes hardly matter for the number of parameters.
-    state = abstract_state(config, (4 * config.network.patch, 4 * config.network.patch, 4), 1000)
-    return memory is None or sum(size_of(leaf) for leaf in shapes(state)) / tensor <= SHARE * memory
+    side = 4 * config.network.patch
+    images = Images(np.zeros((1, side, side, 4), np.uint8), np.zeros(1, np.int32), 1000)
+    state = abstract_state(config, images)
+    return sum(size_of(leaf) for leaf in shapes(state)) / tensor <= SHARE * memory
 
 
 def in_words(mesh: jax.sharding.Mesh) -> str:
@@ -38,13 +45,14 @@ def in_words(mesh: jax.sharding.Mesh) -> str:
     return f"{count} x {kind} as {sizes}"
 
 
-def abstract_state(config: Config, shape: tuple[int, int, int], classes: int) -> TrainState:
-    """Shapes and types of the training state."""
+def abstract_state(config: Config, rows: Rows) -> TrainState:
+    """Shapes and types of the training state of a network for these rows."""
     return eqx.filter_eval_shape(
         lambda: init_state(
-            lambda key: config.network.build(shape, classes, key=key),
+            lambda key: config.network.build(rows.shape, rows.classes, key=key),
             config.optimizer.build(config.steps),
-            jax.random.key(config.seed),
+            rng.key(config.seed),
+            null=null_of(rows),
             teacher=config.objective.stages > 0,
             extra=config.objective.extra,
             averages=config.averages.sigma_rel,

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
-from .. import distributed, settings, storage
+from .. import distributed, rng, settings, storage
 from ..data import Images
 from ..data.pipeline import host_batches
 from ..evaluate import Features, Moments, Statistics, collect, compare, frechet_distance, moments, pixels
@@ -89,10 +90,8 @@ def open_measures(config: Config, train: Images, judge: Judge | None, folder: st
 
 def draw_for(config: Config, model: Trained, labels: np.ndarray, *, steps: int, guidance: float) -> np.ndarray:
     """The samples that are judged: one for each label, always from the same noise."""
-    import jax
-
     given = jax.numpy.asarray(labels) if model.labelled else None
-    key, batch = jax.random.key(config.quality.seed), config.quality.batch
+    key, batch = rng.key(config.quality.seed), config.quality.batch
     return np.asarray(sample(model, key, len(labels), steps=steps, labels=given, guidance=guidance, batch=batch))
 
 

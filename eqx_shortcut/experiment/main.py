@@ -4,10 +4,13 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, get_args
+
+import tyro
 
 from .. import cli
-from ..optimizer import AdamW, Muon
-from .config import Config, Expected, Judge
+from ..data import ImageSource
+from .config import AnyObjective, AnyOptimizer, Config, Judge
 
 Presets = Mapping[str, tuple[str, Config]]
 """Settings by name, each with a line of help; the first is the default."""
@@ -23,20 +26,18 @@ class Experiment:
     """Its settings, of which the command line changes some."""
     doc: str | None = None
     """The text above the options of `--help`."""
-    expected: Expected | None = None
-    """Shape of its examples and number of classes, for a plan where the data are absent."""
     judge: Judge | None = None
     """More measures of its samples."""
 
     def main(self, args: Sequence[str] | None = None) -> None:
         """The command line: a preset (the first if none is named), then what is changed of it. Ends the process on errors."""
         default, rest = self._chosen(args)
-        cli.command(self.run, type(default), self._described(), default=default, args=rest)
+        cli.command(self.run, offered(default), self._described(), default=default, args=rest)
 
     def parse(self, args: Sequence[str]) -> Config:
         """The settings that a command line asks for. Raises ValueError where they contradict themselves."""
         default, rest = self._chosen(args)
-        return cli.parse(type(default), self._described(), default=default, args=rest)
+        return cli.parse(offered(default), self._described(), default=default, args=rest)
 
     def run(self, config: Config) -> None:
         """Trains (or continues) the run of these settings, or prints the plan or the step that they ask for instead.
@@ -54,7 +55,7 @@ class Experiment:
                 if not distributed.is_main_process():
                     sys.stdout = open(os.devnull, "w")  # the first speaks for all
                 if config.dry_run:
-                    plan(config, self.expected)
+                    plan(config)
                 elif config.replay is not None:
                     replay(self.name, config, config.replay)
                 else:
@@ -68,11 +69,39 @@ class Experiment:
         args = sys.argv[1:] if args is None else args
         name, *rest = args if args and args[0] in self.presets else (next(iter(self.presets)), *args)
         default = self.presets[name][1]
-        if "optimizer:muon" in rest:  # with the preset's rate, schedule and all else that both have
-            shared = {field.name: getattr(default.optimizer, field.name) for field in dataclasses.fields(AdamW)}
-            default = dataclasses.replace(default, optimizer=Muon(**shared))
-        return default, rest
+        chosen = {field: switched(getattr(default, field), f"{field}:", choice, rest) for field, choice in CHOICES.items()}
+        return dataclasses.replace(default, **chosen), rest
 
     def _described(self) -> str:
         listed = "\n".join(f"    {preset}: {text}" for preset, (text, _) in self.presets.items())
         return f"{self.doc or ''}\nPresets, named first:\n{listed}"
+
+
+CHOICES = {"data": ImageSource, "optimizer": AnyOptimizer}
+"""Fields of which another class of the same kind keeps the preset's values of all that both have."""
+
+
+def members(choice: Any) -> dict[str, type]:
+    """The classes of a union by their words on a command line."""
+    return {named.name: kind for kind, named in map(get_args, get_args(choice))}
+
+
+def switched(value: Any, prefix: str, choice: Any, words: Sequence[str]) -> Any:
+    """`value` or, where one of the words chooses another class of its union, one of that class with all that both have."""
+    kinds = {prefix + name: kind for name, kind in members(choice).items()}
+    found = next((kinds[word] for word in words if word in kinds), None)
+    if found is None or type(value) not in kinds.values():
+        return value
+    both = {field.name for field in dataclasses.fields(found)} & {field.name for field in dataclasses.fields(value)}
+    return found(**{name: getattr(value, name) for name in both})
+
+
+def offered(default: Config) -> Any:
+    """The type of settings that are offered beside a preset: its own classes, and the choice where one is of a union."""
+
+    def choice(union: Any, value: Any) -> Any:
+        return union if type(value) in members(union).values() else type(value)
+
+    name = tyro.conf.arg(name=getattr(type(default.data), "prefix", "data"))
+    data, objective = choice(ImageSource, default.data), choice(AnyObjective, default.objective)
+    return Config[Annotated[data, name], type(default.network), objective]

@@ -21,7 +21,7 @@ from ..types import Batch
 from .config import Config
 from .examples import Data
 from .judging import Measures, distances, guides
-from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples
+from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples, drawable
 
 Found = tuple[dict[str, float], dict[str, storage.Path]]
 """Numbers and pictures by name."""
@@ -37,8 +37,10 @@ class Monitor:
         self._folder, self._config, self._data, self._measures, self._mesh = folder, config, data, measures, mesh
 
     def samples(self, model: Trained) -> dict[str, storage.Path]:
-        """Pictures of samples at every number of steps, and of guided ones if there are any."""
+        """Pictures of samples at every number of steps, and of guided ones if there are any; none of what is no image."""
         config, data = self._config, self._data
+        if not drawable(data):
+            return {}
         found = {"samples": self._path("samples", model.step)}
         draw_samples(found["samples"], config, model, data)
         if any(guides(config, model, n) for n in GRID_STEPS):
@@ -78,12 +80,12 @@ class Monitor:
         ]
         if not asked[0]:
             return {}, {}
-        pictures = {name: self._path(name, model.step) for name in ("errors", "denoising")}
-        values = draw_errors(pictures["errors"], asked, f"step {model.step:,}, held-out images")
-        few = self._few
-        draw_denoised(
-            pictures["denoising"], self._data, np.asarray(few.x), _denoised(objective, networks, few, _key(0), progress)
-        )
+        pictures = {"errors": self._path("errors", model.step)}
+        values = draw_errors(pictures["errors"], asked, f"step {model.step:,}, held-out {self._data.held_out.noun}")
+        if drawable(self._data):
+            few, pictures["denoising"] = self._few, self._path("denoising", model.step)
+            found = _denoised(objective, networks, few, _key(0), progress)
+            draw_denoised(pictures["denoising"], self._data, np.asarray(few.x), found)
         return values, pictures
 
     @functools.cached_property

@@ -16,6 +16,12 @@ GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
 GRID_COLUMNS = 16
 
 
+def drawable(data: Data) -> bool:
+    """Whether samples are pictures: latents with their autoencoder, or arrays of the shape of images."""
+    shape = data.train.shape
+    return data.autoencoder is not None or (len(shape) == 3 and shape[-1] in (1, 3))
+
+
 def columns(data: Data) -> int:
     """Images side by side: fewer where each has to be decoded."""
     return GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2

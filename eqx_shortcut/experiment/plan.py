@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 from typing import Any
 
 import equinox as eqx
@@ -10,36 +9,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import settings, sharding, storage
-from ..data import TFDS, Images, Latents, Rows, prepare
-from ..data.latents import MANIFEST, blank
+from .. import settings, sharding
+from ..data import Rows, Source, blank, prepare
 from ..flops import flops
-from ..pretrained.autoencoder_files import load_autoencoder
+from ..models import DiTConfig
 from ..train import TrainState, make_update
 from .checks import check
-from .config import Config, Expected, LatentConfig
+from .config import Config
 from .devices import abstract_state, bytes_a_device, chosen_mesh, in_words, is_shape, laid_out, shapes
 
-LATENTS: Expected = ((32, 32, 4), 1)
-"""Those of Stable Diffusion's autoencoder, of images of 256 x 256."""
 
-
-def plan(config: Config, expected: Expected | None) -> None:
+def plan(config: Config) -> None:
     """Prints settings, parameters, tokens, batch a device, work of a step and memory a device of the run."""
     mesh = chosen_mesh(config)
     check(config, mesh)
-    rows, seen = example(config, expected)
-    state = laid_out(abstract_state(config, rows.shape, rows.classes), mesh)
+    rows, seen = example(config.data)
+    state = laid_out(abstract_state(config, rows), mesh)
     with jax.set_mesh(mesh):
         traced = trace(config, rows, state, mesh)
         memory = traced.lower().compile().memory_analysis()
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in bytes_a_device(state).items())
-    height, width = (side // config.network.patch for side in rows.shape[:2])
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
     print(json.dumps(settings.dump(config), indent=1))
     print(f"data               {seen}: {' x '.join(map(str, rows.shape))}, {rows.classes} classes")
     print(f"parameters         {parameter_count(state):,}")
-    print(f"tokens             {height * width} an example ({height} x {width} patches)")
+    if isinstance(config.network, DiTConfig):
+        height, width = (side // config.network.patch for side in rows.shape[:2])
+        print(f"tokens             {height * width} an example ({height} x {width} patches)")
     turns = f" in {config.accumulate} turns" * (config.accumulate > 1)
     print(f"batch a device     {config.batch // groups}{turns} ({config.batch} over {in_words(mesh)})")
     print(f"state a device     {parts} GiB")
@@ -47,31 +43,10 @@ def plan(config: Config, expected: Expected | None) -> None:
     print(f"memory a device    {memory_of(memory) / 2**30:.2f} GiB as compiled for {jax.default_backend()}")
 
 
-def example(config: Config, expected: Expected | None) -> tuple[Rows, str]:
-    """One example of zeros of the kind that the run would train on, and how its size is known: by default from the data."""
-    if expected is None and not isinstance(config, LatentConfig):
-        return config.data.build()[0], "as the data have them"
-    shape, classes = expected or LATENTS
-    labels = np.zeros(1, np.int32)
-    if not isinstance(config, LatentConfig):
-        return Images(np.zeros((1, *shape), np.uint8), labels, classes), "as this experiment has them"
-    if config.cache is not None and storage.exists(config.cache / MANIFEST):
-        return blank(config.cache), f"latents in {config.cache}"
-    said = []
-    try:
-        if config.data is not None:
-            shape = load_autoencoder(config.vae).latent_shape((config.data.size, config.data.size, 3))
-            said.append(f"latents of {config.vae}")
-    except ValueError:
-        said.append(f"no autoencoder in {config.vae}, so its latents as expected")
-    try:
-        if config.data is not None and not isinstance(config.data, TFDS):  # whose index would be written
-            classes = config.data.build()[0].classes
-            said.append(f"images in {config.data.path}")
-    except ValueError:
-        said.append("no images there, so their classes as expected")
-    moments = np.zeros((1, 2, 2, *shape), np.float16)
-    return Latents(pathlib.Path(), "", (moments,), labels, classes, 1.0, 0.0), "; ".join(said) or "as expected, none are named"
+def example(source: Source) -> tuple[Rows, str]:
+    """One example of the kind that the run would train on, and how its size is known."""
+    rows = blank(source)
+    return rows, "; ".join(getattr(rows, "notes", ())) or "as the data have them"
 
 
 def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
@@ -87,8 +62,7 @@ def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh
     )
     to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)
     read = rows.rows(np.zeros(1, np.int64))
-    sizes = {name: (config.batch, *array.shape[1:]) for name, array in read.items()}
-    raw = {name: jax.ShapeDtypeStruct(sizes[name], array.dtype, sharding=split) for name, array in read.items()}
+    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype, sharding=split), read)
     arrays, static = eqx.partition(state, is_shape)
 
     def step(raw, arrays):

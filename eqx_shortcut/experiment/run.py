@@ -8,10 +8,10 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from .. import compilation, distributed, flops, sharding, storage
+from .. import compilation, distributed, flops, rng, sharding, storage
 from ..checkpoint import Checkpoints
 from ..cli import Interrupted
-from ..data import Images, Rows, batches, prepare
+from ..data import Images, Rows, batches, null_of, prepare
 from ..data.pipeline import Batches
 from ..train import Step, TrainState, every, fit, init_state, make_step
 from ..trained import Trained
@@ -69,7 +69,8 @@ def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: 
     state = init_state(
         lambda key: config.network.build(train.shape, train.classes, key=key),
         config.optimizer.build(config.steps),
-        jax.random.key(config.seed),
+        rng.key(config.seed),
+        null=null_of(train),
         teacher=config.objective.stages > 0,
         extra=config.objective.extra,
         averages=config.averages.sigma_rel,
@@ -176,7 +177,8 @@ def training_step(config: Config, data: Data, mesh: jax.sharding.Mesh) -> Step:
 def trained(config: Config, train: Rows, state: TrainState) -> Trained:
     """The average of the weights, as `eqx_shortcut.load` would return it."""
     step, labelled = int(state.step), not config.unconditional
-    return Trained(state.networks.ema, config.objective, train.shape, train.classes, step, labelled=labelled)
+    null = getattr(train, "null", None)
+    return Trained(state.networks.ema, config.objective, train.shape, train.classes, step, labelled=labelled, null=null)
 
 
 def parameter_count(state: TrainState) -> int:

@@ -87,11 +87,14 @@ class DiTConfig:
                 f"which positions={self.positions} need: choose other heads"
             )
 
-    def build(self, shape: tuple[int, int, int], classes: int, *, key: PRNGKeyArray) -> "DiT":
+    def build(self, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray) -> "DiT":
         """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`.
 
-        Raises ValueError for cuDNN's attention where there is no GPU or the network computes in float32.
+        Raises ValueError for examples of another rank, and for cuDNN's attention where there is no GPU or the network computes
+        in float32.
         """
+        if len(shape) != 3:
+            raise ValueError(f"a transformer of images for examples of shape {shape}: use a network of your own, or the MLP")
         if self.attention == "cudnn" and (jax.default_backend() != "gpu" or self.dtype() != jnp.bfloat16):
             raise ValueError(
                 f"attention=cudnn on {jax.default_backend()} in {jnp.dtype(self.dtype()).name}: it needs an NVIDIA GPU and "

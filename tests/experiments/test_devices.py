@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from commands import in_process
+from eqx_shortcut.data import Images
 from eqx_shortcut.experiment import config, devices, log
 from eqx_shortcut.models import DiTConfig
 from scripts import script
@@ -41,8 +42,12 @@ def test_the_mesh_is_the_one_asked_for(asked, sizes):
     assert tuple(mesh.shape.values()) == sizes
 
 
+def images(shape: tuple[int, int, int], classes: int) -> Images:
+    return Images(np.zeros((1, *shape), np.uint8), np.zeros(1, np.int32), classes)
+
+
 def test_a_state_that_does_not_fit_is_split_over_the_devices_of_a_host(monkeypatch):
-    state = devices.abstract_state(TINY, (8, 8, 4), 1000)
+    state = devices.abstract_state(TINY, images((8, 8, 4), 1000))
     size = sum(devices.size_of(leaf) for leaf in devices.shapes(state))
     for memory, expected in ((2 * size, (8, 1, 1)), (2 * size - 2, (1, 8, 1))):
         monkeypatch.setattr(jax, "local_devices", lambda memory=memory: [Device(memory)])
@@ -53,7 +58,7 @@ def test_a_state_that_does_not_fit_is_split_over_the_devices_of_a_host(monkeypat
 
 
 def test_what_each_part_takes_on_a_device_is_counted():
-    state = devices.abstract_state(TINY, (8, 8, 1), 10)
+    state = devices.abstract_state(TINY, images((8, 8, 1), 10))
     whole = devices.bytes_a_device(state)
     named = jax.tree_util.tree_leaves_with_path(state.networks.online)
     kernels = 4 * sum(leaf.size for path, leaf in named if path[-1] == jax.tree_util.GetAttrKey("kernel"))

@@ -15,11 +15,11 @@ import pytest
 from autoencoders import KL, write_autoencoder
 from commands import in_process, snapshot
 from eqx_shortcut import flops, settings, sharding
-from eqx_shortcut.data import Arrays, DataError, Encoded, ImageFolder, prepare, read_latents
+from eqx_shortcut.data import Arrays, DataError, Encoded, ImageFolder, LatentImages, prepare, read_latents
 from eqx_shortcut.data.encode import check_cache, encode
 from eqx_shortcut.data.latents import MANIFEST, Shard
 from eqx_shortcut.experiment import devices, examples, plan
-from eqx_shortcut.experiment.config import LatentConfig
+from eqx_shortcut.experiment.config import Config
 from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import preset
@@ -244,7 +244,8 @@ def test_samples_of_latents_are_decoded(trained, base, tmp_path):
 
 def test_a_run_whose_autoencoder_is_gone_says_where_it_was(trained, base, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
-    record = settings.read(tmp_path / "run" / "config.json") | {"vae": str(tmp_path / "gone")}
+    record = settings.read(tmp_path / "run" / "config.json")
+    record["data"]["vae"] = str(tmp_path / "gone")
     (tmp_path / "run" / "config.json").write_text(json.dumps(record))
     said = refusal(in_process("sample", [str(tmp_path / "run"), "--out", str(tmp_path / "grid.png")]))
     assert f"no autoencoder is at {tmp_path / 'gone'}: name its place with --vae" in said
@@ -320,8 +321,8 @@ def test_a_network_learns_few_examples_by_heart(tmp_path):
     assert quality["results"][0]["nearest"] < 0.25 * quality["held_out"]["nearest"]
 
 
-PLANNED = LatentConfig(
-    data=None,
+PLANNED = Config(
+    data=LatentImages(classes=10),
     network=DiTConfig(hidden=64, depth=3, heads=4, precision="float32"),
     objective=FlowMatching(),
     optimizer=AdamW(),
@@ -334,9 +335,9 @@ def test_a_plan_counts_every_block_forward_and_backward():
 
     The backward pass computes the logits of attention again.
     """
-    rows, _ = plan.example(PLANNED, ((32, 32, 4), 10))
+    rows, _ = plan.example(PLANNED.data)
     mesh = sharding.make_mesh()
-    state = devices.laid_out(devices.abstract_state(PLANNED, rows.shape, rows.classes), mesh)
+    state = devices.laid_out(devices.abstract_state(PLANNED, rows), mesh)
     traced = plan.trace(PLANNED, rows, state, mesh)
     n, h = 256, 64
     blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)
@@ -348,8 +349,8 @@ def test_a_plan_counts_every_block_forward_and_backward():
 
 def test_a_plan_knows_the_published_size():
     config = dataclasses.replace(PLANNED, network=preset("B/2"), objective=Shortcut())
-    rows, seen = plan.example(config, ((32, 32, 4), 1000))
-    state = devices.abstract_state(config, rows.shape, rows.classes)
+    rows, seen = plan.example(script("imagenet").DATA)
+    state = devices.abstract_state(config, rows)
     assert plan.parameter_count(state) == 131_091_728 and "expected" in seen
 
 
@@ -365,9 +366,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(script, tmp_path, monkeypa
 
 
 def test_a_plan_sees_the_images_and_the_cache(base):
-    images = dataclasses.replace(PLANNED, data=source(base), vae=base / "vae")
-    for config, words in ((images, "photos.npz"), (dataclasses.replace(PLANNED, cache=base / "cache"), "latents in")):
-        rows, seen = plan.example(config, ((32, 32, 4), 1000))
+    images = LatentImages(source(base), base / "vae", classes=1000)
+    for data, words in ((images, "photos.npz"), (LatentImages(cache=base / "cache", classes=1000), "latents in")):
+        rows, seen = plan.example(data)
         assert rows.shape == (4, 4, 2) and rows.classes == 3 and words in seen
 
 

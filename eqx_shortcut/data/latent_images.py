@@ -1,0 +1,154 @@
+"""Images as the latents of an autoencoder, as a source: from a cache that is filled first, or encoded in every step."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import jax
+import numpy as np
+import tyro
+from jaxtyping import Array, Float
+
+from .. import storage
+from ..cli import Place
+from .errors import DataError
+from .source import Rows
+from .sources import ImageSource
+
+if TYPE_CHECKING:
+    from ..pretrained.autoencoder import Autoencoder
+
+SHARD = 8192
+"""Images in a file of a cache that a run fills."""
+
+LATENT = (32, 32, 4)
+"""Of Stable Diffusion's autoencoder, from images of 256 x 256."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentImages:
+    """Latents of images: read from a cache, into which those of the images are put first, or without one encoded each step."""
+
+    images: Annotated[
+        Annotated[None, tyro.conf.subcommand("none")] | ImageSource,  # pyright: ignore[reportInvalidTypeForm]
+        tyro.conf.arg(name="data"),
+    ] = None
+    """Where the images come from; none is needed with a finished cache."""
+    vae: pathlib.Path = pathlib.Path("sd-vae-ft-mse")
+    """Folder or file of the autoencoder."""
+    cache: Place | None = None
+    """Folder of latents to train from; those of the images are encoded and put there first. By default every step encodes."""
+    encode_batch: int = 16
+    """Images encoded at once, over all devices."""
+    classes: tyro.conf.Suppress[int] = 1
+    """Number of classes in a plan made where neither a cache nor images tell it."""
+
+    prefix: ClassVar[str] = ""
+    """Their options stand on the command line by themselves: --vae, and data:image-folder for `images`."""
+    judged: ClassVar[bool] = False
+    """Samples are not compared with the data yet."""
+
+    def __post_init__(self):
+        if self.encode_batch < 1:
+            raise ValueError(f"--encode-batch {self.encode_batch}: use 1 or more")
+
+    @functools.cached_property
+    def autoencoder(self) -> "Autoencoder":
+        """The autoencoder, read once. Raises ValueError if there is none."""
+        from ..pretrained.autoencoder_files import load_autoencoder
+
+        return load_autoencoder(self.vae)
+
+    @property
+    def mirror(self) -> bool:
+        """Whether latents of mirror images are drawn too: as the images say, or else if the cache holds any."""
+        from .latents import blank
+
+        return self.images.mirror if self.images is not None else self.cache is not None and blank(self.cache).mirrored
+
+    @property
+    def digest(self) -> str | None:
+        """What tells the cache from others, wherever it lies; None without one."""
+        from .latents import MANIFEST
+
+        return None if self.cache is None else hashlib.sha256((self.cache / MANIFEST).read_bytes()).hexdigest()
+
+    def build(self) -> tuple[Rows, Rows]:
+        """Latents to train on and others held out, laid out for the devices of the mesh in use (`jax.set_mesh`), if any.
+
+        Raises DataError if neither images nor a cache are named; ValueError if the cache is one of other latents.
+        """
+        if self.images is None and self.cache is None:
+            raise DataError(
+                "neither images nor latents are named, with data:image-folder --data.path FOLDER (or data:parquet, data:tfds, "
+                "data:arrays) or --cache FOLDER: name one; the text at the top of --help says how to get them"
+            )
+        return self._encoded() if self.cache is None else self._cached(self.cache)
+
+    def _encoded(self) -> tuple[Rows, Rows]:
+        from .. import sharding
+        from .encoded import Encoded
+
+        autoencoder, mesh = self.autoencoder, jax.sharding.get_mesh()
+        if not mesh.empty:
+            sharding.check_batch(self.encode_batch, mesh)
+            autoencoder = sharding.replicate(autoencoder, mesh)
+        assert self.images is not None
+        parts = self.images.build()
+        _ = autoencoder.latent_shape(parts[0].shape)  # raises ValueError for images of a size that it does not halve
+        train, held_out = (Encoded(part, autoencoder, self.encode_batch) for part in parts)
+        return train, held_out
+
+    def _cached(self, cache: storage.Path) -> tuple[Rows, Rows]:
+        from .encode import check_cache, encode
+        from .latents import MANIFEST, read_latents
+
+        if self.images is not None and not storage.exists(cache / MANIFEST):
+            encode(self.images, self.autoencoder, cache, batch=self.encode_batch, shard=SHARD)
+        check_cache(cache, self.images, self.autoencoder)
+        here = _on_disk(cache)
+        train, held_out = (read_latents(here, part) for part in ("train", "held_out"))
+        if self.mirror and not train.mirrored:
+            raise ValueError(f"{cache} holds no mirror images: use --data.no-mirror, or encode into another folder")
+        return train, held_out
+
+    def blank(self) -> Rows:
+        """One latent of zeros, of the kind that the cache holds, or the autoencoder and the images make, or else `LATENT`."""
+        from .latents import MANIFEST, blank, zeros
+
+        if self.cache is not None and storage.exists(self.cache / MANIFEST):
+            return blank(self.cache)
+        if self.images is None:
+            return zeros((2, 2, *LATENT), self.classes, "as expected, none are named")
+        size, notes = self.images.size, []
+        try:
+            shape = self.autoencoder.latent_shape((size, size, 3))
+            notes.append(f"latents of {self.vae}")
+        except ValueError:
+            shape = (size // 8, size // 8, LATENT[-1])
+            notes.append(f"no autoencoder in {self.vae}, so latents as expected")
+        seen = self.images.blank()
+        classes = self.classes if self.images.indexed or not self.images.path.exists() else seen.classes
+        return zeros((2, 2, *shape), classes, *notes, *seen.notes)
+
+    def pictures(self, samples: Float[Array | np.ndarray, "count *shape"]) -> Float[np.ndarray, "count height width channels"]:
+        """The images of latents."""
+        from ..pretrained.autoencoder import decode_batch, from_training
+
+        return decode_batch(self.autoencoder, from_training(self.autoencoder, jax.numpy.asarray(samples)))
+
+
+def _on_disk(cache: storage.Path) -> storage.Path:
+    """A cache that can be mapped into memory: itself, or a copy of one that lies in an object store."""
+    from tqdm import tqdm
+
+    from .. import distributed
+    from .latents import copied
+
+    if not storage.is_remote(cache):
+        return cache
+    quiet = not distributed.is_main_process()
+    progress = functools.partial(tqdm, desc=f"copying {cache}", unit="file", dynamic_ncols=True, disable=quiet)
+    return copied(cache, storage.cache_home() / "latents", each=progress)

@@ -1,0 +1,116 @@
+"""A run on a network and data of one's own, that the trainer has never heard of, and the same run opened."""
+
+import dataclasses
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import eqx_shortcut
+from eqx_shortcut import settings
+from eqx_shortcut.experiment import Config, Experiment, Figures, Quality
+from eqx_shortcut.experiment.log import read_lines
+from eqx_shortcut.objectives import Shortcut
+from eqx_shortcut.optimizer import AdamW
+
+MODULE = """
+import dataclasses
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from eqx_shortcut.data import ArraySource
+
+class Net(eqx.Module):
+    layer: eqx.nn.Linear
+
+    def __call__(self, x, t, d, condition, *, key=None):
+        seen = jnp.concatenate([x.ravel(), condition["state"], t[None], d[None]])
+        return self.layer(seen).reshape(x.shape)
+
+@dataclasses.dataclass(frozen=True)
+class NetConfig:
+    bias: bool = True
+
+    def build(self, shape, classes, *, key):
+        size = int(np.prod(shape))
+        return Net(eqx.nn.Linear(size + 2 + 2, size, self.bias, key=key))
+
+@dataclasses.dataclass(frozen=True)
+class Actions:
+    count: int = 40
+    mirror: bool = False
+
+    def build(self):
+        rng = np.random.default_rng(0)
+        x, state = (rng.normal(size=(self.count, *shape)).astype(np.float32) for shape in ((4, 3), (2,)))
+        return ArraySource(x, {"state": state}, null={"state": np.full(2, 9, np.float32)}).split(0.4)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_policy.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield __import__("own_policy")
+    sys.modules.pop("own_policy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Own(Config):
+    """Settings for any data and network."""
+
+    data: Any
+    network: Any
+
+
+def config_of(own, runs) -> Own:
+    return Own(
+        data=own.Actions(),
+        network=own.NetConfig(),
+        objective=Shortcut(steps=4, bootstrap_every=4, label_dropout=0.5),
+        optimizer=AdamW(),
+        steps=4,
+        batch=16,
+        log_every=1,
+        sample_every=4,
+        figures=Figures(batches=1, times=2),
+        quality=Quality(steps=()),
+        runs=runs,
+    )
+
+
+def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, capsys):
+    experiment, config = Experiment("policy", {}), config_of(own, tmp_path / "runs")
+    experiment.run(dataclasses.replace(config, steps=2))
+    experiment.run(config)
+    folder = tmp_path / "runs" / "policy" / "shortcut"
+    assert f"{folder}: continuing after step 2" in capsys.readouterr().out
+    assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+    record = settings.read(folder / "config.json")
+    assert record["network"]["kind"] == "own_policy:NetConfig" and record["data"]["kind"] == "own_policy:Actions"
+    model = eqx_shortcut.load(folder)
+    np.testing.assert_array_equal(model.null["state"], [9, 9])  # pyright: ignore
+    one = {"state": np.ones(2, np.float32)}
+    samples = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one, guidance=2.0, guide_always=True)
+    assert samples.shape == (3, 4, 3) and np.isfinite(samples).all()
+
+
+def test_a_plan_needs_no_image(own, tmp_path, capsys):
+    Experiment("policy", {}).run(dataclasses.replace(config_of(own, tmp_path), dry_run=True))
+    said = capsys.readouterr().out
+    assert f"parameters         {16 * 12 + 12}\n" in said and "tokens" not in said
+
+
+def test_a_class_that_cannot_be_imported_again_is_refused_before_anything_is_written(own, tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Inside:
+        def build(self, shape, classes, *, key):
+            raise AssertionError("not built")
+
+    config = dataclasses.replace(config_of(own, tmp_path / "runs"), network=Inside())
+    with pytest.raises(ValueError, match=r"Inside is defined in a function of .*test_own_network, .*: move it to a module"):
+        Experiment("policy", {}).run(config)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("config.json"))
