@@ -15,12 +15,13 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import flops, health, objectives, settings, sharding
+from eqx_shortcut import flops, objectives, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import ArraySource, batches, example, null_of, prepare
 from eqx_shortcut.data.pipeline import WholeBatches
 from eqx_shortcut.evaluate.by_time import squared_errors
 from eqx_shortcut.evaluate.validation import validation_loss
+from eqx_shortcut.experiment import health
 from eqx_shortcut.models import DiTConfig, MLPConfig, NetworkConfig, check_network
 from eqx_shortcut.objectives import FlowMatching, ImprovedMeanFlow, MeanFlow, Networks, Objective, Shortcut
 from eqx_shortcut.train import TrainState, fit, init_state, make_step
