@@ -103,10 +103,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         objective=preset.objective if case["objective"] == "shortcut" else FlowMatching(),
         network=dataclasses.replace(preset.network, precision="bfloat16", remat=case["remat"]),
     )
-    return compiled(settings, ((32, 32, 4), 1000), case["mesh"], case["host"])
+    return compiled(settings, case["mesh"], case["host"])
 
 
-def compiled(settings: Any, expected: Any, mesh_sizes: dict[str, int], host: int) -> dict[str, Any]:
+def compiled(settings: Any, mesh_sizes: dict[str, int], host: int) -> dict[str, Any]:
     """The same of any settings, on the first devices that there are."""
     import jax
 
@@ -119,7 +119,7 @@ def compiled(settings: Any, expected: Any, mesh_sizes: dict[str, int], host: int
     size = mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["tensor"]
     mesh = sharding.make_mesh(**mesh_sizes, devices=jax.devices()[:size])
     check(settings, mesh)
-    rows, _ = example(settings, expected)
+    rows, _ = example(settings.data)
     state = laid_out(abstract_state(settings, rows), mesh)
     with jax.set_mesh(mesh):
         # The program is not run, so machine code need not be fast.

@@ -100,11 +100,11 @@ def test_a_loop_that_does_not_say_how_often_it_runs_is_refused():
 
 def test_a_row_of_the_table_is_what_eight_devices_hold_and_send():
     """FSDP: an eighth of each kernel; the weights gathered in each of two passes."""
-    network = DiTConfig(hidden=32, depth=3, heads=2, patch=2)
+    network = DiTConfig(hidden=32, depth=3, heads=2, patch=16)
     settings = dataclasses.replace(imagenet.B, network=network, batch=64, objective=FlowMatching())
     sizes = {"data": 1, "fsdp": 8, "tensor": 1}
-    row = scaling.compiled(settings, ((4, 4, 4), 5), sizes, host=8)
-    like = jax.eval_shape(lambda key: network.build((4, 4, 4), 5, key=key), jax.random.key(0))
+    row = scaling.compiled(settings, sizes, host=8)
+    like = jax.eval_shape(lambda key: network.build((32, 32, 4), 1000, key=key), jax.random.key(0))
     kernels = [getattr(like.blocks, name).kernel for name in ("modulation", "qkv", "out", "up", "down")]
     held = row["bytes_a_device"]
     assert held["weights"] == held["average"] and held["moments"] == pytest.approx(2 * held["weights"], rel=0.01)
