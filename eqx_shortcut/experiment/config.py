@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from .. import ema
+from .. import ema, storage
 from ..cli import Place
 from ..data import CIFAR10, TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Images, Parquet
 from ..models import DiTConfig
@@ -334,6 +334,10 @@ class Config:
         if self.profile is not None:
             profiled(self.profile)
 
+    def folder(self, experiment: str) -> storage.Path:
+        """RUNS/EXPERIMENT/NAME."""
+        return self.runs / experiment / (self.name or named(self.objective))
+
 
 def profiled(steps: str) -> tuple[int, int]:
     """First and last step of `A:B`; raises ValueError unless they are numbers with 1 <= A <= B."""
@@ -369,6 +373,9 @@ class LatentConfig(Config):
         if self.figures.count:
             raise ValueError(f"--figures.count {self.figures.count}: samples of latents are not judged yet: leave it out")
 
+
+UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
+"""What a run's config.json does not keep of its settings."""
 
 Judge = Callable[[Images, np.ndarray, np.ndarray], dict[str, float]]
 """More measures of images in [-1, 1]: (training images, images, their labels) -> named numbers."""

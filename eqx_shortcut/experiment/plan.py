@@ -11,15 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import settings, sharding, storage
-from ..data import TFDS, Images, Latents, Rows, prepare
+from ..data import TFDS, Images, Latents, Rows
 from ..data.latents import MANIFEST, blank
 from ..flops import flops
 from ..models import DiTConfig
 from ..pretrained.autoencoder_files import load_autoencoder
-from ..train import TrainState, make_update
+from ..train import TrainState
 from .checks import check
 from .config import Config, Expected, LatentConfig
 from .devices import abstract_state, bytes_a_device, chosen_mesh, in_words, is_shape, laid_out, shapes
+from .examples import Data
+from .run import Run
 
 LATENTS: Expected = ((32, 32, 4), 1)
 """Those of Stable Diffusion's autoencoder, of images of 256 x 256."""
@@ -28,11 +30,12 @@ LATENTS: Expected = ((32, 32, 4), 1)
 def plan(config: Config, expected: Expected | None) -> None:
     """Prints settings, parameters, tokens, batch a device, work of a step and memory a device of the run."""
     mesh = chosen_mesh(config)
-    check(config, mesh)
+    check(config)
     rows, seen = example(config, expected)
+    run = Run("", config, Data(rows, rows, mirror=True), mesh)
     state = laid_out(abstract_state(config, rows), mesh)
     with jax.set_mesh(mesh):
-        traced = trace(config, rows, state, mesh)
+        traced = trace(run, state)
         memory = traced.lower().compile().memory_analysis()
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in bytes_a_device(state).items())
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -76,20 +79,12 @@ def example(config: Config, expected: Expected | None) -> tuple[Rows, str]:
     return Latents(pathlib.Path(), "", (moments,), labels, classes, 1.0, 0.0), "; ".join(said) or "as expected, none are named"
 
 
-def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+def trace(run: Run, state: TrainState) -> Any:
     """The training step, traced on shapes laid out as in training."""
-    split = sharding.batch_sharding(mesh)
-    update = make_update(
-        config.objective,
-        config.optimizer.build(config.steps),
-        ema_decay=config.ema_decay,
-        steps=config.steps,
-        accumulate=config.accumulate,
-        shardings=lambda state: sharding.lay_out(state, mesh),
-    )
-    to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)
-    read = rows.rows(np.zeros(1, np.int64))
-    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype, sharding=split), read)
+    update, to_batch, batch = run.update(), run.prepare, run.config.batch
+    split = sharding.batch_sharding(run.mesh)
+    read = run.data.rows.rows(np.zeros(1, np.int64))
+    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype, sharding=split), read)
     arrays, static = eqx.partition(state, is_shape)
 
     def step(raw, arrays):
