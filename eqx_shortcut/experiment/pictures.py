@@ -9,8 +9,8 @@ from .. import distributed, figures, storage
 from ..evaluate.by_time import Asked, all_rows, curves, fraction
 from ..evaluate.denoising import Denoised
 from ..trained import Trained, sample
-from .config import Config
 from .examples import Data
+from .run import Run
 
 GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
 GRID_COLUMNS = 16
@@ -27,13 +27,13 @@ def columns(data: Data) -> int:
     return GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
 
 
-def draw_samples(path: storage.Path, config: Config, model: Trained, data: Data, *, guidance: float = 1.0) -> None:
+def draw_samples(path: storage.Path, run: Run, model: Trained, *, guidance: float = 1.0) -> None:
     """Writes one row a number of sampling steps, the same noise and label down each column.
 
     Labels come in turn; of a run on few examples, theirs. Rows that guidance does not apply to say so.
     """
-    key, count = jax.random.key(0), columns(data)
-    labels = np.resize(data.train.labels, count) if config.overfit is not None and model.labelled else None
+    data, key, count = run.data, jax.random.key(0), columns(run.data)
+    labels = np.resize(data.train.labels, count) if run.config.overfit is not None and model.labelled else None
     rows = [data.pictures(sample(model, key, count, steps=n, labels=labels, guidance=guidance)) for n in GRID_STEPS]
     refused = [guidance != 1 and not model.objective.guides(n) for n in GRID_STEPS]
     names = [

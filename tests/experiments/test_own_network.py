@@ -88,6 +88,7 @@ def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, c
     experiment.run(config)
     folder = tmp_path / "runs" / "policy" / "shortcut"
     assert f"{folder}: continuing after step 2" in capsys.readouterr().out
+    assert not (folder / "samples").exists()  # actions are no pictures
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4]
     record = settings.read(folder / "config.json")
     assert record["network"]["kind"] == "own_policy:NetConfig" and record["data"]["kind"] == "own_policy:Actions"
