@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from .. import __version__, settings, sharding, storage
-from ..data import example, prepare
+from ..data import ImageRecords, Images, example, prepare
 from ..data.encode import identity
 from ..models.network import check_network
 from ..trained import check_guidance
@@ -52,6 +52,11 @@ def check_data(config: Config, data: Data) -> None:
     if train.shape != held_out.shape:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
+        )
+    if config.quality.steps and isinstance(held_out, Images | ImageRecords) and len(held_out.labels) < 2:
+        raise ValueError(
+            "1 held-out image, and samples are judged beside 2 or more: use a larger --data.held-out, or --quality.steps alone "
+            "to judge nothing"
         )
     seen = example(train, labelled=not config.unconditional)
     there = example(held_out, labelled=not config.unconditional)

@@ -11,7 +11,7 @@ import jax
 from .. import compilation, distributed, flops, rng, sharding, storage
 from ..checkpoint import Checkpoints
 from ..cli import Interrupted
-from ..data import Images, Rows, batches, null_of, prepare
+from ..data import ImageRecords, Images, Rows, batches, null_of, prepare
 from ..data.pipeline import Batches
 from ..train import Step, TrainState, every, fit, init_state, make_step
 from ..trained import Trained
@@ -43,7 +43,7 @@ def run_on(mesh: jax.sharding.Mesh, experiment: str, config: Config, judge: Judg
     check_data(config, data)
     record = described(experiment, config, data)
     folder = config.runs / experiment / (config.name or named(config.objective))
-    measures = open_measures(config, data.train, judge, folder) if isinstance(data.train, Images) else None
+    measures = open_measures(config, data.train, judge, folder) if isinstance(data.train, Images | ImageRecords) else None
     with distributed.barrier():
         check_record(folder, record)
     state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))

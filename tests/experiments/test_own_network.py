@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from typing import Any
 
 import jax
 import numpy as np
@@ -58,16 +57,8 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_policy")
 
 
-@dataclasses.dataclass(frozen=True)
-class Own(Config):
-    """Settings for any data and network."""
-
-    data: Any
-    network: Any
-
-
-def config_of(own, runs) -> Own:
-    return Own(
+def config_of(own, runs) -> Config:
+    return Config(
         data=own.Actions(),
         network=own.NetConfig(),
         objective=Shortcut(steps=4, bootstrap_every=4, label_dropout=0.5),
