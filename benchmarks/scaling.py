@@ -114,16 +114,21 @@ def compiled(settings: Any, expected: Any, mesh_sizes: dict[str, int], host: int
     from eqx_shortcut import sharding
     from eqx_shortcut.experiment.checks import check
     from eqx_shortcut.experiment.devices import abstract_state, bytes_a_device, laid_out
+    from eqx_shortcut.experiment.examples import Data
     from eqx_shortcut.experiment.plan import example, trace
+    from eqx_shortcut.experiment.run import Run
 
     size = mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["tensor"]
     mesh = sharding.make_mesh(**mesh_sizes, devices=jax.devices()[:size])
-    check(settings, mesh)
+    sharding.check_batch(settings.batch, mesh, settings.accumulate)
+    check(settings)
     rows, _ = example(settings, expected)
     state = laid_out(abstract_state(settings, rows), mesh)
     with jax.set_mesh(mesh):
         # The program is not run, so machine code need not be fast.
-        program = trace(settings, rows, state, mesh).lower().compile({"xla_backend_optimization_level": 0})
+        program = (
+            trace(Run("", settings, Data(rows, rows, True), mesh), state).lower().compile({"xla_backend_optimization_level": 0})
+        )
     sent: dict[str, dict[str, int]] = {}
     for one in collectives.read(program.as_text() or ""):
         kind = sent.setdefault(one.kind, {"count": 0, "bytes": 0, "bytes_between_hosts": 0})

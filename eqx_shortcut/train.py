@@ -190,11 +190,11 @@ class Diverged(RuntimeError):
     """A run whose loss or gradient stayed infinite or NaN."""
 
 
-Event = Callable[[int, TrainState, Metrics], None]
-"""Something done between steps, outside jit: `event(step, state, metrics)` after step number `step`, from 1."""
+Hook = Callable[[int, TrainState, Metrics], None]
+"""Something done between steps, outside jit: `hook(step, state, metrics)` after step number `step`, from 1."""
 
 
-def every(n: int, until: int, event: Event) -> Event:
+def every(n: int, until: int, event: Hook) -> Hook:
     """`event` after each n-th step and after step `until`."""
 
     def maybe(step: int, state: TrainState, metrics: Metrics) -> None:
@@ -204,7 +204,7 @@ def every(n: int, until: int, event: Event) -> Event:
     return maybe
 
 
-def fit(step: Step, state: TrainState, batches: Iterable[Any], *, until: int, events: Sequence[Event] = ()) -> TrainState:
+def fit(step: Step, state: TrainState, batches: Iterable[Any], *, until: int, events: Sequence[Hook] = ()) -> TrainState:
     """Drives `step` over `batches` until step number `until`, running each event after each step.
 
     Health is read one step late, so that the device never waits for the host. Raises Diverged after 20 skipped steps in

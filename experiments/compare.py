@@ -210,7 +210,7 @@ def finished(words: Command) -> bool:
     # Beside settings a record says what was found of the data.
     record = settings.read(folder / "config.json") | settings.dump(told(experiment, words[2:]))
     remedy = "Name another place with --runs, or remove it"
-    check_record(folder, record, may_change={*MAY_CHANGE} - {"steps", "quality"}, remedy=remedy)
+    check_record(folder / "config.json", record, may_change={*MAY_CHANGE} - {"steps", "quality"}, remedy=remedy)
     return (folder / "quality.json").exists()
 
 

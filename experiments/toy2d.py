@@ -189,16 +189,16 @@ def train(config: Config) -> "Trained":
         teacher = fitted(config, FlowMatching(), None, lambda number, metrics: None).network.held_at(FlowMatching().only_step)
     logger = JsonLines(config.folder / "metrics.jsonl", start=0)
 
-    def record(number: int, metrics: "Metrics") -> None:
+    def note(number: int, metrics: "Metrics") -> None:
         logger.write(number, {name: float(value) for name, value in metrics.items()})
 
     try:
-        return fitted(config, config.objective, teacher, record)
+        return fitted(config, config.objective, teacher, note)
     finally:
         logger.close()
 
 
-def fitted(config: Config, objective: Objective, teacher: "MLP | None", record: "Callable[[int, Metrics], None]") -> "Trained":
+def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
     import jax
     import jax.numpy as jnp
@@ -225,7 +225,7 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", record: 
         for done in range(0, config.steps, LOG_EVERY):
             number = min(done + LOG_EVERY, config.steps)
             state, metrics = steps(state, number - done)
-            record(number, metrics)
+            note(number, metrics)
             bar.update(number - done)
             try:
                 check_finite(number, metrics)

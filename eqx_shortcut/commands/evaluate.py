@@ -96,15 +96,14 @@ def main(config: Config) -> None:
     """Measures what evaluation.json lacks, and prints the table."""
     import numpy as np
 
-    from .. import distributed, settings
+    from .. import distributed
     from ..trained import load
 
     distributed.initialize()
     notes_as_lines()
     first, *others = config.weights
     model = load(config.run, weights=first, step=config.step)
-    record = settings.read(config.run / "config.json")
-    features, data = config.build(), run_images(config, record)
+    features, data = config.build(), run_images(config)
     real = reference(config, features, data)
     labels, found = chosen_labels(config, model, data), read_results(config.run)
     # Before hours of sampling: one sample says how many features there are.
@@ -146,18 +145,19 @@ def draw_widths(path: pathlib.Path, found: dict[str, Any], cells: list[dict[str,
     return True
 
 
-def run_images(config: Config, record: dict[str, Any]) -> RunImages | None:
+def run_images(config: Config) -> RunImages | None:
     """The images that the run was trained on; None where a file of statistics stands for them."""
     from .. import settings
 
     if config.stats is not None and config.labels != "data":
         return None
-    if not record.get("data"):
+    source = settings.read(config.run / "config.json").get("data")
+    if not source:
         raise ValueError(
             f"{config.run} does not say what images it was trained on: name their statistics with --stats, and labels "
             "other than those of the data"
         )
-    return RunImages(record["data"], *settings.parse(record["data"]).build())
+    return RunImages(source, *settings.parse(source).build())
 
 
 def reference(config: Config, features: "Features", data: RunImages | None) -> "Statistics":

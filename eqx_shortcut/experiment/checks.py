@@ -8,15 +8,14 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .. import __version__, settings, sharding, storage
-from ..data import ImageRecords, Images, example, prepare
-from ..data.encode import identity
+from .. import rng, settings, storage
+from ..data import ImageRecords, Images, example
 from ..models.network import check_network
 from ..trained import check_guidance
 from ..types import shown
-from .config import Config, named
-from .examples import Data
+from .config import UNRECORDED, Config, named
 from .initial import check_start
+from .run import Run
 
 # `checkpoint_every` and `keep` are what earlier versions called two of `checkpoint`.
 MAY_CHANGE = (
@@ -24,12 +23,9 @@ MAY_CHANGE = (
     "wandb workers data.vae data.cache data.encode_batch data.classes averages.every"
 ).split()
 
-UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
 
-
-def check(config: Config, mesh: jax.sharding.Mesh) -> None:
+def check(config: Config) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
-    sharding.check_batch(config.batch, mesh, config.accumulate)
     config.objective.check(config.batch)
     check_start(config)
     for field in dataclasses.fields(config):
@@ -46,9 +42,9 @@ def check(config: Config, mesh: jax.sharding.Mesh) -> None:
         check_guidance(config.objective, guidance)
 
 
-def check_data(config: Config, data: Data) -> None:
+def check_data(run: Run) -> None:
     """Refuses, before the run folder is written, examples that the network does not fit or that cannot be compared."""
-    train, held_out = data.train, data.held_out
+    config, train, held_out = run.config, run.data.train, run.data.held_out
     if train.shape != held_out.shape:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
@@ -64,35 +60,17 @@ def check_data(config: Config, data: Data) -> None:
         raise ValueError(f"a training row is {shown(seen)}, a held-out one {shown(there)}: give both parts the same")
     check_network(config.network, config.objective, seen, train.classes)
     raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
-    eqx.filter_eval_shape(prepare(train, mirror=data.mirror), raw, jax.random.key(0))  # a whole batch, as in training
-
-
-def described(experiment: str, config: Config, data: Data) -> dict[str, Any]:
-    """What defines a run, as its folder keeps it."""
-    settled = {key: value for key, value in settings.dump(config).items() if key not in UNRECORDED}
-    record = {
-        "experiment": experiment,
-        "version": __version__,
-        "shape": list(data.train.shape),
-        "classes": data.train.classes,
-        **settled,
-    }
-    if (null := getattr(data.train, "null", None)) is not None:
-        record["null"] = settings.dump_arrays(null)
-    if data.autoencoder is not None:
-        record["autoencoder"] = identity(data.autoencoder)
-    return record if data.latents is None else {**record, "latents": data.latents}
+    eqx.filter_eval_shape(run.preparing(train, mirror=run.data.mirror), raw, rng.key(0))  # a whole batch, as in training
 
 
 def check_record(
-    folder: storage.Path,
+    path: storage.Path,
     record: dict[str, Any],
     *,
     may_change: Collection[str] = MAY_CHANGE,
     remedy: str = "Repeat its settings to continue it, or start a new one with --name",
 ) -> None:
-    """Makes sure that a run folder, if there is one, holds this run; raises ValueError naming what differs."""
-    path = folder / "config.json"
+    """Makes sure that a config.json, if there is one, is that of this run; raises ValueError naming what differs."""
     if storage.exists(path):
         # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
         # altogether (an imported run does not know its data) is settled by the command that continues it.
@@ -101,4 +79,4 @@ def check_record(
         settled = stored.keys() - set(may_change)
         contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled and key not in may_change}
         if contradictions:
-            raise ValueError(f"{folder} holds another run: {settings.named(contradictions)}. {remedy}")
+            raise ValueError(f"{path.parent} holds another run: {settings.named(contradictions)}. {remedy}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import numpy as np
 import tyro
 
-from .. import ema
+from .. import ema, storage
 from ..cli import Place
 from ..data import Source
 from ..models.network import NetworkConfig
@@ -329,6 +329,10 @@ class Config(Generic[Data, Network, Method]):
         if self.profile is not None:
             profiled(self.profile)
 
+    def folder(self, experiment: str) -> storage.Path:
+        """RUNS/EXPERIMENT/NAME."""
+        return self.runs / experiment / (self.name or named(self.objective))
+
 
 def profiled(steps: str) -> tuple[int, int]:
     """First and last step of `A:B`; raises ValueError unless they are numbers with 1 <= A <= B."""
@@ -337,6 +341,9 @@ def profiled(steps: str) -> tuple[int, int]:
         raise ValueError(f"--profile {steps}: name the first and the last step, from 1 on, as in 10:12")
     return int(first), int(last)
 
+
+UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
+"""What a run's config.json does not keep of its settings."""
 
 Judge = Callable[[Any, np.ndarray, np.ndarray], dict[str, float]]
 """More measures of images in [-1, 1]: (training images as their source builds them, images, their labels) -> named numbers."""

@@ -7,21 +7,27 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .. import rng, sharding
-from ..data import Images, Rows, null_of
+from .. import sharding
+from ..data import Images, Rows
 from ..models import DiTConfig
-from ..train import TrainState, init_state
+from ..train import TrainState
 from .config import Config
+from .initial import fresh
 
 SHARE = 0.5
 """Share of a device's memory that a state may take; the rest is for activations and gradients."""
 
 
 def chosen_mesh(config: Config) -> jax.sharding.Mesh:
-    """The mesh of a run; where `fsdp` is not said, 1, or as many devices as a host has if the state does not fit on one."""
+    """The mesh of a run; where `fsdp` is not said, 1, or as many devices as a host has if the state does not fit on one.
+
+    Raises ValueError unless the devices divide the batch.
+    """
     asked = config.mesh
     fsdp = asked.fsdp or (1 if fits(config, asked.tensor) else jax.local_device_count() // asked.tensor)
-    return sharding.make_mesh(data=asked.data, fsdp=max(1, fsdp), tensor=asked.tensor)
+    mesh = sharding.make_mesh(data=asked.data, fsdp=max(1, fsdp), tensor=asked.tensor)
+    sharding.check_batch(config.batch, mesh, config.accumulate)
+    return mesh
 
 
 def fits(config: Config, tensor: int) -> bool:
@@ -47,17 +53,7 @@ def in_words(mesh: jax.sharding.Mesh) -> str:
 
 def abstract_state(config: Config, rows: Rows) -> TrainState:
     """Shapes and types of the training state of a network for these rows."""
-    return eqx.filter_eval_shape(
-        lambda: init_state(
-            lambda key: config.network.build(rows.shape, rows.classes, key=key),
-            config.optimizer.build(config.steps),
-            rng.key(config.seed),
-            null=null_of(rows),
-            teacher=config.objective.stages > 0,
-            extra=config.objective.extra,
-            averages=config.averages.sigma_rel,
-        )
-    )
+    return eqx.filter_eval_shape(lambda: fresh(config, rows))
 
 
 def laid_out(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:

@@ -1,13 +1,15 @@
-"""What a new run takes from another one: the teacher it distils, the weights it starts from."""
+"""The state before the first step, and what it takes from other runs: the teacher it distils, the weights it starts from."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from .. import storage
+from .. import rng, storage
+from ..data import Rows, null_of
 from ..models import DiT
-from ..train import TrainState
+from ..train import TrainState, init_state
 from ..trained import Trained, load
 from .config import Config
 
@@ -25,6 +27,20 @@ def check_start(config: Config) -> None:
         )
     if config.teacher is not None and not config.objective.stages:
         raise ValueError(f"{name} has no teacher: leave out --teacher {config.teacher}, or start from it with --init-from")
+
+
+def fresh(config: Config, rows: Rows, shardings: Callable[[TrainState], TrainState] = lambda state: state) -> TrainState:
+    """The state of a network for these rows that has learnt nothing."""
+    return init_state(
+        lambda key: config.network.build(rows.shape, rows.classes, key=key),
+        config.optimizer.build(config.steps),
+        rng.key(config.seed),
+        null=null_of(rows),
+        teacher=config.objective.stages > 0,
+        extra=config.objective.extra,
+        averages=config.averages.sigma_rel,
+        shardings=shardings,
+    )
 
 
 def state(config: Config, fresh: TrainState) -> TrainState:

@@ -17,7 +17,7 @@ from ..evaluate.features import block, coarse
 from ..evaluate.parts import Measuring, real_statistics
 from ..trained import Trained, sample
 from .config import Config, Judge
-from .examples import Data
+from .run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,11 @@ class Others:
         return compare(found, self.real, self.features, neighbours=self.given.neighbours)
 
 
-def open_measures(config: Config, train: Images | ImageRecords, judge: Judge | None, folder: storage.Path) -> Measures:
-    """What a run's samples are judged by. Raises ValueError, before anything is trained, if it cannot be had."""
+def open_measures(run: Run, judge: Judge | None) -> Measures | None:
+    """What samples that are images are judged by. Raises ValueError, before anything is trained, if it cannot be had."""
+    config, train, folder = run.config, run.data.train, run.folder
+    if not isinstance(train, Images | ImageRecords):
+        return None
     if config.quality.features is None:
         return Measures(train, judge)
     if storage.is_remote(folder):
@@ -105,10 +108,10 @@ def draw_for(config: Config, model: Trained, labels: np.ndarray, *, steps: int, 
     return np.asarray(sample(model, key, len(labels), steps=steps, labels=given, guidance=guidance, batch=batch))
 
 
-def distances(config: Config, model: Trained, measures: Measures) -> dict[str, float]:
+def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:
     """Distances of a few samples at some numbers of steps, by name, and of guided ones at the largest; NaN for samples that are
     not finite."""
-    figures = config.figures
+    config, figures = run.config, run.config.figures
     labels = np.resize(measures.train.labels, figures.count)
     wanted = [(n, 1.0) for n in figures.steps]
     if guides(config, model, max(figures.steps)):
@@ -128,9 +131,9 @@ def guides(config: Config, model: Trained, steps: int) -> bool:
     return model.labelled and config.figures.guidance != 1 and model.objective.guides(steps)
 
 
-def judge_samples(config: Config, model: Trained, data: Data, measures: Measures) -> dict[str, Any]:
+def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any]:
     """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
-    wanted, train, held_out = config.quality, measures.train, data.held_out
+    config, wanted, train, held_out = run.config, run.config.quality, measures.train, run.data.held_out
     assert isinstance(held_out, Images | ImageRecords)
     # At most as many as samples, which would lie nearer than fewer real ones; drawn once, in case they are sorted.
     some = np.random.default_rng(0).permutation(len(held_out.labels))[: wanted.count]

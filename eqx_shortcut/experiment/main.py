@@ -1,16 +1,20 @@
 """An experiment: a name, its settings, and the command line that runs it. Light, so that `--help` answers at once."""
 
+import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import tyro
 
 from .. import cli
 from ..data import ImageSource
 from .config import AnyObjective, AnyOptimizer, Config, Judge
+
+if TYPE_CHECKING:
+    from .run import Run
 
 Presets = Mapping[str, tuple[str, Config]]
 """Settings by name, each with a line of help; the first is the default."""
@@ -44,10 +48,10 @@ class Experiment:
 
         Raises ValueError, CheckpointError, Diverged or OSError, each a sentence with what to do.
         """
-        from .. import distributed
+        from .. import distributed, storage
         from .plan import plan
         from .replay import replay
-        from .run import run
+        from .training import execute
 
         try:
             with cli.room_for(config.runs / self.name):
@@ -56,13 +60,34 @@ class Experiment:
                     sys.stdout = open(os.devnull, "w")  # the first speaks for all
                 if config.dry_run:
                     plan(config)
-                elif config.replay is not None:
-                    replay(self.name, config, config.replay)
-                else:
-                    run(self.name, config, self.judge)
+                    return
+                if config.replay is not None and not storage.exists(config.folder(self.name) / "config.json"):
+                    raise ValueError(
+                        f"{config.folder(self.name)} holds no run to replay: name the run with --runs and --name, as it was "
+                        "trained"
+                    )
+                with self._opened(config) as run:
+                    execute(run, self.judge) if config.replay is None else replay(run, config.replay)
         except KeyboardInterrupt as stop:
             stop.add_note("outside training: the same command continues from the last checkpoint")
             raise
+
+    @contextlib.contextmanager
+    def _opened(self, config: Config) -> Iterator["Run"]:
+        """The run on its devices, which the network is told of by `jax.set_mesh`, with its data read."""
+        import jax
+
+        from .. import compilation
+        from .checks import check
+        from .devices import chosen_mesh
+        from .examples import open_data
+        from .run import Run
+
+        compilation.use_compilation_cache()
+        mesh = chosen_mesh(config)
+        with compilation.compiled_for(mesh), jax.set_mesh(mesh):
+            check(config)
+            yield Run(self.name, config, open_data(config, mesh), mesh)
 
     def _chosen(self, args: Sequence[str] | None) -> tuple[Config, list[str]]:
         """The preset that a command line names, and the rest of the line."""

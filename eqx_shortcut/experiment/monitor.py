@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import sharding, storage
-from ..data import batches, prepare
+from ..data import batches
 from ..evaluate.by_time import squared_errors
 from ..evaluate.denoising import denoised
 from ..evaluate.validation import validation_loss
 from ..objectives import Networks
 from ..trained import Trained
 from ..types import Batch
-from .config import Config
-from .examples import Data
 from .judging import Measures, distances, guides
-from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples, drawable
+from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples, drawable, write_samples
+from .run import Run
 
 Found = tuple[dict[str, float], dict[str, storage.Path]]
 """Numbers and pictures by name."""
@@ -33,19 +32,20 @@ class Monitor:
     Every function is compiled once a run, when it is first asked for.
     """
 
-    def __init__(self, folder: storage.Path, config: Config, data: Data, measures: Measures | None, mesh: jax.sharding.Mesh):
-        self._folder, self._config, self._data, self._measures, self._mesh = folder, config, data, measures, mesh
+    def __init__(self, run: Run, measures: Measures | None):
+        self._run, self._config, self._data, self._measures = run, run.config, run.data, measures
 
     def samples(self, model: Trained) -> dict[str, storage.Path]:
-        """Pictures of samples at every number of steps, and of guided ones if there are any; none of what is no image."""
+        """Pictures of samples at every number of steps, and of guided ones if there are any; others as numbers."""
         config, data = self._config, self._data
         if not drawable(data):
+            write_samples(self._path("samples", model.step).with_suffix(".npz"), self._run, model)
             return {}
         found = {"samples": self._path("samples", model.step)}
-        draw_samples(found["samples"], config, model, data)
+        draw_samples(found["samples"], self._run, model)
         if any(guides(config, model, n) for n in GRID_STEPS):
             found["samples_guided"] = self._path("samples", model.step, "_guided")
-            draw_samples(found["samples_guided"], config, model, data, guidance=config.figures.guidance)
+            draw_samples(found["samples_guided"], self._run, model, guidance=config.figures.guidance)
         return found
 
     def __call__(self, model: Trained, networks: Networks) -> Found:
@@ -58,7 +58,7 @@ class Monitor:
             errors, pictures = self._errors(model, averaged, progress)
             values |= errors
         if self._config.figures.count and self._measures is not None:
-            values |= distances(self._config, model, self._measures)
+            values |= distances(self._run, model, self._measures)
         return values, pictures
 
     def _validation(self, averaged, online, progress):
@@ -93,8 +93,8 @@ class Monitor:
         """Of held-out images; of a run on pairs, of which none are held out, pairs."""
         config, data = self._config, self._data
         rows = data.held_out if data.pairs is None else data.pairs
-        to_batch = eqx.filter_jit(prepare(rows, labelled=not config.unconditional))
-        layout = sharding.batch_sharding(self._mesh)
+        to_batch = eqx.filter_jit(self._run.preparing(rows))
+        layout = sharding.batch_sharding(self._run.mesh)
         with contextlib.closing(batches(rows, config.batch, seed=0, sharding=layout)) as loader:
             return [to_batch(next(loader), _key(i)) for i in range(config.figures.batches)]
 
@@ -104,8 +104,9 @@ class Monitor:
         return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[: columns(self._data) // 2]), _whole(self._batches[0]))
 
     def _path(self, kind: str, step: int, note: str = "") -> storage.Path:
-        (self._folder / kind).mkdir(exist_ok=True)
-        return self._folder / kind / f"step_{step:07d}{note}.png"
+        folder = self._run.folder / kind
+        folder.mkdir(exist_ok=True)
+        return folder / f"step_{step:07d}{note}.png"
 
 
 _validation_loss = eqx.filter_jit(validation_loss)

@@ -10,23 +10,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import settings, sharding
-from ..data import Rows, Source, blank, prepare
+from ..data import Rows, Source, blank
 from ..flops import flops
 from ..models import DiTConfig
-from ..train import TrainState, make_update
+from ..train import TrainState
 from .checks import check
 from .config import Config
 from .devices import abstract_state, bytes_a_device, chosen_mesh, in_words, is_shape, laid_out, shapes
+from .examples import Data
+from .run import Run
 
 
 def plan(config: Config) -> None:
     """Prints settings, parameters, tokens, batch a device, work of a step and memory a device of the run."""
     mesh = chosen_mesh(config)
-    check(config, mesh)
+    check(config)
     rows, seen = example(config.data)
+    run = Run("", config, Data(rows, rows, mirror=True), mesh)
     state = laid_out(abstract_state(config, rows), mesh)
     with jax.set_mesh(mesh):
-        traced = trace(config, rows, state, mesh)
+        traced = trace(run, state)
         memory = traced.lower().compile().memory_analysis()
     parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in bytes_a_device(state).items())
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -49,20 +52,12 @@ def example(source: Source) -> tuple[Rows, str]:
     return rows, "; ".join(getattr(rows, "notes", ())) or "as the data have them"
 
 
-def trace(config: Config, rows: Rows, state: TrainState, mesh: jax.sharding.Mesh) -> Any:
+def trace(run: Run, state: TrainState) -> Any:
     """The training step, traced on shapes laid out as in training."""
-    split = sharding.batch_sharding(mesh)
-    update = make_update(
-        config.objective,
-        config.optimizer.build(config.steps),
-        ema_decay=config.ema_decay,
-        steps=config.steps,
-        accumulate=config.accumulate,
-        shardings=lambda state: sharding.lay_out(state, mesh),
-    )
-    to_batch = prepare(rows, mirror=True, labelled=not config.unconditional)
-    read = rows.rows(np.zeros(1, np.int64))
-    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype, sharding=split), read)
+    update, to_batch, batch = run.update(), run.prepare, run.config.batch
+    split = sharding.batch_sharding(run.mesh)
+    read = run.data.rows.rows(np.zeros(1, np.int64))
+    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype, sharding=split), read)
     arrays, static = eqx.partition(state, is_shape)
 
     def step(raw, arrays):

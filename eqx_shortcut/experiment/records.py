@@ -8,51 +8,53 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from .. import distributed, sharding, storage
+from .. import distributed, flops, sharding, storage
 from ..checkpoint import CheckpointError, Checkpoints
-from ..data import prepare
 from ..train import Diverged, Step, TrainState
 from ..types import Metrics
 from . import health, log
-from .config import Config, profiled
-from .examples import Data
+from .config import profiled
+from .events import Event
+from .run import Run
 from .saving import Tolerance
 from .spikes import NAMES, Spike, Spikes
 
 Measured = Callable[[TrainState, Any], dict[str, health.Layers]]
 
 
-def loggers(folder: storage.Path, config: Config, record: dict[str, Any], *, start: int) -> list[log.Logger]:
+def loggers(run: Run, *, start: int) -> list[log.Logger]:
     """Where the metrics of a run go that continues after step `start`."""
+    config, folder = run.config, run.folder
     found: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
     if config.tensorboard:
         found.append(log.TensorBoard(folder, start=start))
     if config.wandb.enabled:
         name = f"{folder.parent.name}-{folder.name}"
         w = config.wandb
-        found.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=record))
+        found.append(log.WandB(folder, project=w.project, name=name, offline=w.offline, config=run.record))
     return found
 
 
-class Recorder:
+class Recorder(Event):
     """Progress bar, metrics and pictures of a run. Metrics are read one step late, so that the device never waits for them.
 
     Speed goes to the bar, TensorBoard and W&B: metrics.jsonl, which holds nothing that depends on the clock, goes without.
     """
 
-    def __init__(self, folder: storage.Path, config: Config, record: dict[str, Any], *, start: int, share: float | None):
+    def __init__(self, run: Run, state: TrainState):
+        config, start = run.config, int(state.step)
         self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
-        self._until, self._batch, self._share = config.steps, config.batch, share
-        self._loggers = loggers(folder, config, record, start=start) if distributed.is_main_process() else []
+        self._until, self._batch, self._share = config.steps, config.batch, share_of_peak(run, state)
+        self._loggers = loggers(run, start=start) if distributed.is_main_process() else []
         silent = start >= config.steps or not distributed.is_main_process()
         self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=silent)
         self._last: tuple[int, Metrics] | None = None
         self._pending: tuple[int, Metrics] | None = None
         self._added: log.Values = {}
-        self._tolerated = Tolerance(f"metrics to {folder}")
+        self._tolerated = Tolerance(f"metrics to {run.folder}")
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        self.flush()
+        self._write()
         self._last = step, metrics
         if step % self._every == 0 or step == self._until:
             self._pending = step, metrics
@@ -70,7 +72,20 @@ class Recorder:
                     logger.write_image(self._last[0], name, path)
 
     def flush(self) -> None:
-        """Writes what is waiting to be written."""
+        self._write()
+        with self._tolerated():
+            for logger in self._loggers:
+                logger.flush()
+
+    def close(self) -> None:
+        self._write()
+        self._bar.close()
+        for logger in self._loggers:
+            with self._tolerated():
+                logger.close()
+
+    def _write(self) -> None:
+        """What is waiting to be written."""
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
@@ -85,50 +100,42 @@ class Recorder:
                 logger.write(step, values if isinstance(logger, log.JsonLines) else values | speeds)
         self._bar.set_postfix_str(text)
 
-    def keep(self) -> None:
-        """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
-        self.flush()
-        with self._tolerated():
-            for logger in self._loggers:
-                logger.flush()
 
-    def __enter__(self) -> "Recorder":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.flush()
-        self._bar.close()
-        for logger in self._loggers:
-            with self._tolerated():
-                logger.close()
+def share_of_peak(run: Run, state: TrainState) -> float | None:
+    """Model operations of an image over what the devices can do in a second (MFU at an image a second); None if unknown."""
+    limit, batch = flops.peak(jax.devices()[0]), run.config.batch
+    if limit is None:
+        return None
+    work = flops.of_step(run.config.objective, state.networks, batch, run.data.train.shape)
+    return work / batch / (limit * jax.device_count())
 
 
-def layers_of(config: Config, data: Data, mesh: jax.sharding.Mesh) -> Measured:
+def layers_of(run: Run) -> Measured:
     """The function from a state and a batch to the layers of the run's next step."""
     return health.make_layers(
-        config.objective,
-        config.optimizer.build(config.steps),
-        prepare=prepare(data.rows, mirror=data.mirror, labelled=not config.unconditional),
-        steps=config.steps,
-        accumulate=config.accumulate,
-        replicate=lambda tree: sharding.replicate(tree, mesh),
+        run.config.objective,
+        run.tx,
+        prepare=run.prepare,
+        steps=run.config.steps,
+        accumulate=run.config.accumulate,
+        replicate=lambda tree: sharding.replicate(tree, run.mesh),
     )
 
 
-class Norms:
+class Norms(Event):
     """Every so many steps the norms of weights (before the step), gradient and update by layer, as a line of norms.jsonl.
 
     They are read when the step after them is under way, so that the device has work meanwhile.
     """
 
-    def __init__(self, folder: storage.Path, config: Config, data: Data, mesh: jax.sharding.Mesh, *, start: int):
-        self._every, self._step, self._tolerated = config.health.norms, start, Tolerance(f"norms to {folder}")
+    def __init__(self, run: Run, *, start: int):
+        self._every, self._step, self._tolerated = run.config.health.norms, start, Tolerance(f"norms to {run.folder}")
         self._found: dict[str, health.Layers] | None = None
         self._file = None
         if self._every is not None:
-            self._measure = layers_of(config, data, mesh)
+            self._measure = layers_of(run)
             if distributed.is_main_process():
-                self._file = log.JsonLines(folder / "norms.jsonl", start=start)
+                self._file = log.JsonLines(run.folder / "norms.jsonl", start=start)
 
     def watching(self, step: Step) -> Step:
         """The step, which consumes its state, with a look at that state before it where one is due."""
@@ -153,36 +160,27 @@ class Norms:
         with self._tolerated():
             self._file.write(step, norms)
 
-    def keep(self) -> None:
-        """Makes sure that what was written is there after a crash."""
+    def flush(self) -> None:
         if self._file is not None:
             with self._tolerated():
                 self._file.flush()
 
     def close(self) -> None:
-        """Writes what is left."""
         if self._file is not None:
             with self._tolerated():
                 self._file.close()
 
 
-class SpikeWatch:
+class SpikeWatch(Event):
     """Ends a run at a spike: writes the state there beside the run, and says what was seen and how to look at it.
 
     Metrics are read one step late, so that the device never waits for them. Raises Diverged.
     """
 
-    def __init__(
-        self,
-        folder: storage.Path,
-        config: Config,
-        record: dict[str, Any],
-        checkpoints: Checkpoints,
-        position: Callable[[], dict[str, Any]],
-    ):
-        self._folder, self._factor, self._record = folder, config.health.spike, record
-        self._checkpoints, self._position = checkpoints, position
-        self._spikes = Spikes(self._factor or 1, config.health.patience)
+    def __init__(self, run: Run, checkpoints: Checkpoints, position: Callable[[], dict[str, Any]]):
+        self._run, self._checkpoints, self._position = run, checkpoints, position
+        self._factor = run.config.health.spike
+        self._spikes = Spikes(self._factor or 1, run.config.health.patience)
         self._previous: tuple[int, Metrics] | None = None
 
     def sound(self) -> bool:
@@ -200,10 +198,10 @@ class SpikeWatch:
 
     def _evidence(self, state: TrainState) -> str:
         # A run folder of its own: nothing continues from this state unless it is asked to.
-        folder = self._folder / "spike"
+        folder, record = self._run.folder / "spike", self._run.record
         try:
-            evidence = Checkpoints(folder / "checkpoints", keep=1, config=self._record)
-            storage.write(folder / "config.json", json.dumps(self._record, indent=1))
+            evidence = Checkpoints(folder / "checkpoints", keep=1, config=record)
+            storage.write(folder / "config.json", json.dumps(record, indent=1))
             evidence.save(state, self._position(), wait=True)
             evidence.close()
         except (OSError, CheckpointError):
@@ -221,7 +219,7 @@ class SpikeWatch:
         )
 
 
-class Profile:
+class Profile(Event):
     """Traces steps `A:B` into `folder`, waiting for the device before and after them; None traces nothing. Closed, it stops.
 
     Raises ValueError if the folder is not on this machine, where alone JAX writes traces.

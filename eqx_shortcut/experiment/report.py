@@ -1,17 +1,30 @@
-"""What is known of a run that is done, as pictures, files and a table."""
+"""What is said of a run when it begins and when it is done, as pictures, files and a table."""
 
 import json
 from typing import Any
 
+import equinox as eqx
+import jax
+
 from .. import figures, storage
+from ..train import TrainState
 from . import log
-from .examples import Data
+from .devices import in_words
 from .judging import table
+from .run import Run
 
 
-def report(folder: storage.Path, data: Data, quality: dict[str, Any] | None) -> None:
+def begins(run: Run, state: TrainState) -> None:
+    """Says how large the run is."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
+    rows = run.data.rows
+    print(f"{run.folder}: {parameters:,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(run.mesh)}")
+
+
+def ends(run: Run, quality: dict[str, Any] | None) -> None:
     """Writes and says what is known of a run that is done."""
-    report_replaced(folder, data.replaced)
+    folder = run.folder
+    report_replaced(folder, run.data.replaced)
     drawn = draw_records(folder)
     if quality is not None:
         report_quality(folder, quality)

@@ -1,195 +1,123 @@
-"""A run from its settings to its table: folder, training, pictures, quality."""
+"""One run of an experiment: what its settings make of data and devices."""
 
-import contextlib
-import json
-import signal
+import dataclasses
+import functools
 from typing import Any
 
-import equinox as eqx
 import jax
+import optax
 
-from .. import compilation, distributed, flops, rng, sharding, storage
+from .. import __version__, settings, sharding, storage
 from ..checkpoint import Checkpoints
-from ..cli import Interrupted
-from ..data import ImageRecords, Images, Rows, batches, null_of, prepare
-from ..data.pipeline import Batches
-from ..train import Step, TrainState, every, fit, init_state, make_step
+from ..data import Rows, batches, prepare
+from ..data.encode import identity
+from ..data.pipeline import Batches, Prepare
+from ..train import Step, TrainState, make_step, make_update
 from ..trained import Trained
-from ..types import Metrics
 from . import initial
-from .checks import check, check_data, check_record, described
-from .config import Config, Judge, named
-from .devices import chosen_mesh, in_words
-from .examples import Data, open_data
-from .judging import judge_samples, open_measures
-from .monitor import Monitor
-from .records import Norms, Profile, Recorder, SpikeWatch
-from .report import report
-from .saving import Saver, Snapshots, tolerant
+from .config import UNRECORDED, Config
+from .examples import Data
 
 
-def run(experiment: str, config: Config, judge: Judge | None) -> None:
-    """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps, if asked for."""
-    compilation.use_compilation_cache()
-    mesh = chosen_mesh(config)
-    with compilation.compiled_for(mesh), jax.set_mesh(mesh):
-        run_on(mesh, experiment, config, judge)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """The settings of a run with its data and devices; everything else follows from these four."""
 
+    experiment: str
+    config: Config
+    data: Data
+    mesh: jax.sharding.Mesh
 
-def run_on(mesh: jax.sharding.Mesh, experiment: str, config: Config, judge: Judge | None) -> None:
-    """The run on these devices, which the network is told of by `jax.set_mesh`."""
-    check(config, mesh)
-    data = open_data(config, mesh)
-    check_data(config, data)
-    record = described(experiment, config, data)
-    folder = config.runs / experiment / (config.name or named(config.objective))
-    measures = open_measures(config, data.train, judge, folder) if isinstance(data.train, Images | ImageRecords) else None
-    with distributed.barrier():
-        check_record(folder, record)
-    state = first_state(config, data.train, mesh, fresh=not Checkpoints.any(folder / "checkpoints"))
-    with distributed.barrier():
-        if distributed.is_main_process():
-            open_folder(folder, record)
-    monitor = Monitor(folder, config, data, measures, mesh)
-    model = train_network(folder, config, data, state, record, mesh, monitor)
-    quality = judge_samples(config, model, data, measures) if config.quality.steps and measures is not None else None
-    if distributed.is_main_process():
-        report(folder, data, quality)
+    @property
+    def folder(self) -> storage.Path:
+        """Where it lies."""
+        return self.config.folder(self.experiment)
 
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """What defines the run, as its config.json keeps it."""
+        train, data = self.data.train, self.data
+        found = {"experiment": self.experiment, "version": __version__, "shape": list(train.shape), "classes": train.classes}
+        found |= {key: value for key, value in settings.dump(self.config).items() if key not in UNRECORDED}
+        if self._null is not None:
+            found["null"] = settings.dump_arrays(self._null)
+        if data.autoencoder is not None:
+            found["autoencoder"] = identity(data.autoencoder)
+        return found if data.latents is None else {**found, "latents": data.latents}
 
-def open_folder(folder: storage.Path, record: dict[str, Any]) -> None:
-    """Makes the run folder and writes the settings."""
-    path = folder / "config.json"
-    (folder / "samples").mkdir(parents=True, exist_ok=True)
-    storage.write(path, json.dumps(record, indent=1))
+    @functools.cached_property
+    def tx(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return self.config.optimizer.build(self.config.steps)
 
+    @functools.cached_property
+    def prepare(self) -> Prepare:
+        """From raw rows of the training data to a Batch, in the compiled step."""
+        return self.preparing(self.data.rows, mirror=self.data.mirror)
 
-def first_state(config: Config, train: Rows, mesh: jax.sharding.Mesh, *, fresh: bool) -> TrainState:
-    """The state before the first step; of a fresh run, with the weights that it takes from other runs."""
-    state = init_state(
-        lambda key: config.network.build(train.shape, train.classes, key=key),
-        config.optimizer.build(config.steps),
-        rng.key(config.seed),
-        null=null_of(train),
-        teacher=config.objective.stages > 0,
-        extra=config.objective.extra,
-        averages=config.averages.sigma_rel,
-        shardings=lambda state: sharding.lay_out(state, mesh),
-    )
-    return initial.state(config, state) if fresh else state
+    def preparing(self, rows: Rows, *, mirror: bool = False) -> Prepare:
+        """The same for other rows."""
+        return prepare(rows, mirror=mirror, labelled=not self.config.unconditional)
 
+    def init(self) -> TrainState:
+        """The state of a network that has learnt nothing, laid out on the devices."""
+        return initial.fresh(self.config, self.data.train, self._laid_out)
 
-def train_network(
-    folder: storage.Path,
-    config: Config,
-    data: Data,
-    state: TrainState,
-    record: dict[str, Any],
-    mesh: jax.sharding.Mesh,
-    monitor: Monitor,
-) -> Trained:
-    """The run's training, from its newest whole checkpoint to its last step."""
-    rows = data.rows
-    keep, milestones = config.checkpoint.keep, config.checkpoint.milestones
-    checkpoints = Checkpoints(folder / "checkpoints", keep=keep, milestones=milestones, config=record)
-    loader = open_loader(config, data, mesh)
-    restored = checkpoints.restore(state)
-    if restored is not None:
-        state, position, notes = restored
+    def first(self) -> TrainState:
+        """The state before the first step, with the weights that it takes from other runs."""
+        return initial.state(self.config, self.init())
+
+    def step(self) -> Step:
+        """One training step, compiled once."""
+        return make_step(self.config.objective, self.tx, prepare=self.prepare, **self._of_step)
+
+    def update(self) -> Any:
+        """What `step` compiles (see train.make_update)."""
+        return make_update(self.config.objective, self.tx, **self._of_step)
+
+    def loader(self) -> Batches:
+        """Its batches, from the first."""
+        layout = sharding.batch_sharding(self.mesh)
+        return batches(self.data.rows, self.config.batch, seed=self.config.seed, sharding=layout, workers=self.config.workers)
+
+    def average(self, state: TrainState) -> Trained:
+        """The average of the weights, as `eqx_shortcut.load` would return it."""
+        train, step, labelled = self.data.train, int(state.step), not self.config.unconditional
+        return Trained(
+            state.networks.ema, self.config.objective, train.shape, train.classes, step, labelled=labelled, null=self._null
+        )
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return Checkpoints.any(self.folder / "checkpoints")
+
+    def checkpoints(self) -> Checkpoints:
+        """Those of the run; the folder is made."""
+        kept = self.config.checkpoint
+        return Checkpoints(self.folder / "checkpoints", keep=kept.keep, milestones=kept.milestones, config=self.record)
+
+    def restore(self, checkpoints: Checkpoints, loader: Batches, *, before: int | None = None) -> TrainState | None:
+        """The newest whole checkpoint, of a step below `before`, with the loader at its place; None if there is none."""
+        found = checkpoints.restore(self.init(), before=before)
+        if found is None:
+            return None
+        state, position, notes = found
         if position:
             loader.set_state(position)
         for note in notes:
             print(f"{note}: continuing from the one before")
-        print(f"{folder}: continuing after step {int(state.step)}")
-    else:
-        print(f"{folder}: {parameter_count(state):,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(mesh)}")
-    step, begun = training_step(config, data, mesh), int(state.step)
-    share = share_of_peak(config, data, state)
-    norms = Norms(folder, config, data, mesh, start=begun)
-    recording = Recorder(folder, config, record, start=begun, share=share)
-    profile = Profile(folder / "profile", config.profile, start=begun)
-    spikes, until = SpikeWatch(folder, config, record, checkpoints, loader.get_state), config.steps
-    snapshots = Snapshots(folder, config, record, start=begun, sound=spikes.sound)
-    with (
-        contextlib.closing(loader),
-        contextlib.closing(snapshots),
-        contextlib.closing(profile),
-        contextlib.closing(norms),
-        recording as recorder,
-        distributed.signals() as asked_to_stop,
-    ):
+        return state
 
-        def keep_records() -> None:
-            recorder.keep()
-            norms.keep()
-            snapshots.keep()
+    @property
+    def _null(self) -> Any:
+        return getattr(self.data.train, "null", None)
 
-        save = Saver(checkpoints, loader.get_state, config.checkpoint, until=until, keep=keep_records, sound=spikes.sound)
+    @property
+    def _of_step(self) -> dict[str, Any]:
+        config = self.config
+        options = {"ema_decay": config.ema_decay, "steps": config.steps, "accumulate": config.accumulate}
+        return {**options, "shardings": self._laid_out}
 
-        def stop_if_asked(number: int, state: TrainState, metrics: Metrics) -> None:
-            if (number_of_signal := asked_to_stop(number)) is not None:
-                save.last(state)
-                name = signal.Signals(number_of_signal).name
-                said = f"stopped by {name} after step {number}, checkpoint written: the same command continues"
-                raise Interrupted(number_of_signal, said if distributed.is_main_process() else "")
-
-        def draw(number: int, state: TrainState, metrics: Metrics) -> None:
-            recorder.add({}, monitor.samples(trained(config, data.train, state)))
-
-        def watch(number: int, state: TrainState, metrics: Metrics) -> None:
-            recorder.add(*monitor(trained(config, data.train, state), state.networks))
-
-        events = (
-            profile,
-            recorder,
-            norms,
-            tolerant(every(config.sample_every, until, draw), f"pictures to {folder}"),
-            tolerant(every(config.figures.every or config.sample_every, until, watch), f"pictures to {folder}"),
-            spikes,
-            snapshots,
-            save,
-            stop_if_asked,
-        )
-        state = fit(norms.watching(step), state, loader, until=until, events=events)
-    checkpoints.close()
-    return trained(config, data.train, state)
-
-
-def open_loader(config: Config, data: Data, mesh: jax.sharding.Mesh) -> Batches:
-    """The batches that the run trains on."""
-    layout = sharding.batch_sharding(mesh)
-    return batches(data.rows, config.batch, seed=config.seed, sharding=layout, workers=config.workers)
-
-
-def training_step(config: Config, data: Data, mesh: jax.sharding.Mesh) -> Step:
-    """The step of the run, of states and batches on this mesh."""
-    return make_step(
-        config.objective,
-        config.optimizer.build(config.steps),
-        prepare=prepare(data.rows, mirror=data.mirror, labelled=not config.unconditional),
-        ema_decay=config.ema_decay,
-        steps=config.steps,
-        accumulate=config.accumulate,
-        shardings=lambda state: sharding.lay_out(state, mesh),
-    )
-
-
-def trained(config: Config, train: Rows, state: TrainState) -> Trained:
-    """The average of the weights, as `eqx_shortcut.load` would return it."""
-    step, labelled = int(state.step), not config.unconditional
-    null = getattr(train, "null", None)
-    return Trained(state.networks.ema, config.objective, train.shape, train.classes, step, labelled=labelled, null=null)
-
-
-def parameter_count(state: TrainState) -> int:
-    """Numbers in the network."""
-    return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
-
-
-def share_of_peak(config: Config, data: Data, state: TrainState) -> float | None:
-    """Model operations of an image over what the devices can do in a second (MFU at an image a second); None if unknown."""
-    limit = flops.peak(jax.devices()[0])
-    if limit is None:
-        return None
-    work = flops.of_step(config.objective, state.networks, config.batch, data.train.shape)
-    return work / config.batch / (limit * jax.device_count())
+    def _laid_out(self, state: TrainState) -> TrainState:
+        return sharding.lay_out(state, self.mesh)

@@ -1,6 +1,7 @@
 """Checkpoints and records of a run in the making: when a checkpoint is due, and what happens where nothing can be written."""
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,12 +10,15 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from .. import distributed, storage
+from .. import distributed
 from ..checkpoint import CheckpointError, Checkpoints
+from ..cli import Interrupted
 from ..snapshots import open_snapshots
-from ..train import Event, TrainState
+from ..train import Hook, TrainState
 from ..types import Metrics
-from .config import Checkpointing, Config
+from .config import Checkpointing
+from .events import Event, Events
+from .run import Run
 
 CLOCK_EVERY = 10
 """Steps between looks at the clock where several processes have to agree on it."""
@@ -31,11 +35,11 @@ def due(when: Checkpointing, step: int, until: int, *, minutes: float) -> bool:
     return by_steps or step == until or by_clock
 
 
-class Saver:
+class Saver(Event):
     """Writes checkpoints when they are due, as an event. One that cannot be written is a warning, unless it is the last.
 
-    `keep` makes sure of the records that come before a checkpoint; `sound` says whether the state is worth keeping: where it is
-    not, the checkpoint waits until it is.
+    `before` is flushed first, so that the records up to a checkpoint are kept if it is. `sound` says whether the state is worth
+    keeping: where it is not, the checkpoint waits until it is.
     """
 
     def __init__(
@@ -45,17 +49,17 @@ class Saver:
         when: Checkpointing,
         *,
         until: int,
-        keep: Callable[[], None],
+        before: Event,
         sound: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._checkpoints, self._position, self._when, self._until = checkpoints, position, when, until
-        self._keep, self._sound, self._clock = keep, sound, clock
+        self._before, self._sound, self._clock = before, sound, clock
         self._tried, self._writing, self._owed = clock(), False, False
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if self._writing and not self._checkpoints.busy:
-            self.settle()
+            self.flush()
         self._owed = self._owed or due(self._when, step, self._until, minutes=(self._clock() - self._tried) / 60)
         if step == self._until:
             self.last(state)
@@ -64,19 +68,19 @@ class Saver:
 
     def last(self, state: TrainState) -> None:
         """Writes the state and waits until it is there. Raises CheckpointError if it cannot be."""
-        self.settle()
-        self._keep()
+        self.flush()
+        self._before.flush()
         self._checkpoints.save(state, self._position(), wait=True)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Waits for what is being written, and warns if it could not be."""
         self._writing = False
         with self._tolerated():
             self._checkpoints.settle()
 
     def _start(self, state: TrainState) -> None:
-        self.settle()
-        self._keep()
+        self.flush()
+        self._before.flush()
         self._tried, self._owed = self._clock(), False
         with self._tolerated():
             self._checkpoints.save(state, self._position())
@@ -90,42 +94,32 @@ class Saver:
             warn(f"{error}; training goes on, and the next checkpoint is tried when it is due")
 
 
-class Snapshots:
+class Snapshots(Event):
     """Writes snapshots of the run's averages when they are due, as an event; does nothing for a run without.
 
     Those of steps after `start`, of which a run that was stopped has written some, are removed: they are written again. `sound`
     is that of Saver.
     """
 
-    def __init__(
-        self,
-        folder: storage.Path,
-        config: Config,
-        record: dict[str, Any],
-        *,
-        start: int,
-        sound: Callable[[], bool] = lambda: True,
-    ):
-        self._saver = None
+    def __init__(self, run: Run, *, start: int, sound: Callable[[], bool] = lambda: True):
+        self._saver, config = None, run.config
         if config.averages.sigma_rel:
-            self._snapshots = open_snapshots(folder, record)
+            self._snapshots = open_snapshots(run.folder, run.record)
             self._snapshots.remove_after(start)
             when = Checkpointing(every=config.averages.every or max(1, config.steps // 32), minutes=None)
-            self._saver = Saver(self._snapshots, lambda: {}, when, until=config.steps, keep=lambda: None, sound=sound)
+            self._saver = Saver(self._snapshots, lambda: {}, when, until=config.steps, before=Events(), sound=sound)
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if self._saver is not None:
             self._saver(step, state, metrics)
 
-    def keep(self) -> None:
-        """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""
+    def flush(self) -> None:
         if self._saver is not None:
-            self._saver.settle()
+            self._saver.flush()
 
     def close(self) -> None:
-        """Waits for what is being written."""
         if self._saver is not None:
-            self._saver.settle()
+            self._saver.flush()
             self._snapshots.close()
 
 
@@ -147,15 +141,32 @@ class Tolerance:
             self._failing = False
 
 
-def tolerant(event: Event, what: str) -> Event:
-    """The event, with a warning where a file of its cannot be written."""
-    tolerance = Tolerance(what)
+class Tolerant(Event):
+    """A function of step, state and metrics as an event, with a warning where a file of its cannot be written."""
 
-    def attempt(step: int, state: TrainState, metrics: Metrics) -> None:
-        with tolerance():
-            event(step, state, metrics)
+    def __init__(self, hook: Hook, what: str):
+        self._hook, self._tolerated = hook, Tolerance(what)
 
-    return attempt
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        with self._tolerated():
+            self._hook(step, state, metrics)
+
+
+class Signals(Event):
+    """Ends a run that a signal asks to stop, with a checkpoint. Raises Interrupted."""
+
+    def __init__(self, saver: Saver):
+        self._saver, self._stack = saver, contextlib.ExitStack()
+        self._asked = self._stack.enter_context(distributed.signals())
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if (number := self._asked(step)) is not None:
+            self._saver.last(state)
+            said = f"stopped by {signal.Signals(number).name} after step {step}, checkpoint written: the same command continues"
+            raise Interrupted(number, said if distributed.is_main_process() else "")
+
+    def close(self) -> None:
+        self._stack.close()
 
 
 def warn(sentence: str) -> None:

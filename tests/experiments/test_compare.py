@@ -10,8 +10,7 @@ import pytest
 
 from commands import in_process, snapshot
 from eqx_shortcut import settings
-from eqx_shortcut.experiment.checks import UNRECORDED
-from eqx_shortcut.experiment.config import named
+from eqx_shortcut.experiment.config import UNRECORDED, named
 from scripts import script
 
 compare = script("compare")

@@ -7,9 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from eqx_shortcut import sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment.config import Quality
+from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.judging import Measures, open_measures, table
+from eqx_shortcut.experiment.run import Run
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
 from scripts import script
 
@@ -34,8 +37,9 @@ def test_the_distance_of_the_training_images_to_themselves_is_none():
 
 def test_features_judge_too_and_find_no_fault_in_the_training_images(tmp_path, classifier):
     train = Digits().build()[0].first(COUNT)
-    config = dataclasses.replace(DEFAULT, quality=Quality(count=COUNT, features=str(classifier)))
-    measures = open_measures(config, train, None, tmp_path)
+    config = dataclasses.replace(DEFAULT, runs=tmp_path, quality=Quality(count=COUNT, features=str(classifier)))
+    measures = open_measures(Run("digits", config, Data(train, train, False), sharding.make_mesh()), None)
+    assert measures is not None
     same, noisy = (
         measures(np.clip(train.scaled() + level * np.random.default_rng(0).normal(size=(COUNT, 8, 8, 1)), -1, 1), train.labels)
         for level in (0, 0.5)
@@ -53,6 +57,7 @@ def test_features_judge_too_and_find_no_fault_in_the_training_images(tmp_path, c
 
 
 def test_features_that_cannot_be_had_are_refused_before_training(tmp_path):
-    config = dataclasses.replace(DEFAULT, quality=Quality(features=str(tmp_path / "none.safetensors")))
+    config = dataclasses.replace(DEFAULT, runs=tmp_path, quality=Quality(features=str(tmp_path / "none.safetensors")))
+    run = Run("digits", config, Data(*Digits().build(), False), sharding.make_mesh())
     with pytest.raises(ValueError, match=r"^no file .*none.safetensors: train a classifier with classifier.py"):
-        open_measures(config, Digits().build()[0], None, tmp_path)
+        open_measures(run, None)

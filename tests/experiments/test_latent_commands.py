@@ -21,6 +21,7 @@ from eqx_shortcut.data.latents import MANIFEST, Shard
 from eqx_shortcut.experiment import devices, examples, plan
 from eqx_shortcut.experiment.config import Config
 from eqx_shortcut.experiment.log import read_lines
+from eqx_shortcut.experiment.run import Run
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import FlowMatching, Shortcut
@@ -338,7 +339,7 @@ def test_a_plan_counts_every_block_forward_and_backward():
     rows, _ = plan.example(PLANNED.data)
     mesh = sharding.make_mesh()
     state = devices.laid_out(devices.abstract_state(PLANNED, rows), mesh)
-    traced = plan.trace(PLANNED, rows, state, mesh)
+    traced = plan.trace(Run("", PLANNED, examples.Data(rows, rows, True), mesh), state)
     n, h = 256, 64
     blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)
     ends = 2 * n * 16 * h + 2 * (256 * h + h * h) + 2 * h**2

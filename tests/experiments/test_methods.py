@@ -15,7 +15,7 @@ import tyro
 
 import eqx_shortcut
 from commands import in_process, snapshot
-from eqx_shortcut import settings, sharding
+from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits, read_pairs
 from eqx_shortcut.experiment.checks import check
@@ -170,8 +170,8 @@ def test_a_method_at_continuous_step_sizes_is_a_subcommand_and_refused_where_the
     config = Config(data=Digits(), network=DiTConfig(), objective=objective, optimizer=AdamW(), batch=32)
     assert named(config.objective) == name
     with pytest.raises(ValueError, match=r"continuous step sizes, 0 included, .* use --network.step linear"):
-        check(config, sharding.make_mesh())
-    check(dataclasses.replace(config, network=DiTConfig(step="linear")), sharding.make_mesh())
+        check(config)
+    check(dataclasses.replace(config, network=DiTConfig(step="linear")))
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_an_objective_is_refused_a_network_without_what_it_needs_and_a_scale_it_
         figures=Figures(guidance=2.0),
     )
     with pytest.raises(ValueError, match=said):
-        check(config, sharding.make_mesh())
+        check(config)
     needed = dataclasses.replace(config, network=DiTConfig(step="linear", guided="interval", velocity_head=True))
-    check(dataclasses.replace(needed, figures=Figures()), sharding.make_mesh())
+    check(dataclasses.replace(needed, figures=Figures()))
 
 
 @pytest.mark.slow

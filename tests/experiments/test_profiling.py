@@ -8,6 +8,10 @@ import pytest
 
 from eqx_shortcut.experiment.config import profiled
 from eqx_shortcut.experiment.records import Profile
+from eqx_shortcut.objectives import Networks
+from eqx_shortcut.train import TrainState
+
+STATE = TrainState(jnp.int32(0), jax.random.key(0), Networks(None, None), None, jnp.int32(0), jnp.int32(0))
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def test_steps_3_to_4_are_traced(begun: list[str], start: int, calls: list[str])
     profile, found = Profile(pathlib.Path("t"), "3:4", start=start), [begun[-1] if begun else ""]
     for step in range(start + 1, 6):
         before = len(begun)
-        profile(step, None, {"loss": jnp.zeros(())})  # pyright: ignore[reportArgumentType]
+        profile(step, STATE, {"loss": jnp.zeros(())})
         found.append("".join(begun[before:]))
     assert found == calls
     profile.close()
@@ -44,7 +48,7 @@ def test_a_run_that_ends_early_keeps_its_trace(begun: list[str]):
 
 def test_a_trace_is_written(tmp_path: pathlib.Path):
     profile = Profile(tmp_path / "profile", "1:1", start=0)
-    profile(1, None, {"loss": jnp.ones(()) + 1})  # pyright: ignore[reportArgumentType]
+    profile(1, STATE, {"loss": jnp.ones(()) + 1})
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
 
 

@@ -10,7 +10,7 @@ import eqx_shortcut
 from autoencoders import write_autoencoder
 from commands import in_process, snapshot
 from eqx_shortcut.data.pairs import read_pairs
-from eqx_shortcut.experiment import run as running
+from eqx_shortcut.experiment.monitor import Monitor
 from object_store import Objects
 
 NETWORK = "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --log-every 1".split()
@@ -48,7 +48,7 @@ def test_a_run_in_an_object_store_stops_continues_and_is_opened(store, tmp_path,
     whole = tmp_path / "runs" / "digits" / "shortcut"
     remote = (*DIGITS, "--runs", "gs://bucket/runs")
     with monkeypatch.context() as patch:
-        patch.setattr(running.Monitor, "samples", lambda *_: signal.raise_signal(signal.SIGTERM) or {})
+        patch.setattr(Monitor, "samples", lambda *_: signal.raise_signal(signal.SIGTERM) or {})
         said = done("digits", *remote, code=128 + signal.SIGTERM)
     assert "stopped by SIGTERM after step 2, checkpoint written" in said
     assert len(folder(store, "runs/digits/shortcut")["metrics.jsonl"].splitlines()) == 2

@@ -16,10 +16,10 @@ import eqx_shortcut
 from commands import in_process, snapshot
 from eqx_shortcut import settings
 from eqx_shortcut.data import Digits
-from eqx_shortcut.experiment import health, replay
-from eqx_shortcut.experiment import run as running
+from eqx_shortcut.experiment import health, replay, training
 from eqx_shortcut.experiment.judging import Measures
 from eqx_shortcut.experiment.log import read_lines
+from eqx_shortcut.experiment.monitor import Monitor
 
 STEPS = 6
 TINY = (
@@ -33,7 +33,7 @@ WATCHED = "--checkpoint.every 4 --checkpoint.keep 1 --checkpoint.milestones 3 --
 def no_samples() -> Iterator[None]:
     """No pictures of samples, whose programs take longer to compile than the step."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running.Monitor, "samples", lambda *_: {})
+        patch.setattr(Monitor, "samples", lambda *_: {})
         yield
 
 
@@ -103,8 +103,8 @@ def test_sigterm_while_samples_are_judged_is_one_sentence_and_the_same_command_g
     before = snapshot(copy)
     usual = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(running, "judge_samples", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        patch.setattr(running, "open_measures", lambda *_: Measures(Digits().build()[0]))
+        patch.setattr(training, "judge_samples", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(training, "open_measures", lambda *_: Measures(Digits().build()[0]))
         at = TINY.index("--quality.steps")
         line = ["objective:flow-matching", *TINY[: at + 1], "1", *TINY[at + 1 :], *WATCHED, "--runs", str(tmp_path)]
         code, _, err = in_process("digits", line)

@@ -1,18 +1,24 @@
 """When a checkpoint is due, and a run that goes on where one, or a record, cannot be written."""
 
 import dataclasses
+import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import ema, settings
+from eqx_shortcut import ema, settings, sharding
 from eqx_shortcut.checkpoint import CheckpointError, Checkpoints
-from eqx_shortcut.experiment.checks import MAY_CHANGE, UNRECORDED, check_record
-from eqx_shortcut.experiment.config import Averages, Checkpointing, Config, Health
+from eqx_shortcut.data import Digits
+from eqx_shortcut.experiment.checks import MAY_CHANGE, check_record
+from eqx_shortcut.experiment.config import UNRECORDED, Averages, Checkpointing, Config, Health
+from eqx_shortcut.experiment.events import Event, Events
+from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.records import SpikeWatch
-from eqx_shortcut.experiment.saving import Saver, Snapshots, Tolerance, due, tolerant
+from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment.saving import Saver, Snapshots, Tolerance, Tolerant, due
 from eqx_shortcut.objectives import Networks
 from eqx_shortcut.snapshots import reconstructed
 from eqx_shortcut.train import Diverged, TrainState
@@ -77,7 +83,47 @@ def trained(saver: Saver, until: int, each=lambda step: None) -> None:
 
 
 def saver(disk: Disk, when: Checkpointing, until: int, **more) -> Saver:
-    return Saver(disk, dict, when, until=until, keep=lambda: None, **more)
+    return Saver(disk, dict, when, until=until, before=Events(), **more)
+
+
+@dataclasses.dataclass
+class Noted(Event):
+    """Notes what is asked of it, and fails to close if it is `broken`."""
+
+    name: str
+    notes: list
+    broken: bool = False
+
+    def __call__(self, step, state, metrics):
+        self.notes.append(f"{self.name} {step}")
+
+    def flush(self):
+        self.notes.append(f"{self.name} flushed")
+
+    def close(self):
+        self.notes.append(f"{self.name} closed")
+        if self.broken:
+            raise OSError("no room")
+
+
+def test_events_come_in_order_and_are_closed_in_the_other_whatever_one_of_them_raises():
+    notes: list[str] = []
+    events = Events(Noted("a", notes), Noted("b", notes, broken=True), Noted("c", notes))
+    events(7, state_at(7), {})
+    events.flush()
+    with pytest.raises(OSError, match="no room"):
+        events.close()
+    assert notes == ["a 7", "b 7", "c 7", "a flushed", "b flushed", "c flushed", "c closed", "b closed", "a closed"]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_what_comes_before_a_checkpoint_is_flushed_before_it_is_written(last):
+    notes: list[str] = []
+    disk = Disk(tried=notes)
+    save = Saver(disk, dict, Checkpointing(every=2), until=2 if last else 9, before=Noted("records", notes))
+    for step in (1, 2):
+        save(step, state_at(step), {})
+    assert notes == ["records flushed", 2]
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -138,15 +184,21 @@ def test_only_what_cannot_be_written_is_tolerated():
         raise ValueError("a defect")
 
     with pytest.raises(ValueError, match="a defect"):
-        tolerant(broken, "pictures")(1, state_at(1), {})
+        Tolerant(broken, "pictures")(1, state_at(1), {})
 
 
 # With checkpoints on a disk
 
 
+def run_of(runs: pathlib.Path, **options: Any) -> Run:
+    return Run(
+        "digits", dataclasses.replace(DEFAULT, runs=runs, **options), Data(*Digits().build(), False), sharding.make_mesh()
+    )
+
+
 def test_a_signal_right_after_a_checkpoint_writes_no_other_and_is_no_error(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    save = Saver(checkpoints, dict, Checkpointing(every=2), until=9, keep=lambda: None)
+    save = Saver(checkpoints, dict, Checkpointing(every=2), until=9, before=Events())
     for step in (1, 2):
         save(step, state_at(step), {})
     save.last(state_at(2))
@@ -155,10 +207,10 @@ def test_a_signal_right_after_a_checkpoint_writes_no_other_and_is_no_error(tmp_p
 
 
 def test_snapshots_are_written_at_their_steps_and_again_by_a_run_that_goes_on_from_before(tmp_path):
-    config = dataclasses.replace(DEFAULT, steps=11, averages=Averages(sigma_rel=(0.1,), every=4))
+    run = run_of(tmp_path, steps=11, averages=Averages(sigma_rel=(0.1,), every=4))
 
     def snapshots(start: int, until: int, shift: float) -> None:
-        event = Snapshots(tmp_path, config, {}, start=start)
+        event = Snapshots(run, start=start)
         for step in range(start + 1, until + 1):
             state = state_at(step)
             average = ema.PowerAverage({"w": state.networks.ema["w"] + shift}, 0.1)
@@ -169,12 +221,12 @@ def test_snapshots_are_written_at_their_steps_and_again_by_a_run_that_goes_on_fr
     snapshots(5, 11, shift=0.5)
     like = {"w": jax.ShapeDtypeStruct((3,), jnp.float32)}
     for step, expected in ((4, 4.0), (8, 8.5), (11, 11.5)):
-        assert float(reconstructed(tmp_path, like, 0.1, (0.1,), step)[0]["w"][0]) == expected
-    assert sorted(int(path.name) for path in (tmp_path / "averages").iterdir()) == [4, 8, 11]
+        assert float(reconstructed(run.folder, like, 0.1, (0.1,), step)[0]["w"][0]) == expected
+    assert sorted(int(path.name) for path in (run.folder / "averages").iterdir()) == [4, 8, 11]
 
 
 def test_a_run_without_averages_writes_no_snapshots(tmp_path):
-    event = Snapshots(tmp_path, DEFAULT, {}, start=0)
+    event = Snapshots(run_of(tmp_path), start=0)
     event(DEFAULT.steps, state_at(DEFAULT.steps), {})
     event.close()
     assert list(tmp_path.iterdir()) == []
@@ -194,10 +246,10 @@ def test_averages_that_cannot_be_kept_are_refused(settings, words):
 
 
 def test_a_spike_ends_a_run_with_its_state_beside_it_and_says_what_to_do(tmp_path):
-    config = dataclasses.replace(DEFAULT, health=Health(spike=4, patience=3))
-    checkpoints, record = Checkpoints(tmp_path / "checkpoints"), {"experiment": "digits"}
+    run = run_of(tmp_path, health=Health(spike=4, patience=3))
+    checkpoints = run.checkpoints()
     checkpoints.save(state_at(20), {}, wait=True)
-    watch = SpikeWatch(tmp_path, config, record, checkpoints, lambda: {"next_index": 34})
+    watch = SpikeWatch(run, checkpoints, lambda: {"next_index": 34})
     with pytest.raises(Diverged) as caught:
         for step in range(1, 100):
             assert watch.sound() == (step < 33)
@@ -205,17 +257,17 @@ def test_a_spike_ends_a_run_with_its_state_beside_it_and_says_what_to_do(tmp_pat
             watch(step, state_at(step), {"loss": high, "grad_norm": high})
     assert str(caught.value) == (
         "loss was 9, more than 4 times its median 1, and out of bounds since step 31 (seen at step 33); checkpoint 20 is the "
-        f"newest from before, the state after step 34 is in {tmp_path / 'spike'}: the same command with --replay 31 shows the "
-        "layers of that step, with --health.spike None it goes on through it"
+        f"newest from before, the state after step 34 is in {run.folder / 'spike'}: the same command with --replay 31 shows "
+        "the layers of that step, with --health.spike None it goes on through it"
     )
-    assert settings.read(tmp_path / "spike" / "config.json") == record
-    evidence = Checkpoints(tmp_path / "spike" / "checkpoints").restore(state_at(0))
+    assert settings.read(run.folder / "spike" / "config.json") == run.record
+    evidence = Checkpoints(run.folder / "spike" / "checkpoints").restore(state_at(0))
     assert evidence is not None and evidence[1] == {"next_index": 34} and float(evidence[0].networks.online["w"][0]) == 34
     assert checkpoints.steps() == [20]
 
 
 def test_spikes_are_not_looked_for_unless_asked(tmp_path):
-    watch = SpikeWatch(tmp_path, DEFAULT, {}, Checkpoints(tmp_path), dict)
+    watch = SpikeWatch(run_of(tmp_path), Checkpoints(tmp_path), dict)
     for step in range(1, 60):
         watch(step, state_at(step), {"loss": jnp.float32(np.nan), "grad_norm": jnp.float32(1e30)})
     assert watch.sound()
@@ -228,9 +280,9 @@ def test_a_run_of_an_earlier_version_with_its_own_names_continues(tmp_path):
     record = {key: value for key, value in settings.dump(DEFAULT).items() if key not in UNRECORDED}
     old = {key: value for key, value in record.items() if key not in ("checkpoint", "health")}
     (tmp_path / "config.json").write_text(settings.json.dumps(old | {"checkpoint_every": 500, "keep": 3}))
-    check_record(tmp_path, record)
+    check_record(tmp_path / "config.json", record)
     with pytest.raises(ValueError, match="batch is 1, there it is 64"):
-        check_record(tmp_path, record | {"batch": 1})
+        check_record(tmp_path / "config.json", record | {"batch": 1})
     assert {"checkpoint", "health"} <= set(MAY_CHANGE) and "replay" not in record
     assert settings.parse(settings.dump(DEFAULT)) == DEFAULT and isinstance(DEFAULT, Config)
 

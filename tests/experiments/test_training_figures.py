@@ -11,12 +11,13 @@ import PIL.Image
 import pytest
 
 from commands import in_process, snapshot
-from eqx_shortcut import figures, settings
+from eqx_shortcut import figures, settings, sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment import pictures
 from eqx_shortcut.experiment.config import Figures
 from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.log import read_lines
+from eqx_shortcut.experiment.run import Run
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.trained import Trained
 from scripts import script
@@ -81,7 +82,8 @@ def test_guided_samples_say_where_guidance_is_not_applied(monkeypatch, tmp_path)
     train, held_out = Digits().build()
     model = Trained(None, Shortcut(steps=32, guidance=1.5), (8, 8, 1), 10, 1)
     config = dataclasses.replace(DEFAULT, figures=Figures(guidance=3.0))
-    pictures.draw_samples(tmp_path / "grid.png", config, model, Data(train, held_out, False), guidance=3.0)
+    run = Run("digits", config, Data(train, held_out, False), sharding.make_mesh())
+    pictures.draw_samples(tmp_path / "grid.png", run, model, guidance=3.0)
     assert set(asked) == {3.0}
     assert drawn[0][0] == "1 step, not guided" and drawn[0][-2:] == ["32 steps, guidance 3", "128 steps, guidance 3"]
 

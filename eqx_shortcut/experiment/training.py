@@ -1,0 +1,87 @@
+"""A run from its first step to its table: folder, training, pictures, quality."""
+
+import contextlib
+import json
+
+from .. import distributed, storage
+from ..checkpoint import Checkpoints
+from ..data.pipeline import Batches
+from ..train import TrainState, every, fit
+from ..trained import Trained
+from ..types import Metrics
+from . import report
+from .checks import check_data, check_record
+from .config import Judge
+from .events import Events
+from .judging import judge_samples, open_measures
+from .monitor import Monitor
+from .records import Norms, Profile, Recorder, SpikeWatch
+from .run import Run
+from .saving import Saver, Signals, Snapshots, Tolerant
+
+
+def execute(run: Run, judge: Judge | None) -> None:
+    """Trains (or continues) the run, then draws its pictures and prints its table of quality against steps, if asked for."""
+    check_data(run)
+    measures = open_measures(run, judge)
+    with distributed.barrier():
+        check_record(run.folder / "config.json", run.record)
+    state = None if run.begun else run.first()
+    with distributed.barrier():
+        if distributed.is_main_process():
+            open_folder(run)
+    model = train(run, state, Monitor(run, measures))
+    quality = judge_samples(run, model, measures) if run.config.quality.steps and measures is not None else None
+    if distributed.is_main_process():
+        report.ends(run, quality)
+
+
+def open_folder(run: Run) -> None:
+    """Makes the run folder and writes the settings."""
+    (run.folder / "samples").mkdir(parents=True, exist_ok=True)
+    storage.write(run.folder / "config.json", json.dumps(run.record, indent=1))
+
+
+def train(run: Run, state: TrainState | None, monitor: Monitor) -> Trained:
+    """The run's training to its last step, from the state given, or from the newest whole checkpoint."""
+    checkpoints = run.checkpoints()
+    with contextlib.closing(run.loader()) as loader:
+        if state is None:
+            state = run.restore(checkpoints, loader)
+            assert state is not None
+            print(f"{run.folder}: continuing after step {int(state.step)}")
+        else:
+            report.begins(run, state)
+        norms = Norms(run, start=int(state.step))
+        with contextlib.closing(events_of(run, state, monitor, norms, checkpoints, loader)) as events:
+            state = fit(norms.watching(run.step()), state, loader, until=run.config.steps, events=[events])
+    checkpoints.close()
+    return run.average(state)
+
+
+def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, checkpoints: Checkpoints, loader: Batches) -> Events:
+    """What is done between the steps after `state`. Their order decides what a crash keeps: records, then checkpoints."""
+    config, start = run.config, int(state.step)
+    recorder, spikes = Recorder(run, state), SpikeWatch(run, checkpoints, loader.get_state)
+    snapshots = Snapshots(run, start=start, sound=spikes.sound)
+    before, until = Events(recorder, norms, snapshots), config.steps
+    saver = Saver(checkpoints, loader.get_state, config.checkpoint, until=until, before=before, sound=spikes.sound)
+
+    def draw(number: int, state: TrainState, metrics: Metrics) -> None:
+        recorder.add({}, monitor.samples(run.average(state)))
+
+    def watch(number: int, state: TrainState, metrics: Metrics) -> None:
+        recorder.add(*monitor(run.average(state), state.networks))
+
+    pictures = f"pictures to {run.folder}"
+    return Events(
+        Profile(run.folder / "profile", config.profile, start=start),
+        recorder,
+        norms,
+        Tolerant(every(config.sample_every, until, draw), pictures),
+        Tolerant(every(config.figures.every or config.sample_every, until, watch), pictures),
+        spikes,
+        snapshots,
+        saver,
+        Signals(saver),
+    )
