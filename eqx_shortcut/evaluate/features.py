@@ -41,6 +41,23 @@ def pixels(images: Shaped[np.ndarray, "batch *shape"]) -> Float[np.ndarray, "bat
     return np.asarray(images, np.float64).reshape(len(images), math.prod(images.shape[1:]))
 
 
+SIDE = 32
+"""Pixels at most beside each other where images are compared without a network: the covariance of 64 x 64 takes a gigabyte."""
+
+
+def block(shape: tuple[int, ...]) -> int:
+    """Side of the squares of which an image (height, width, channels) has `SIDE` by `SIDE` at most."""
+    return -(-max(shape[:2]) // SIDE)
+
+
+def coarse(images: Shaped[np.ndarray, "batch height width channels"]) -> Float[np.ndarray, "batch rows columns channels"]:
+    """The means of each image over squares of side `block`, without what fills none; small images as they are."""
+    n, (count, height, width, channels) = block(images.shape[1:]), images.shape
+    rows, columns = height // n, width // n
+    squares = images[:, : rows * n, : columns * n].reshape(count, rows, n, columns, n, channels)
+    return images if n == 1 else squares.mean(axis=(2, 4), dtype=np.float64)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pixels:
     """The images themselves, clipped to [-1, 1] and flattened, as features; any number of channels."""

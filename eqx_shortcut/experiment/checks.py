@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .. import settings, storage
-from ..data import example
+from .. import rng, settings, storage
+from ..data import ImageRecords, Images, example
 from ..models.network import check_network
 from ..trained import check_guidance
 from ..types import shown
@@ -49,13 +49,18 @@ def check_data(run: Run) -> None:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
         )
+    if config.quality.steps and isinstance(held_out, Images | ImageRecords) and len(held_out.labels) < 2:
+        raise ValueError(
+            "1 held-out image, and samples are judged beside 2 or more: use a larger --data.held-out, or --quality.steps alone "
+            "to judge nothing"
+        )
     seen = example(train, labelled=not config.unconditional)
     there = example(held_out, labelled=not config.unconditional)
     if shown(seen) != shown(there):
         raise ValueError(f"a training row is {shown(seen)}, a held-out one {shown(there)}: give both parts the same")
     check_network(config.network, config.objective, seen, train.classes)
     raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
-    eqx.filter_eval_shape(run.preparing(train, mirror=run.data.mirror), raw, jax.random.key(0))  # a whole batch, as in training
+    eqx.filter_eval_shape(run.preparing(train, mirror=run.data.mirror), raw, rng.key(0))  # a whole batch, as in training
 
 
 def check_record(

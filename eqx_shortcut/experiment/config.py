@@ -4,14 +4,14 @@ import dataclasses
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 import tyro
 
 from .. import ema, storage
 from ..cli import Place
-from ..data import Images, Source
+from ..data import Source
 from ..models.network import NetworkConfig
 from ..objectives import (
     ESC,
@@ -345,5 +345,5 @@ def profiled(steps: str) -> tuple[int, int]:
 UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
 """What a run's config.json does not keep of its settings."""
 
-Judge = Callable[[Images, np.ndarray, np.ndarray], dict[str, float]]
-"""More measures of images in [-1, 1]: (training images, images, their labels) -> named numbers."""
+Judge = Callable[[Any, np.ndarray, np.ndarray], dict[str, float]]
+"""More measures of images in [-1, 1]: (training images as their source builds them, images, their labels) -> named numbers."""

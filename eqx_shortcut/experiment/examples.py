@@ -44,11 +44,12 @@ class Data:
         images = self.train.images if isinstance(self.train, Encoded) else self.train
         return images.bad if isinstance(images, ImageRecords) else {}
 
-    def pictures(
-        self, samples: Float[Array | np.ndarray, "count *shape"]
-    ) -> Float[np.ndarray, "count height width channels"] | None:
-        """Samples as images in [-1, 1]; None if they are no images and the source draws none."""
-        return pictures(self.source, samples)
+    def pictures(self, samples: Float[Array | np.ndarray, "count *shape"]) -> Float[np.ndarray, "count height width channels"]:
+        """Samples as images in [-1, 1]. Raises ValueError if they are none and the source draws none."""
+        found = pictures(self.source, samples)
+        if found is None:
+            raise ValueError(f"samples of shape {samples.shape[1:]} are no images: give the source a method pictures(samples)")
+        return found
 
 
 def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:

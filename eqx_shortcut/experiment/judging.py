@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import distributed, rng, settings, storage
-from ..data import Images
+from ..data import ImageRecords, Images
 from ..data.pipeline import host_batches
 from ..evaluate import Features, Moments, Statistics, collect, compare, frechet_distance, moments, pixels
+from ..evaluate.features import block, coarse
 from ..evaluate.parts import Measuring, real_statistics
 from ..trained import Trained, sample
 from .config import Config, Judge
@@ -25,18 +27,19 @@ class Measures:
     What is needed of the training images is computed once, when first needed.
     """
 
-    train: Images
+    train: Images | ImageRecords
     judge: Judge | None = None
     others: "Others | None" = None
 
     @functools.cached_property
     def reference(self) -> Moments:
         """Moments of the training images."""
-        return self._moments(self.train.scaled())
+        places = np.arange(len(self.train.labels))
+        return self._moments(scaled(self.train, part) for part in host_batches(places, 4096))
 
     def frechet(self, images: np.ndarray) -> float:
         """The Frechet distance to the training images."""
-        return frechet_distance(self._moments(images), self.reference)
+        return frechet_distance(self._moments(host_batches(images, 4096)), self.reference)
 
     def __call__(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """All measures by name."""
@@ -44,8 +47,15 @@ class Measures:
         deep = {} if self.others is None else self.others(images)
         return {"frechet": self.frechet(images)} | more | deep
 
-    def _moments(self, images):
-        return moments(map(pixels, host_batches(images, 4096)))
+    def _moments(self, parts: Iterable[np.ndarray]) -> Moments:
+        return moments(pixels(coarse(part)) for part in parts)
+
+
+def scaled(images: Images | ImageRecords, indices: np.ndarray) -> np.ndarray:
+    """The images at `indices` as float32 in [-1, 1]; others of them are not read."""
+    raw = images.rows(indices)
+    found = images.note(raw) if isinstance(images, ImageRecords) else raw
+    return found["pixels"].astype(np.float32) / (images.peak / 2) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Others:
     given: Measuring
     features: Features
     source: dict[str, Any]
-    train: Images
+    train: Images | ImageRecords
     folder: storage.Path
 
     @functools.cached_property
@@ -78,7 +88,7 @@ class Others:
 def open_measures(run: Run, judge: Judge | None) -> Measures | None:
     """What samples that are images are judged by. Raises ValueError, before anything is trained, if it cannot be had."""
     config, train, folder = run.config, run.data.train, run.folder
-    if not isinstance(train, Images):
+    if not isinstance(train, Images | ImageRecords):
         return None
     if config.quality.features is None:
         return Measures(train, judge)
@@ -124,10 +134,10 @@ def guides(config: Config, model: Trained, steps: int) -> bool:
 def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any]:
     """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
     config, wanted, train, held_out = run.config, run.config.quality, measures.train, run.data.held_out
-    assert isinstance(held_out, Images)
+    assert isinstance(held_out, Images | ImageRecords)
     # At most as many as samples, which would lie nearer than fewer real ones; drawn once, in case they are sorted.
     some = np.random.default_rng(0).permutation(len(held_out.labels))[: wanted.count]
-    labels, unseen = np.resize(train.labels, wanted.count), held_out.scaled()[some]
+    labels, unseen = np.resize(train.labels, wanted.count), scaled(held_out, some)
     real, results = measures(unseen, held_out.labels[some]), []
     for steps in tqdm(wanted.steps, desc="judging samples", unit="sampler", disable=not distributed.is_main_process()):
         samples = draw_for(config, model, labels, steps=steps, guidance=wanted.guidance)
@@ -136,7 +146,7 @@ def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any
         results.append({"steps": steps, **found})
     return {
         "protocol": {
-            "frechet": "Frechet distance of pixels, not clipped to [-1, 1], to the training images",
+            "frechet": f"Frechet distance of {averaged(train.shape)}, not clipped to [-1, 1], to the training images",
             "samples": wanted.count,
             "labels": "those of the training images in order" if model.labelled else "none",
             "training images": len(train.labels),
@@ -150,6 +160,12 @@ def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any
         "held_out": real,
         "results": results,
     }
+
+
+def averaged(shape: tuple[int, ...]) -> str:
+    """The pixels that are compared, in words."""
+    side = block(shape)
+    return "pixels" if side == 1 else f"pixels averaged over {side} x {side}"
 
 
 def _applied(config: Config, model: Trained) -> float | str:

@@ -65,10 +65,7 @@ class Experiment:
                 if config.replay is not None and not storage.exists(folder / "config.json"):
                     raise ValueError(f"{folder} holds no run to replay: name it with --runs and --name, as it was trained")
                 with self._opened(config) as run:
-                    if config.replay is None:
-                        execute(run, self.judge)
-                    else:
-                        replay(run, config.replay)
+                    execute(run, self.judge) if config.replay is None else replay(run, config.replay)
         except KeyboardInterrupt as stop:
             stop.add_note("outside training: the same command continues from the last checkpoint")
             raise

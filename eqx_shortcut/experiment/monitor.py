@@ -19,7 +19,7 @@ from ..objectives import Networks
 from ..trained import Trained
 from ..types import Batch
 from .judging import Measures, distances, guides
-from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples, drawable
+from .pictures import GRID_STEPS, columns, draw_denoised, draw_errors, draw_samples, drawable, write_samples
 from .run import Run
 
 Found = tuple[dict[str, float], dict[str, storage.Path]]
@@ -36,9 +36,10 @@ class Monitor:
         self._run, self._config, self._data, self._measures = run, run.config, run.data, measures
 
     def samples(self, model: Trained) -> dict[str, storage.Path]:
-        """Pictures of samples at every number of steps, and of guided ones if there are any; none of what is no image."""
+        """Pictures of samples at every number of steps, and of guided ones if there are any; others as numbers."""
         config, data = self._config, self._data
         if not drawable(data):
+            write_samples(self._path("samples", model.step).with_suffix(".npz"), self._run, model)
             return {}
         found = {"samples": self._path("samples", model.step)}
         draw_samples(found["samples"], self._run, model)

@@ -1,11 +1,14 @@
-"""Pictures of a run: samples at every number of steps, and one-step denoising of held-out images."""
+"""Pictures of a run: samples at every number of steps, and one-step denoising of held-out images; or samples as numbers."""
 
+import io
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float
 
-from .. import distributed, figures, storage
+from .. import distributed, figures, rng, storage
 from ..evaluate.by_time import Asked, all_rows, curves, fraction
 from ..evaluate.denoising import Denoised
 from ..trained import Trained, sample
@@ -17,9 +20,9 @@ GRID_COLUMNS = 16
 
 
 def drawable(data: Data) -> bool:
-    """Whether samples are pictures: latents with their autoencoder, or arrays of the shape of images."""
+    """Whether samples are pictures: the source draws them, or they have the shape of images."""
     shape = data.train.shape
-    return data.autoencoder is not None or (len(shape) == 3 and shape[-1] in (1, 3))
+    return hasattr(data.source, "pictures") or (len(shape) == 3 and shape[-1] in (1, 3))
 
 
 def columns(data: Data) -> int:
@@ -27,14 +30,41 @@ def columns(data: Data) -> int:
     return GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
 
 
-def draw_samples(path: storage.Path, run: Run, model: Trained, *, guidance: float = 1.0) -> None:
-    """Writes one row a number of sampling steps, the same noise and label down each column.
+def conditions(run: Run, model: Trained, count: int) -> dict[str, Any]:
+    """What samples are drawn for, in the words of `sample`.
 
-    Labels come in turn; of a run on few examples, theirs. Rows that guidance does not apply to say so.
+    Labels come in turn; of a run on few examples, theirs. Other conditions are those of the first held-out rows.
     """
-    data, key, count = run.data, jax.random.key(0), columns(run.data)
-    labels = np.resize(data.train.labels, count) if run.config.overfit is not None and model.labelled else None
-    rows = [data.pictures(sample(model, key, count, steps=n, labels=labels, guidance=guidance)) for n in GRID_STEPS]
+    few = run.config.overfit is not None
+    if not model.labelled or model.null is None:
+        return {"labels": np.resize(run.data.train.labels, count) if few and model.labelled else None}
+    rows = run.data.held_out
+    raw = rows.rows(np.arange(count) % len(rows.labels))
+    return {"conditions": run.preparing(rows)(raw, rng.key(0)).cond}
+
+
+def drawn(run: Run, model: Trained, guidance: float = 1.0) -> list[Float[Array, "count *shape"]]:
+    """Samples at each number of steps, from the same noise."""
+    count = columns(run.data)
+    given = conditions(run, model, count)
+    return [sample(model, jax.random.key(0), count, steps=n, guidance=guidance, **given) for n in GRID_STEPS]
+
+
+def write_samples(path: storage.Path, run: Run, model: Trained) -> None:
+    """Writes samples that are no images as an .npz of one array a number of steps, `steps_1` and on."""
+    arrays = {f"steps_{n}": np.asarray(x) for n, x in zip(GRID_STEPS, drawn(run, model), strict=True)}
+    if distributed.is_main_process():
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **arrays)
+        storage.write(path, file.getvalue())
+
+
+def draw_samples(path: storage.Path, run: Run, model: Trained, *, guidance: float = 1.0) -> None:
+    """Writes one row a number of sampling steps, the same noise and condition down each column.
+
+    Rows that guidance does not apply to say so.
+    """
+    rows = [run.data.pictures(samples) for samples in drawn(run, model, guidance)]
     refused = [guidance != 1 and not model.objective.guides(n) for n in GRID_STEPS]
     names = [
         f"{n} step{'s'[: n > 1]}{', not guided' * no}{f', guidance {guidance:g}' * (guidance != 1 and not no)}"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import inceptions
-from eqx_shortcut.evaluate.features import Custom, Features, Pixels, pixels
+from eqx_shortcut.evaluate.features import Custom, Features, Pixels, coarse, pixels
 from eqx_shortcut.evaluate.networks import NetworkFeatures
 from eqx_shortcut.evaluate.preprocess import EFFICIENTNET, INCEPTION, PYTORCH_FID, REFERENCE, TF, Preprocessing, to_bytes
 from eqx_shortcut.figures import to_bytes as bytes_saved
@@ -208,3 +208,15 @@ def test_a_few_bright_images_are_not_refused():
 def test_networks_of_colours_refuse_other_channels():
     with pytest.raises(ValueError, match=r"have 2 channels, not 1 or 3"):
         features(4)(images(2, channels=2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((32, 32, 3), 1), ((8, 8, 1), 1), ((64, 64, 3), 2), ((96, 48, 3), 3), ((37, 37, 1), 2)]
+)
+def test_large_images_are_compared_by_means_over_squares(shape, side):
+    images = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    found = coarse(images)
+    assert found.shape == (2, shape[0] // side, shape[1] // side, shape[2])
+    last = (shape[0] // side - 1) * side
+    expected = images[1, last : last + side, :side].astype(np.float64).mean(axis=(0, 1))
+    np.testing.assert_allclose(found[1, -1, 0], expected, atol=1e-6)

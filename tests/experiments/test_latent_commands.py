@@ -405,3 +405,22 @@ def test_bad_images_that_were_replaced_are_counted_and_listed(base, tmp_path):
 def test_help_lists_the_settings(script):
     code, out, _ = in_process(script, ["--help"])
     assert code == 0 and "--vae" in out and "parquet" in out
+
+
+def test_photos_in_pixels_are_trained_drawn_and_judged_like_other_images(base, tmp_path):
+    """The preset's size is kept by the other formats of photos; a distance is that of means over squares of 2 x 2."""
+    given = ["--data.path", str(base / "photos.npz"), "--runs", str(tmp_path), "--network.patch", "16", "--steps", "2"]
+    line = merged([*TINY, *given, "--quality.steps", "1", "--quality.count", "8"])
+    at = line.index("--encode-batch")
+    line = ["pixels", "data:arrays", *line[:at], *line[at + 2 :]]
+    assert "1 held-out image, and samples are judged beside 2" in refusal(in_process("images", line))
+    assert not (tmp_path / "images").exists()
+    code, out, err = in_process("images", [*line, "--data.held-out", "0.2"])
+    assert code == 0 and "frechet" in out, err
+    folder = tmp_path / "images" / "shortcut"
+    record, quality = settings.read(folder / "config.json"), json.loads((folder / "quality.json").read_text())
+    assert record["shape"] == [64, 64, 3] and record["classes"] == 3
+    assert "pixels averaged over 2 x 2" in quality["protocol"]["frechet"]
+    assert quality["results"][0]["frechet"] > 0 and quality["held_out"]["frechet"] > 0
+    with PIL.Image.open(folder / "samples" / "step_0000002.png") as picture:
+        assert picture.size[1] == 7 * (64 + 4)

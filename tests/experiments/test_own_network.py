@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from typing import Any
 
 import jax
 import numpy as np
@@ -58,16 +57,8 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_policy")
 
 
-@dataclasses.dataclass(frozen=True)
-class Own(Config):
-    """Settings for any data and network."""
-
-    data: Any
-    network: Any
-
-
-def config_of(own, runs) -> Own:
-    return Own(
+def config_of(own, runs) -> Config:
+    return Config(
         data=own.Actions(),
         network=own.NetConfig(),
         objective=Shortcut(steps=4, bootstrap_every=4, label_dropout=0.5),
@@ -93,6 +84,11 @@ def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, c
     record = settings.read(folder / "config.json")
     assert record["network"]["kind"] == "own_policy:NetConfig" and record["data"]["kind"] == "own_policy:Actions"
     model = eqx_shortcut.load(folder)
+    with np.load(folder / "samples" / "step_0000004.npz") as file:
+        held_out = config.data.build()[1].rows(np.arange(16))["condition"]
+        expected = eqx_shortcut.sample(model, jax.random.key(0), 16, steps=4, conditions=held_out)
+        assert file["steps_1"].shape == (16, 4, 3)
+        np.testing.assert_allclose(file["steps_4"], expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(model.null["state"], [9, 9])  # pyright: ignore
     one = {"state": np.ones(2, np.float32)}
     samples = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one, guidance=2.0, guide_always=True)
