@@ -132,13 +132,13 @@ def guided_note(config: Opening, model: "Trained", steps: int) -> str:
 def class_names(run: pathlib.Path) -> tuple[str, ...]:
     """Names of the run's classes: those of its data, or ImageNet's for 1,000. Raises ValueError if neither is as many."""
     from .. import settings
-    from ..data.names import imagenet
+    from ..data.names import called
 
     record = settings.read(run / "config.json")
     source = settings.find_class(record["data"]["kind"]) if record.get("data") else None
-    for names in (getattr(source, "names", ()), imagenet()):
-        if len(names) == record["classes"]:
-            return names
+    recorded = (record.get("identity") or {}).get("names") or getattr(source, "names", ())
+    if names := called(recorded, record["classes"]):
+        return names
     raise ValueError(f"the {record['classes']} classes of {run} have no names: choose them by number with --labels")
 
 

@@ -19,6 +19,7 @@ from .sources import ImageSource
 
 if TYPE_CHECKING:
     from ..pretrained.autoencoder import Autoencoder
+    from .identity import Identity
 
 SHARD = 8192
 """Images in a file of a cache that a run fills."""
@@ -74,6 +75,13 @@ class LatentImages:
         from .latents import MANIFEST
 
         return None if self.cache is None else hashlib.sha256((self.cache / MANIFEST).read_bytes()).hexdigest()
+
+    @property
+    def identity(self) -> "Identity | None":
+        """What the images of the cache are, wherever they lay; None without one."""
+        from .latents import read_manifest
+
+        return None if self.cache is None else read_manifest(self.cache).get("identity")
 
     def build(self) -> tuple[Rows, Rows]:
         """Latents to train on and others held out, laid out for the devices of the mesh in use (`jax.set_mesh`), if any.

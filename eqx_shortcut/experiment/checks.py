@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import rng, settings, storage
 from ..data import ImageRecords, Images, example
+from ..data.identity import changed
 from ..models.network import check_network
 from ..trained import check_guidance
 from ..types import shown
@@ -22,6 +23,9 @@ MAY_CHANGE = (
     "version steps log_every sample_every checkpoint checkpoint_every keep health figures quality mesh accumulate tensorboard "
     "wandb workers data.vae data.cache data.encode_batch data.classes averages.every"
 ).split()
+
+PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
+"""Where images lie may change where it is known what they are (see data.identity)."""
 
 
 def check(config: Config) -> None:
@@ -74,9 +78,16 @@ def check_record(
     if storage.exists(path):
         # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
         # altogether (an imported run does not know its data) is settled by the command that continues it.
-        stored = {key: settings.dump(settings.parse(value)) for key, value in settings.read(path).items()}
+        written = settings.read(path)
+        images, now = written.get("identity"), record.get("identity")
+        may_change = {*may_change, "identity"}
+        if images is not None and now is not None:
+            if (what := changed(images, now)) is not None:
+                raise ValueError(f"{path.parent} holds a run on other images: {what}. {remedy}")
+            may_change |= set(PLACES)
+        stored = {key: settings.dump(settings.parse(value)) for key, value in written.items()}
         found = settings.differences(stored, record)
-        settled = stored.keys() - set(may_change)
+        settled = stored.keys() - may_change
         contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled and key not in may_change}
         if contradictions:
             raise ValueError(f"{path.parent} holds another run: {settings.named(contradictions)}. {remedy}")

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..data import DataError, Encoded, Pairs, Rows, Source, pictures, read_pairs
+from ..data.identity import Identified, Identity, identity
 from ..data.records import ImageRecords
 from ..pretrained.autoencoder import Autoencoder
 from .config import Config
@@ -32,6 +33,13 @@ class Data:
     def autoencoder(self) -> Autoencoder | None:
         """That of which the examples are latents."""
         return getattr(self.source, "autoencoder", None)
+
+    @property
+    def identity(self) -> Identity | None:
+        """What the images are, wherever they lie; None of other data."""
+        if isinstance(self.train, Identified) and isinstance(self.held_out, Identified):
+            return identity(self.train, self.held_out)
+        return getattr(self.source, "identity", None)
 
     @property
     def latents(self) -> str | None:

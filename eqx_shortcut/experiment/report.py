@@ -7,6 +7,8 @@ import equinox as eqx
 import jax
 
 from .. import figures, storage
+from ..data.identity import Identified, summary
+from ..objectives import unsteady
 from ..train import TrainState
 from . import log
 from .devices import in_words
@@ -15,10 +17,15 @@ from .run import Run
 
 
 def begins(run: Run, state: TrainState) -> None:
-    """Says how large the run is."""
+    """Says how large the run is, what its images are, and what its settings leave to chance."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
     rows = run.data.rows
     print(f"{run.folder}: {parameters:,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(run.mesh)}")
+    train, held_out = run.data.train, run.data.held_out
+    if isinstance(train, Identified) and isinstance(held_out, Identified):
+        print(summary(train, held_out))
+    if said := unsteady(run.config.objective, getattr(run.config.network, "embed_scale", 0.0)):
+        print(f"note: {said}")
 
 
 def ends(run: Run, quality: dict[str, Any] | None) -> None:

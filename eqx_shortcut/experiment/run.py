@@ -43,6 +43,8 @@ class Run:
         found |= {key: value for key, value in settings.dump(self.config).items() if key not in UNRECORDED}
         if self._null is not None:
             found["null"] = settings.dump_arrays(self._null)
+        if (images := data.identity) is not None:
+            found["identity"] = images
         if data.autoencoder is not None:
             found["autoencoder"] = identity(data.autoencoder)
         return found if data.latents is None else {**found, "latents": data.latents}
