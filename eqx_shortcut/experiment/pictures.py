@@ -1,6 +1,7 @@
 """Pictures of a run: samples at every number of steps, and one-step denoising of held-out images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,11 +31,11 @@ def columns(data: Data) -> int:
 def draw_samples(path: storage.Path, run: Run, model: Trained, *, guidance: float = 1.0) -> None:
     """Writes one row a number of sampling steps, the same noise and label down each column.
 
-    Labels come in turn; of a run on few examples, theirs. Rows that guidance does not apply to say so.
+    Rows that guidance does not apply to say so.
     """
     data, key, count = run.data, jax.random.key(0), columns(run.data)
-    labels = np.resize(data.train.labels, count) if run.config.overfit is not None and model.labelled else None
-    rows = [data.pictures(sample(model, key, count, steps=n, labels=labels, guidance=guidance)) for n in GRID_STEPS]
+    told = asked_for(run, model, count)
+    rows = [data.pictures(sample(model, key, count, steps=n, guidance=guidance, **told)) for n in GRID_STEPS]
     refused = [guidance != 1 and not model.objective.guides(n) for n in GRID_STEPS]
     names = [
         f"{n} step{'s'[: n > 1]}{', not guided' * no}{f', guidance {guidance:g}' * (guidance != 1 and not no)}"
@@ -42,6 +43,17 @@ def draw_samples(path: storage.Path, run: Run, model: Trained, *, guidance: floa
     ]
     if distributed.is_main_process():
         figures.grid(np.stack(rows), path, labels=names)
+
+
+def asked_for(run: Run, model: Trained, count: int) -> dict[str, Any]:
+    """Labels in turn, or those of a run's few examples; where conditions are no labels, those of held-out rows."""
+    if not model.labelled or model.nothing is None:
+        return {}
+    if model.null is None:
+        return {} if run.config.overfit is None else {"labels": np.resize(run.data.train.labels, count)}
+    rows = run.data.held_out
+    raw = rows.rows(np.arange(count) % len(rows.labels))
+    return {"conditions": run.preparing(rows)(raw, jax.random.key(0)).cond}
 
 
 def draw_denoised(path: storage.Path, data: Data, images: np.ndarray, terms: Sequence[tuple[str, Denoised]]) -> None:

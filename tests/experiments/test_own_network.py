@@ -40,12 +40,13 @@ class NetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Actions:
+    shape: tuple[int, ...] = (4, 3)
     count: int = 40
     mirror: bool = False
 
     def build(self):
         rng = np.random.default_rng(0)
-        x, state = (rng.normal(size=(self.count, *shape)).astype(np.float32) for shape in ((4, 3), (2,)))
+        x, state = (rng.normal(size=(self.count, *shape)).astype(np.float32) for shape in (self.shape, (2,)))
         return ArraySource(x, {"state": state}, null={"state": np.full(2, 9, np.float32)}).split(0.4)
 """
 
@@ -66,9 +67,9 @@ class Own(Config):
     network: Any
 
 
-def config_of(own, runs) -> Own:
+def config_of(own, runs, shape=(4, 3)) -> Own:
     return Own(
-        data=own.Actions(),
+        data=own.Actions(shape),
         network=own.NetConfig(),
         objective=Shortcut(steps=4, bootstrap_every=4, label_dropout=0.5),
         optimizer=AdamW(),
@@ -76,19 +77,22 @@ def config_of(own, runs) -> Own:
         batch=16,
         log_every=1,
         sample_every=4,
-        figures=Figures(batches=1, times=2),
+        figures=Figures(batches=1, times=2, guidance=2.0),
         quality=Quality(steps=()),
         runs=runs,
     )
 
 
-def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, capsys):
-    experiment, config = Experiment("policy", {}), config_of(own, tmp_path / "runs")
+@pytest.mark.parametrize("shape", [(4, 3), (4, 4, 1)])
+def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, capsys, shape):
+    experiment, config = Experiment("policy", {}), config_of(own, tmp_path / "runs", shape)
     experiment.run(dataclasses.replace(config, steps=2))
     experiment.run(config)
     folder = tmp_path / "runs" / "policy" / "shortcut"
     assert f"{folder}: continuing after step 2" in capsys.readouterr().out
-    assert not (folder / "samples").exists()  # actions are no pictures
+    pictures = len(shape) == 3
+    assert (folder / "samples" / "step_0000004.png").exists() == (folder / "denoising").exists() == pictures
+    assert (folder / "samples" / "step_0000004_guided.png").exists() == pictures
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4]
     record = settings.read(folder / "config.json")
     assert record["network"]["kind"] == "own_policy:NetConfig" and record["data"]["kind"] == "own_policy:Actions"
@@ -96,7 +100,7 @@ def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, c
     np.testing.assert_array_equal(model.null["state"], [9, 9])  # pyright: ignore
     one = {"state": np.ones(2, np.float32)}
     samples = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one, guidance=2.0, guide_always=True)
-    assert samples.shape == (3, 4, 3) and np.isfinite(samples).all()
+    assert samples.shape == (3, *shape) and np.isfinite(samples).all()
 
 
 def test_a_plan_needs_no_image(own, tmp_path, capsys):
