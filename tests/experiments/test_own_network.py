@@ -12,7 +12,7 @@ import eqx_shortcut
 from eqx_shortcut import settings
 from eqx_shortcut.experiment import Config, Experiment, Figures, Quality
 from eqx_shortcut.experiment.log import read_lines
-from eqx_shortcut.objectives import Shortcut
+from eqx_shortcut.objectives import FlowMatching, Shortcut
 from eqx_shortcut.optimizer import AdamW
 
 MODULE = """
@@ -101,6 +101,25 @@ def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, c
     one = {"state": np.ones(2, np.float32)}
     samples = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one, guidance=2.0, guide_always=True)
     assert samples.shape == (3, *shape) and np.isfinite(samples).all()
+
+
+def test_it_starts_from_the_weights_of_another_run_of_its_kind_alone(own, tmp_path):
+    experiment, config = Experiment("policy", {}), config_of(own, tmp_path, (2, 2))
+    config = dataclasses.replace(config, steps=1, figures=Figures(batches=0))
+    experiment.run(config)
+    first = tmp_path / "policy" / "shortcut"
+    still = dataclasses.replace(config, name="second", init_from=first, seed=1, optimizer=AdamW(lr=0.0))
+    experiment.run(still)
+    taken, given = (eqx_shortcut.load(folder, weights="online").network for folder in (first.with_name("second"), first))
+    average = eqx_shortcut.load(first).network
+    np.testing.assert_array_equal(taken.layer.weight, average.layer.weight)
+    assert not np.array_equal(average.layer.weight, given.layer.weight)
+    with pytest.raises(ValueError, match=r"has another network \(Net\): use one of the same kind and sizes"):
+        experiment.run(dataclasses.replace(still, name="third", data=own.Actions((2, 3))))
+    other = dataclasses.replace(still, name="flow", init_from=None, objective=FlowMatching(), optimizer=AdamW())
+    experiment.run(other)
+    with pytest.raises(ValueError, match=r"flow was trained at one step size, .* Net has no method held_at\(d\)"):
+        experiment.run(dataclasses.replace(still, name="fourth", init_from=tmp_path / "policy" / "flow"))
 
 
 def test_a_plan_needs_no_image(own, tmp_path, capsys):
