@@ -163,11 +163,12 @@ def read(path: storage.Path) -> dict[str, Any]:
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:
     if isinstance(found.get("kind"), str):
         found = found | {"kind": current(found["kind"])}
-    if not {"data", *LATENTS} <= found.keys():
+    if not {"data", "vae"} <= found.keys():
         return found
     # Settings of a run on latents, as they were before its autoencoder and cache became part of its data.
-    images = {"kind": "eqx_shortcut.data:LatentImages", "images": found["data"]} | {name: found[name] for name in LATENTS}
-    return {name: value for name, value in found.items() if name not in LATENTS} | {"data": images}
+    taken = {name: found[name] for name in LATENTS if name in found}
+    data = {"kind": "eqx_shortcut.data:LatentImages", "images": found["data"], **taken}
+    return {name: value for name, value in found.items() if name not in taken} | {"data": data}
 
 
 def settle(path: storage.Path, value: dict[str, Any], other: str, remedy: str) -> None:

@@ -49,26 +49,37 @@ class Drawing(Opening):
 
 
 class Opened(NamedTuple):
-    """A run's network, and the way from its samples to pictures in [-1, 1] on the host."""
+    """A run's network, and the way from its samples to pictures in [-1, 1] on the host, or to numbers if not `drawable`."""
 
     model: "Trained"
     pictures: Callable[[Any], Any]
+    drawable: bool = True
 
 
-def open_run(config: Opening) -> Opened:
-    """The run that a command line names. Raises ValueError if its samples cannot become pictures."""
+def open_run(config: Opening, *, drawn: bool = True) -> Opened:
+    """The run that a command line names. Raises ValueError if it is to be `drawn` and its samples cannot become pictures."""
     import numpy as np
 
     from ..trained import load
 
     model = load(config.run, weights=config.weights, step=config.step)
-    decode = decoder(config.run, config.vae)
-    if decode is None and model.shape[-1] not in (1, 3):
+    draw = decoder(config.run, config.vae) or source_pictures(config.run)
+    if draw is not None or (len(model.shape) == 3 and model.shape[-1] in (1, 3)):
+        return Opened(model, draw or np.asarray)
+    if drawn:
         raise ValueError(
-            f"samples of {config.run} have {model.shape[-1]} channels and are no pictures: name their autoencoder with "
-            "--vae, or use sample from Python"
+            f"samples of {config.run} are of shape {model.shape} and no pictures: name an autoencoder with --vae if they are "
+            "latents, or write numbers by eqx-shortcut sample --out FILE.npz"
         )
-    return Opened(model, decode or np.asarray)
+    return Opened(model, np.asarray, drawable=False)
+
+
+def source_pictures(run: pathlib.Path) -> Callable[[Any], Any] | None:
+    """The way to pictures of the run's own source, if it has one."""
+    from .. import settings
+
+    source = settings.parse(settings.read(run / "config.json").get("data"))
+    return getattr(source, "pictures", None)
 
 
 def decoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> Callable[[Any], Any] | None:

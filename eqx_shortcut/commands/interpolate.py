@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     check_out(config.out, ".png")
     if config.gif:
         check_out(config.gif, ".gif")
-    model, pictures = open_run(config)
+    model, pictures, _ = open_run(config)
     labels, names = chosen_labels(config, model)
     key = rng.key(config.seed)
     rows = []

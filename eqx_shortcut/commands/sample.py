@@ -7,17 +7,21 @@ eqx-shortcut sample runs/digits/shortcut --class 3 8
 eqx-shortcut sample runs/imagenet/shortcut --steps 4 --count 50000 --out samples.npz
 
 The name after --out says which: NAME.png is a grid with a block of rows for each number of steps; NAME.npz holds arr_0, bytes
-(count, height, width, channels) as evaluation suites read them, and their labels; any other name is a folder of 000000.png and
+(count, height, width, channels) as evaluation suites read them, and their labels; samples that are no pictures are floats
+there. Any other name is a folder of 000000.png and
 so on, in which the same command goes on where it stopped. Sample number i depends on the seed and i alone.
 """
 
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cli import check_out
 from ._opening import Drawing, Opened, chosen_labels, guided_note, open_run
+
+if TYPE_CHECKING:
+    from ..trained import Trained
 
 RECORD = "samples.json"
 
@@ -36,6 +40,9 @@ class Config(Drawing):
     """Seeds of the noise; the samples of one follow those of the other."""
     batch: int = 256
     """Samples computed at once."""
+    conditions: pathlib.Path | None = None
+    """Of a run whose conditions are no labels: what to sample for, repeated as often as needed; a .npy file, or a .npz file of
+    an array for each name."""
     out: pathlib.Path = pathlib.Path("samples.png")
     """Picture or array to write (.png, .npz), or folder."""
 
@@ -45,12 +52,13 @@ def main(config: Config) -> None:
     from tqdm import tqdm
 
     check(config)
-    opened = open_run(config)
-    labels, names = chosen_labels(config, opened.model)
+    arrays = config.out.suffix.lower() == ".npz"
+    opened = open_run(config, drawn=not arrays)
+    wanted, names = chosen(config, opened.model)
     write = {".png": write_grid, ".npz": write_array}.get(config.out.suffix.lower(), write_folder)
     # Shown only if it takes a while, so that what is refused at once is a sentence alone.
     with tqdm(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1, dynamic_ncols=True) as bar:
-        write(config, opened, labels, names, bar)
+        write(config, opened, wanted, names, bar)
     for steps in config.steps:
         each = f" of each of {len(config.seed)} seeds" if len(config.seed) > 1 else ""
         print(f"{name(config, names, steps)}: {config.count} samples{each}, {guided_note(config, opened.model, steps)}")
@@ -84,6 +92,46 @@ def check(config: Config) -> None:
         )
 
 
+class Wanted(NamedTuple):
+    """What is sampled for, in turn: labels, or conditions with a leading axis."""
+
+    labels: list[int]
+    conditions: Any = None
+
+    def at(self, places: Any) -> dict[str, Any]:
+        """What samples number `places` are for, in the words of `sample`."""
+        import jax
+        import numpy as np
+
+        if self.conditions is None:
+            return {"labels": np.array(self.labels, np.int32)[places % len(self.labels)]}
+        return {"conditions": jax.tree.map(lambda leaf: leaf[places % len(leaf)], self.conditions)}
+
+
+def chosen(config: Config, model: "Trained") -> tuple[Wanted, list[str]]:
+    """What to sample for, and what to call it. Raises ValueError for conditions of a run on labels, and none of another."""
+    import numpy as np
+
+    from ..types import shown
+
+    if config.conditions is None and model.null is None:
+        labels, names = chosen_labels(config, model)
+        return Wanted(labels), names
+    if model.null is None or not model.labelled:
+        raise ValueError(f"--conditions {config.conditions}: the run was trained on labels or none: use --labels")
+    if config.conditions is None or config.labels or config.classes:
+        raise ValueError(
+            f"conditions of {config.run} are {shown(model.null)}, not labels: give some of them, with a leading axis, with "
+            "--conditions FILE.npz (an array for each name) or FILE.npy"
+        )
+    try:
+        file = np.load(config.conditions)
+        found = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else file
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{config.conditions} holds no arrays ({error}): make it with numpy.save or savez") from error
+    return Wanted([], found), [str(config.conditions)]
+
+
 class Span(NamedTuple):
     """Samples number `first` to before `last` of a seed, which are number `place` and on of all that are written."""
 
@@ -100,7 +148,7 @@ def spans(config: Config) -> Iterator[Span]:
             yield Span(seed, first, min(first + config.batch, config.count), block * config.count + first)
 
 
-def draw(config: Config, opened: Opened, wanted: list[int], steps: int, span: Span) -> tuple[Any, Any]:
+def draw(config: Config, opened: Opened, wanted: Wanted, steps: int, span: Span) -> tuple[Any, Any]:
     """Pictures of the samples of a span, in [-1, 1], and their labels."""
     import numpy as np
 
@@ -110,24 +158,25 @@ def draw(config: Config, opened: Opened, wanted: list[int], steps: int, span: Sp
     model = opened.model
     # The last span is filled up, and so needs no program of its own.
     places = span.first + np.arange(min(config.batch, config.count))
-    labels = np.array(wanted, np.int32)[places % len(wanted)]
+    given = wanted.at(places)
     x = sample(
         model,
         rng.key(span.seed),
         len(places),
         first=span.first,
         steps=steps,
-        labels=labels,
+        **given,
         guidance=config.guidance,
         guidance_interval=config.guidance_interval,
         guide_always=config.guide_always,
         batch=len(places),
     )
     count = span.last - span.first
+    labels = given.get("labels", np.full(len(places), 0, np.int32))
     return opened.pictures(x[:count]), labels[:count]
 
 
-def write_grid(config: Config, opened: Opened, labels: list[int], names: list[str], bar: Any) -> None:
+def write_grid(config: Config, opened: Opened, wanted: Wanted, names: list[str], bar: Any) -> None:
     """Writes one picture: a block of rows for each number of steps and each seed."""
     import numpy as np
 
@@ -137,7 +186,7 @@ def write_grid(config: Config, opened: Opened, labels: list[int], names: list[st
     for steps in config.steps:
         found = {seed: [] for seed in config.seed}
         for span in spans(config):
-            found[span.seed].append(draw(config, opened, labels, steps, span)[0])
+            found[span.seed].append(draw(config, opened, wanted, steps, span)[0])
             bar.update(span.last - span.first)
         for seed, parts in found.items():
             rows = folded(np.concatenate(parts), min(config.columns, config.count))
@@ -147,7 +196,7 @@ def write_grid(config: Config, opened: Opened, labels: list[int], names: list[st
     figures.grid(np.concatenate(blocks), config.out, labels=beside)
 
 
-def write_folder(config: Config, opened: Opened, labels: list[int], names: list[str], bar: Any) -> None:
+def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str], bar: Any) -> None:
     """Writes each sample as NUMBER.png where there is none yet, and beside them what they are samples of."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -159,7 +208,8 @@ def write_folder(config: Config, opened: Opened, labels: list[int], names: list[
     record = {
         "run": str(config.run),
         "training step": opened.model.step,
-        "labels": labels,
+        "labels": wanted.labels,
+        **({} if config.conditions is None else {"conditions": str(config.conditions)}),
         **{key: getattr(config, key) for key in named},
         **several,
         **times,
@@ -169,13 +219,13 @@ def write_folder(config: Config, opened: Opened, labels: list[int], names: list[
         for span in spans(config):
             paths = [config.out / f"{span.place + i:06d}.png" for i in range(span.last - span.first)]
             if not all(path.exists() for path in paths):
-                images, _ = draw(config, opened, labels, config.steps[0], span)
+                images, _ = draw(config, opened, wanted, config.steps[0], span)
                 missing = [(image, path) for image, path in zip(images, paths, strict=True) if not path.exists()]
                 list(pool.map(lambda pair: figures.picture(*pair), missing))
             bar.update(len(paths))
 
 
-def write_array(config: Config, opened: Opened, labels: list[int], names: list[str], bar: Any) -> None:
+def write_array(config: Config, opened: Opened, wanted: Wanted, names: list[str], bar: Any) -> None:
     """Writes all samples as bytes into one file of NumPy's, span by span, so that a span is all that is held in memory."""
     import zipfile
 
@@ -183,21 +233,25 @@ def write_array(config: Config, opened: Opened, labels: list[int], names: list[s
 
     from ..figures import to_bytes
 
+    # Pictures as evaluation suites read them; anything else as it is.
+    kind, stored = ("|u1", to_bytes) if opened.drawable else ("<f4", np.ascontiguousarray)
+
     draft, used = config.out.with_name(f".{config.out.name}"), []
     try:
         with zipfile.ZipFile(draft, "w") as file:
             with file.open("arr_0.npy", "w", force_zip64=True) as member:
                 for span in spans(config):
-                    images, chosen = draw(config, opened, labels, config.steps[0], span)
+                    images, chosen = draw(config, opened, wanted, config.steps[0], span)
                     if not used:
                         shape = (config.count * len(config.seed), *images.shape[1:])
-                        described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                        described = {"descr": kind, "fortran_order": False, "shape": shape}
                         np.lib.format.write_array_header_1_0(member, described)
-                    member.write(to_bytes(images).tobytes())
+                    member.write(stored(images).tobytes())
                     used.append(chosen)
                     bar.update(len(images))
-            with file.open("labels.npy", "w") as member:
-                np.lib.format.write_array(member, np.concatenate(used))
+            if wanted.conditions is None:
+                with file.open("labels.npy", "w") as member:
+                    np.lib.format.write_array(member, np.concatenate(used))
         draft.rename(config.out)
     finally:
         draft.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def main(config: Config) -> None:
     from ..trained import noise, trajectory
 
     check_out(config.out, ".png")
-    model, pictures = open_run(config)
+    model, pictures, _ = open_run(config)
     labels, names = chosen_labels(config, model)
     key, place = rng.key(config.seed), jnp.array([config.sample])
     rows, beside = [], []

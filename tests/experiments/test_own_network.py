@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import eqx_shortcut
+from commands import in_process
 from eqx_shortcut import settings
 from eqx_shortcut.experiment import Config, Experiment, Figures, Quality
 from eqx_shortcut.experiment.log import read_lines
@@ -98,6 +99,18 @@ def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, c
     one = {"state": np.ones(2, np.float32)}
     samples = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one, guidance=2.0, guide_always=True)
     assert samples.shape == (3, *shape) and np.isfinite(samples).all()
+    if pictures:
+        return
+    np.savez(tmp_path / "seen.npz", state=np.ones((2, 2), np.float32))
+    line = [str(folder), "--steps", "1", "--count", "3", "--out", str(tmp_path / "actions.npz")]
+    assert "conditions of" in in_process("sample", line)[2]
+    code, _, err = in_process("sample", [*line, "--conditions", str(tmp_path / "seen.npz")])
+    assert code == 0, err
+    with np.load(tmp_path / "actions.npz") as file:
+        plain = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one)
+        np.testing.assert_allclose(file["arr_0"], plain, rtol=1e-6, atol=1e-6)
+    line[-1] = str(tmp_path / "actions.png")
+    assert "no pictures" in in_process("sample", line)[2] and not (tmp_path / "actions.png").exists()
 
 
 def test_it_starts_from_the_weights_of_another_run_of_its_kind_alone(own, tmp_path):
