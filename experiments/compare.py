@@ -314,9 +314,7 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     kept = {"commands": known.get("commands", {}) | made, "runs": {name: found[name] for name in names}}
-    (out / "table.json").write_text(
-        json.dumps({"budget": described(config, budget, costs), **kept}, indent=1) + "\n", encoding="utf-8"
-    )
+    (out / "table.json").write_text(json.dumps({"budget": described(config, budget, costs), **kept}, indent=1) + "\n")
     first, title = tables[0], TITLES.get(tables[0].measure, tables[0].measure)
     steps = sorted({n for curve in first.curves.values() for n in curve})
     figures.quality_plot(first.curves, out / "quality.png", measure=title, floor=list(first.floors))

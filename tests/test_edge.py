@@ -47,16 +47,21 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(pathlib.Path, "home", home)
     for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
-    before = jax.config.jax_compilation_cache_dir
+    before = used()
     jax.config.update("jax_compilation_cache_dir", None)
     yield
     jax.config.update("jax_compilation_cache_dir", before)
 
 
+def used() -> str | None:
+    """The folder in which compiled programs are kept."""
+    return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def told(capsys: pytest.CaptureFixture[str]) -> str:
     """What is said of a cache that cannot be used, in one line."""
     compilation.use_compilation_cache()
-    assert jax.config.jax_compilation_cache_dir is None
+    assert used() is None
     said = capsys.readouterr()
     assert not said.out and said.err.count("\n") == 1 and "compiled programs are not kept" in said.err
     return said.err
@@ -72,7 +77,7 @@ def test_without_a_home_nothing_is_kept_and_it_is_said(homeless, monkeypatch, ca
 def test_without_a_home_programs_are_kept_in_the_folder_that_is_named(homeless, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
     compilation.use_compilation_cache()
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "new" / "eqx_shortcut" / "xla")
+    assert used() == str(tmp_path / "new" / "eqx_shortcut" / "xla")
     assert capsys.readouterr() == ("", "")
 
 
