@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
+from .interrupts import Terminated, interruptible
+
 if TYPE_CHECKING:
     from .storage import Path
 else:
@@ -82,7 +84,7 @@ def _edge() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        with _terminable():
+        with interruptible():
             try:
                 yield
             finally:
@@ -120,10 +122,6 @@ class Interrupted(Exception):
         self.signal = signal
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM at any other place."""
-
-
 @contextlib.contextmanager
 def room_for(folder: Path) -> Iterator[None]:
     """A file that cannot be written inside says, by a note, what to do."""
@@ -132,20 +130,6 @@ def room_for(folder: Path) -> Iterator[None]:
     except OSError as error:
         error.add_note(f"free space for {folder}, or make it writable, then repeat")
         raise
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends what is inside as SIGINT does, so that every file that is being written is taken back."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Terminated
-
-    usual = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, usual)
 
 
 def quieten() -> None:

@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 import jax
 import pytest
 
-from eqx_shortcut import __main__, cli, compilation, settings, storage
+from eqx_shortcut import cli, compilation, settings, storage
 from eqx_shortcut.data.formats import tfds
 
 
@@ -144,22 +145,37 @@ def test_another_pipe_that_breaks_is_told(monkeypatch, tmp_path):
     assert (tmp_path / "err").read_text() == "error: Broken pipe\n"
 
 
-@pytest.mark.parametrize("module", ["cli", "commands.encode", "commands.weights"])
-def test_ctrl_c_during_imports_is_one_line(monkeypatch, capsys, module):
-    class Interrupting:
-        def find_spec(self, name: str, *_: object) -> None:
-            if name == f"eqx_shortcut.{module}":
-                raise KeyboardInterrupt
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["tyro", "eqx_shortcut.commands.weights", "jax"])
+def test_a_signal_during_imports_is_one_line(tmp_path, module, number):
+    """In the edge, in a command's own module, and behind it, where the library that is imported catches what is raised."""
+    code = (
+        "import os, sys\nfrom eqx_shortcut import __main__\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        f"            try: os.kill(os.getpid(), {int(number)})\n"
+        "            except BaseException: raise ImportError\n"
+        "sys.meta_path.insert(0, Interrupting())\n__main__.main()"
+    )
+    command = [sys.executable, "-c", code, "weights", "export", tmp_path, tmp_path / "w.safetensors"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (128 + number, "", f"\nstopped by {number.name}\n")
 
-    import eqx_shortcut
 
-    monkeypatch.delattr(eqx_shortcut, "cli")
-    monkeypatch.delitem(sys.modules, f"eqx_shortcut.{module}", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
-    monkeypatch.setattr(sys, "argv", ["eqx-shortcut", module.rpartition(".")[2], "--help"])
-    with pytest.raises(SystemExit) as stop:
-        __main__.main()
-    assert stop.value.code == 130 and capsys.readouterr() == ("", "\nstopped by SIGINT\n")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_other_place_is_raised(capsys, number):
+    """What is being written is taken back."""
+    taken_back = []
+
+    def main(config: Config) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            taken_back.append(True)
+
+    assert ended(main) == 128 + number and taken_back
+    assert capsys.readouterr() == ("", f"\nstopped by {number.name}\n")
 
 
 # Text.
