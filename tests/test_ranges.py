@@ -114,6 +114,23 @@ def test_the_sentence_names_value_rule_and_remedy(kind, given, sentence):
     assert str(caught.value) == sentence
 
 
+@pytest.mark.parametrize("command", ["sample", "evaluate", "interpolate", "trajectory", "export"])
+@pytest.mark.parametrize(
+    ("flag", "values", "sentence"),
+    [
+        ("--guidance", ["nan"], "use a finite number"),
+        ("--guidance", ["-inf"], "use a finite number"),
+        ("--guidance-interval", ["0", "1.5"], "guidance_interval=(0.0, 1.5): use 0 to 1, or None"),
+    ],
+)
+def test_commands_on_a_run_refuse_guidance_that_means_nothing(tmp_path, capsys, command, flag, values, sentence):
+    from eqx_shortcut import cli
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, str(tmp_path), flag, *values])
+    assert stop.value.code in (1, 2) and sentence in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_what_is_no_number_is_in_no_range():
     assert all(value not in ranges.Range() for value in (None, "2", (1.0,), math.nan, math.inf))
     assert 10**30 in ranges.Range() and 0 not in ranges.Range(above=0) and 1 not in ranges.Range(below=1)
