@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-EDGE = ("__main__", "cli", "commands")
+EDGE = ("__main__", "cli", "commands", "interrupts", "ranges")
 """What is imported before `--help` is answered, for which nothing of the checker may be imported."""
 
 

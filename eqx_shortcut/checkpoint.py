@@ -244,7 +244,7 @@ class Checkpoints:
                 raise CheckpointError(f"file {name} has changed since it was written")
 
     def _manifest(self, step: int) -> dict[str, str]:
-        return json.loads((self.folder / str(step) / MANIFEST).read_text())
+        return json.loads((self.folder / str(step) / MANIFEST).read_bytes())
 
     def _written(self, step: int) -> set[str]:
         return {name.split("/")[0] for name in self._manifest(step)}

@@ -6,9 +6,11 @@ Like the modules of the commands it is imported without JAX, so that `--help` an
 import ast
 import contextlib
 import importlib
+import io
 import logging
 import os
 import pathlib
+import select
 import signal
 import sys
 import threading
@@ -16,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
+
+from .interrupts import Terminated, interruptible
 
 if TYPE_CHECKING:
     from .storage import Path
@@ -25,6 +29,11 @@ else:
 
 def main(args: Sequence[str] | None = None) -> None:
     """`eqx-shortcut COMMAND`, the same as `python -m eqx_shortcut COMMAND`: imports the module of that command alone."""
+    with _edge():
+        _main(args)
+
+
+def _main(args: Sequence[str] | None) -> None:
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
     known = commands()
     if name in ("-h", "--help"):
@@ -42,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def commands() -> dict[str, str]:
     """The first line of each command's module by the name of the command; none is imported."""
     paths = sorted(pathlib.Path(__file__).with_name("commands").glob("[!_]*.py"))
-    described = {path.stem: ast.get_docstring(ast.parse(path.read_text())) for path in paths}
+    described = {path.stem: ast.get_docstring(ast.parse(path.read_bytes())) for path in paths}
     return {name: (text or "").partition("\n")[0] for name, text in described.items()}
 
 
@@ -59,12 +68,27 @@ def command(
 
     What is expected to go wrong (settings, files, processes, a run that diverges) ends with one sentence and status 1, a signal
     with 128 and its number, as a shell has it. Notes of an exception follow its sentence. Anything else is a defect and raised.
+    A terminal without some character prints another in its place; where output goes to a pipe that nobody reads any more, the
+    process ends quietly.
     """
+    with _edge():
+        given = parse(config, doc, default=default, args=args, prog=prog)
+        quieten()
+        main(given)
+
+
+@contextlib.contextmanager
+def _edge() -> Iterator[None]:
+    """What goes wrong inside becomes a sentence and an exit status, as `command` tells."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        with _terminable():
-            given = parse(config, doc, default=default, args=args, prog=prog)
-            quieten()
-            main(given)
+        with interruptible():
+            try:
+                yield
+            finally:
+                sys.stdout.flush()  # what is left for the end of the process would fail outside of this
     except Interrupted as stop:
         if text := str(stop):
             print(f"\n{text}", file=sys.stderr)
@@ -74,6 +98,8 @@ def command(
         print(f"\n{_noted(f'stopped by {number.name}', stop, ' ')}", file=sys.stderr)
         sys.exit(128 + number)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            sys.exit(128 + signal.SIGPIPE)
         if not _expected(error):
             raise
         fail(_noted(_sentence(error), error, ": "))
@@ -96,10 +122,6 @@ class Interrupted(Exception):
         self.signal = signal
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM at any other place."""
-
-
 @contextlib.contextmanager
 def room_for(folder: Path) -> Iterator[None]:
     """A file that cannot be written inside says, by a note, what to do."""
@@ -108,20 +130,6 @@ def room_for(folder: Path) -> Iterator[None]:
     except OSError as error:
         error.add_note(f"free space for {folder}, or make it writable, then repeat")
         raise
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends what is inside as SIGINT does, so that every file that is being written is taken back."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Terminated
-
-    usual = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, usual)
 
 
 def quieten() -> None:
@@ -140,6 +148,19 @@ def fail(sentence: str, *, status: int = 1) -> NoReturn:
     """Says what went wrong and ends the command."""
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)
+
+
+def _unread() -> bool:
+    """Whether standard output or error is a pipe that nobody reads any more, as after `| head`; both lead nowhere then."""
+    streams, watched = (sys.stdout, sys.stderr), select.poll()
+    for stream in streams:
+        watched.register(stream.fileno(), 0)
+    if not any(events & select.POLLERR for _, events in watched.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())  # else the end of the process would try once more, and report it
+    return True
 
 
 def _expected(error: Exception) -> bool:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 
 import jax
@@ -11,9 +13,19 @@ from . import storage
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a second run of the same settings starts in seconds."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(storage.cache_home() / "xla"))
+    """Keeps compiled programs on disk, so that a second run of the same settings starts in seconds.
+
+    Where there is no folder for them that can be written, it says so, and nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = storage.cache_home() / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # permissions do not tell of a disk that is read-only
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+    except (OSError, storage.StorageError) as error:
+        print(f"compiled programs are not kept, so that a second run starts no faster ({error})", file=sys.stderr)
 
 
 @contextlib.contextmanager

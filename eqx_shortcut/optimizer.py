@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from . import ranges
+from .ranges import BelowOne, Natural, NotNegative, Positive
+
 if TYPE_CHECKING:
     import optax
 
@@ -23,20 +26,23 @@ SIZE = 0.2
 class Optimizer(abc.ABC):
     """What all have in common: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
 
-    lr: float = 1e-4
-    """Peak learning rate."""
+    lr: NotNegative = 1e-4
+    """Peak learning rate (0 or more)."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up: constant, or a cosine down to 0 at the last step."""
-    warmup: int = 0
-    """Steps over which the learning rate rises from 0."""
-    beta1: float = 0.9
-    """Decay of the mean of gradients."""
-    beta2: float = 0.999
-    """Decay of the mean of squared gradients."""
-    weight_decay: float = 0.1
-    """Weight decay, multiplied by the learning rate."""
-    clip: float | None = None
-    """Largest norm of the gradient over all parameters; None leaves it."""
+    warmup: Natural = 0
+    """Steps over which the learning rate rises from 0 (0 or more)."""
+    beta1: BelowOne = 0.9
+    """Decay of the mean of gradients (0 to below 1)."""
+    beta2: BelowOne = 0.999
+    """Decay of the mean of squared gradients (0 to below 1)."""
+    weight_decay: NotNegative = 0.1
+    """Weight decay, multiplied by the learning rate (0 or more)."""
+    clip: Positive | None = None
+    """Largest norm of the gradient over all parameters; None leaves it (more than 0)."""
+
+    def __post_init__(self) -> None:
+        ranges.check(self)
 
     def rate(self, steps: int) -> "optax.Schedule":
         """The learning rate as a function of the step, for a run of `steps`."""
@@ -79,8 +85,8 @@ class Muon(Optimizer):
     Modulations, embeddings, the final layer and biases are AdamW's, as Muon's author has it.
     """
 
-    momentum: float = 0.95
-    """Decay of the momentum of matrices, in Nesterov's form."""
+    momentum: BelowOne = 0.95
+    """Decay of the momentum of matrices, in Nesterov's form (0 to below 1)."""
 
     def rule(self, rate: "optax.Schedule") -> "optax.GradientTransformation":
         """Muon on matrices and AdamW on the rest, at this learning rate. Its `init` raises ValueError if there is no matrix."""

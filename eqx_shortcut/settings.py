@@ -152,7 +152,7 @@ def parse_arrays(value: Any) -> Any:
 def read(path: storage.Path) -> dict[str, Any]:
     """Dumped settings from their file, with the present names of classes. Raises ValueError, naming it, if it holds none."""
     try:
-        found = json.loads(path.read_text(), object_hook=_renamed)
+        found = json.loads(path.read_bytes(), object_hook=_renamed)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as settings ({error}): restore it from a copy") from error
     if not isinstance(found, dict):

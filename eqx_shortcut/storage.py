@@ -42,8 +42,16 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_home() -> pathlib.Path:
-    """The folder of what can be made again: compiled programs, copies of remote files."""
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "eqx_shortcut"
+    """The folder of what can be made again: compiled programs, copies of remote files.
+
+    In XDG_CACHE_HOME, or in `.cache` of the home folder; raises StorageError where there is neither, as in containers.
+    """
+    if not (named := os.environ.get("XDG_CACHE_HOME")):
+        try:
+            named = pathlib.Path.home() / ".cache"
+        except RuntimeError as error:
+            raise StorageError("there is no home folder to keep files in: name a folder by XDG_CACHE_HOME") from error
+    return pathlib.Path(named) / "eqx_shortcut"
 
 
 def is_remote(path: Path) -> bool:
@@ -64,6 +72,14 @@ def exists(path: Path) -> bool:
         if not is_remote(path):
             raise
         raise StorageError(_unreached(path, error)) from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, whatever the locale. Raises StorageError, naming it, if it holds other bytes."""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{path} is no text in UTF-8 ({error}): save it in UTF-8") from error
 
 
 def write(path: Path, data: bytes | str) -> None:

@@ -141,7 +141,7 @@ def read_costs(config: Config) -> dict[str, float] | None:
     if config.costs is None:
         return None
     try:
-        record = json.loads(config.costs.read_text())
+        record = json.loads(config.costs.read_bytes())
         costs = {name: row["ratio_quartiles"][1] for name, row in record["results"].items()}
         measured = record["data"]
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
@@ -312,7 +312,7 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     notes = [f"Measured differently: {note}" for note in tables[0].notes if not note.startswith("training step")]
     text = "\n\n".join([*map(table, tables), *notes])
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(text + "\n")
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
     kept = {"commands": known.get("commands", {}) | made, "runs": {name: found[name] for name in names}}
     (out / "table.json").write_text(json.dumps({"budget": described(config, budget, costs), **kept}, indent=1) + "\n")
     first, title = tables[0], TITLES.get(tables[0].measure, tables[0].measure)

@@ -267,12 +267,7 @@ def test_what_contains_guidance_is_not_guided_again(inside):
 @pytest.mark.parametrize(
     ("objective", "rows", "message"),
     [
-        (MeanFlow(bootstrap_every=1), 64, r"bootstrap_every=1 .*use 2 or more"),
         (SoFlow(), 6, r"batch 6 is not a multiple of every=4"),
-        (ESC(posterior_every=0), 64, r"posterior_every=0: use 1 or more, or None for no posterior means"),
-        (Lagrangian(to_data=1.5), 64, r"to_data=1.5 is no share of the steps: use a number from 0 to 1"),
-        (Lagrangian(mix=1.0), 64, r"mix=1.0 makes no scale of guidance / \(1 - mix\): use a number from 0 to below 1"),
-        (ImprovedMeanFlow(max_scale=1.0), 64, r"max_scale=1.0, .*: a highest scale is more than 1"),
         (ImprovedMeanFlow(max_scale=4.0, guidance=2.0), 64, r"guidance=2.0 .* leaves guidance at 1 and mix at 0"),
         (ImprovedMeanFlow(intervals=True), 64, r"told beside its scale, and none is: name the highest as max_scale"),
         (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),

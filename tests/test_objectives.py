@@ -212,15 +212,13 @@ def test_shortcut_accepts_the_smallest_batch():
     [
         (Shortcut(steps=128, bootstrap_every=8), 32, r"batch 32 .*4 bootstrap rows for the 7 step sizes .*at least 56"),
         (Shortcut(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
-        (Shortcut(bootstrap_every=1), 64, r"bootstrap_every=1 .*use 2 or more"),
         (ProgressiveDistillation(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
         (ConsistencyDistillation(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
         (ConsistencyTraining(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
-        (LiveReflow(bootstrap_every=1), 64, r"bootstrap_every=1 .*use 2 or more"),
         (LiveReflow(), 20, r"batch 20 is not a multiple of every=8"),
         (Shortcut(guidance=1.5, dt_bias=True), 104, r"guidance=1.5 would guide nothing: with dt_bias 13 .*larger batch"),
     ],
-    ids=["rows", "steps", "every", "progressive", "distillation", "training", "reflow", "indivisible", "guidance"],
+    ids=["rows", "steps", "progressive", "distillation", "training", "indivisible", "guidance"],
 )
 def test_check_names_value_and_remedy(objective, rows, message):
     with pytest.raises(ValueError, match=message):

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from .. import ranges
 from ..cli import Place
+from ..ranges import Finite, Share
 
 if TYPE_CHECKING:
     from ..pretrained.autoencoder import Autoencoder
@@ -24,9 +26,9 @@ class Opening:
 
     run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
-    guidance: float = 1.0
+    guidance: Finite = 1.0
     """Guidance scale; 1 is none."""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: tuple[Share, Share] | None = None
     """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
     guide_always: bool = False
     """Apply it also at step sizes where the network contains the guidance it was trained with."""
@@ -36,6 +38,9 @@ class Opening:
     """Training step of the checkpoint; by default the newest."""
     vae: pathlib.Path | None = None
     """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
+
+    def __post_init__(self) -> None:
+        ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)

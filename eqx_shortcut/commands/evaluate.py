@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from .. import ranges
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
 from ..evaluate.results import floor_key
+from ..ranges import Finite, Share
 from ._opening import Weights, decoder
 
 TIMES = "times of guidance"
@@ -47,9 +49,9 @@ class Config(Measuring):
     """Run folder."""
     steps: tuple[int, ...] = (1, 4, 128)
     """Numbers of sampling steps."""
-    guidance: tuple[float, ...] = (1.0,)
+    guidance: tuple[Finite, ...] = (1.0,)
     """Guidance scales; 1 is none."""
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: tuple[Share, Share] | None = None
     """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
     guide_always: bool = False
     """Apply them also at step sizes where the network contains the guidance it was trained with."""
@@ -74,6 +76,7 @@ class Config(Measuring):
 
     def __post_init__(self):
         super().__post_init__()
+        ranges.check(self)
         if not self.steps or min(self.steps) < 1:
             raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
         if not self.weights:

@@ -41,6 +41,7 @@ class Config(Opening):
     """File to write."""
 
     def __post_init__(self):
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"--steps {self.steps}: use 1 or more")
 

@@ -36,6 +36,7 @@ class Config(Drawing):
     """GIF to write."""
 
     def __post_init__(self):
+        super().__post_init__()
         for field in ("steps", "rows"):
             if getattr(self, field) < 1:
                 raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")

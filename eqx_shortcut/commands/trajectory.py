@@ -30,6 +30,7 @@ class Config(Drawing):
     """Picture to write."""
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.steps or min(self.steps) < 1:
             raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
         if self.columns < 2:

@@ -171,5 +171,5 @@ def finish(out: storage.Path, settled: dict[str, Any], counts: dict[str, int], s
     for part, count in counts.items():
         files = [Shard(out / part, i) for i in range(len(shard_rows(count, shard)))]
         replaced = {index: why for file in files for index, why in settings.read(file.replaced).items()}
-        parts[part] = {"count": count, "shards": [file.seal.read_text() for file in files], "replaced": replaced}
+        parts[part] = {"count": count, "shards": [storage.read_text(file.seal) for file in files], "replaced": replaced}
     storage.write(out / MANIFEST, json.dumps({**settled, "parts": parts}, indent=1))

@@ -260,7 +260,7 @@ def read_manifest(folder: storage.Path) -> dict[str, Any]:
             "eqx-shortcut encode"
         )
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_bytes())
     except ValueError as error:
         raise DataError(f"{path} cannot be read ({error}): delete it {AGAIN}") from error
 

@@ -71,7 +71,7 @@ def read_pairs(folder: str | os.PathLike[str], shape: tuple[int, ...]) -> Pairs:
     if not storage.exists(folder / MANIFEST):
         raise DataError(f"{storage.absolute(folder)} holds no pairs (no {MANIFEST}): make them with eqx-shortcut pairs")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         wanted, found, classes = shards(manifest), tuple(manifest["shape"]), manifest["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{storage.absolute(folder)} holds no pairs ({error!r}): make them with eqx-shortcut pairs") from error

@@ -13,6 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import ranges
+from ..ranges import BelowOne, Count, Positive
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_told, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
@@ -31,16 +33,16 @@ Activation = Literal["gelu", "swiglu"]
 class DiTConfig:
     """Size and options of the diffusion transformer; `preset("B/2")` gives the published sizes."""
 
-    hidden: int = 768
-    """Width of a token."""
-    depth: int = 12
-    """Number of blocks."""
-    heads: int = 12
-    """Attention heads; must divide `hidden`."""
-    patch: int = 2
-    """Side of a patch, pixels; must divide the image."""
-    mlp_ratio: float = 4.0
-    """Width of the MLP over `hidden`; a SwiGLU is two thirds as wide, of as many parameters."""
+    hidden: Count = 768
+    """Width of a token (1 or more)."""
+    depth: Count = 12
+    """Number of blocks (1 or more)."""
+    heads: Count = 12
+    """Attention heads; must divide `hidden` (1 or more)."""
+    patch: Count = 2
+    """Side of a patch, pixels; must divide the image (1 or more)."""
+    mlp_ratio: Positive = 4.0
+    """Width of the MLP over `hidden`; a SwiGLU is two thirds as wide, of as many parameters (more than 0)."""
     mlp: Activation = "gelu"
     """Between the MLP's layers: the tanh form of GELU (reference), or SiLU of one half times the other (Shazeer 2020)."""
     norm: Norm = "layer"
@@ -59,10 +61,11 @@ class DiTConfig:
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     velocity_head: bool = False
     """A second last layer that answers the velocity, for objectives that train one beside the average velocity."""
-    embed_scale: float = 1.0
-    """Factor on t and on the step before their sinusoids: 1 in the reference; small data learn faster with 100."""
-    dropout: float = 0.0
-    """Dropout inside the MLPs during training."""
+    embed_scale: Positive = 1.0
+    """Factor on t and on the step before their sinusoids: 1 in the reference; small data learn faster with 100
+    (more than 0)."""
+    dropout: BelowOne = 0.0
+    """Dropout inside the MLPs during training (0 to below 1)."""
     precision: Precision = "auto"
     """Compute dtype; parameters are always float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
     remat: Rematerialise = "elementwise"
@@ -70,13 +73,11 @@ class DiTConfig:
     Attention weights are never kept."""
     attention: Attention = "xla"
     """Who computes attention: XLA, or cuDNN's fused kernel (NVIDIA GPUs, bfloat16, and no objective that takes tangents)."""
-    unroll: int = 1
-    """Blocks per iteration of the scan over depth: more compile longer and may run faster."""
+    unroll: Count = 1
+    """Blocks per iteration of the scan over depth: more compile longer and may run faster (1 or more)."""
 
     def __post_init__(self):
-        for field in ("hidden", "depth", "heads", "patch", "unroll"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: use 1 or more")
+        ranges.check(self)
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} is not divisible by heads={self.heads}: choose heads that divide it")
         if self.hidden % 4:
@@ -85,6 +86,10 @@ class DiTConfig:
             raise ValueError(
                 f"heads={self.heads} of hidden={self.hidden} have {self.hidden // self.heads} dimensions, not a multiple of 4, "
                 f"which positions={self.positions} need: choose other heads"
+            )
+        if self.mlp_width < 1:
+            raise ValueError(
+                f"mlp_ratio={self.mlp_ratio} of hidden={self.hidden} leaves the MLP no width: use {2 / self.hidden:g}"
             )
 
     def build(self, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray) -> "DiT":

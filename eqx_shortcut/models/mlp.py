@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import ranges
+from ..ranges import Count, Positive, Several
 from .guided import Condition, GuidedLabel, ToldGuidance, check_told, embed, label_embedding
 from .layers import Dense, sinusoids, zeros
 
@@ -17,24 +19,22 @@ from .layers import Dense, sinusoids, zeros
 class MLPConfig:
     """Size and options of the multilayer perceptron."""
 
-    hidden: int = 128
-    """Width of the layers."""
-    depth: int = 3
-    """Residual layers."""
-    embed_scale: float = 6.0
+    hidden: Count = 128
+    """Width of the layers (1 or more)."""
+    depth: Count = 3
+    """Residual layers (1 or more)."""
+    embed_scale: Positive = 6.0
     """Factor on t and d before their sinusoids, whose fastest turns by so many rad from 0 to 1. Losses with a tangent in time
-    or step size need it small, since the tangent's error grows with it: at 100 they fail."""
-    frequencies: int = 16
-    """Sinusoids of t, and as many of d, of rates from the fastest down to its 16th part."""
+    or step size need it small, since the tangent's error grows with it: at 100 they fail (more than 0)."""
+    frequencies: Several = 16
+    """Sinusoids of t, and as many of d, of rates from the fastest down to its 16th part; an even number (2 or more)."""
 
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
 
     def __post_init__(self):
-        for field in ("hidden", "depth"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: use 1 or more")
-        if self.frequencies < 2 or self.frequencies % 2:
+        ranges.check(self)
+        if self.frequencies % 2:
             raise ValueError(f"frequencies={self.frequencies}: use an even number, half of them sines and half cosines")
 
     def build(self, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray) -> "MLP":

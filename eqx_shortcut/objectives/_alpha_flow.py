@@ -11,6 +11,7 @@ from typing import ClassVar
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times
+from ..ranges import Finite, NotNegative, Positive, PositiveShare, Share
 from ..types import Batch, Field
 from ._base import Loss, Networks, stopped
 from ._pairs import OnLogitNormalPairs, jvp
@@ -20,18 +21,18 @@ from ._pairs import OnLogitNormalPairs, jvp
 class AlphaFlow(OnLogitNormalPairs):
     """Alpha-Flow (Zhang et al. 2025): from flow matching of the trajectory to MeanFlow, by the share of the first step."""
 
-    start: float = 0.25
+    start: Finite = 0.25
     """Share of training at which alpha begins to fall from 1."""
-    stop: float = 0.75
+    stop: Finite = 0.75
     """Share of training at which it has fallen to 0."""
-    sharpness: float = 12.0
-    """Steepness of the sigmoid by which it falls."""
-    snap: float = 0.005
-    """Alpha is 0 where the sigmoid is below this: MeanFlow."""
-    clip: float | None = None
-    """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha."""
-    finite_difference: float | None = None
-    """Step of central differences in place of the exact tangent; None: exact."""
+    sharpness: Positive = 12.0
+    """Steepness of the sigmoid by which it falls (more than 0)."""
+    snap: Share = 0.005
+    """Alpha is 0 where the sigmoid is below this: MeanFlow (0 to 1)."""
+    clip: Positive | None = None
+    """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha (more than 0)."""
+    finite_difference: Positive | None = None
+    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.alpha_flow(
@@ -59,10 +60,10 @@ class SplitMeanFlow(OnLogitNormalPairs):
     """SplitMeanFlow (Guo et al. 2025): a step is one of a random share and one of the rest; no tangent."""
 
     embed_scale_limit: ClassVar[float | None] = None
-    power: float = 0.0
-    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
-    clip: float | None = None
-    """Limit of targets, in units of the data."""
+    power: NotNegative = 0.0
+    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
+    clip: Positive | None = None
+    """Limit of targets, in units of the data (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         target, options = stopped(field), self.options(networks, progress)
@@ -73,24 +74,24 @@ class SplitMeanFlow(OnLogitNormalPairs):
 class SoFlow(OnLogitNormalPairs):
     """SoFlow (2025): alpha-Flow at a small alpha that falls by equal factors; no tangent."""
 
-    first: float = 0.1
-    """Alpha at the start of training."""
-    last: float = 0.002
-    """Alpha at its end."""
-    time_mean: float = -0.2
+    first: PositiveShare = 0.1
+    """Alpha at the start of training (more than 0, at most 1)."""
+    last: PositiveShare = 0.002
+    """Alpha at its end (more than 0, at most 1)."""
+    time_mean: Finite = -0.2
     """Mean of the normal variable whose sigmoid is the start of a step; a positive one favours the data."""
-    time_std: float = 0.8
-    """Its standard deviation."""
-    end_mean: float | None = 1.0
+    time_std: NotNegative = 0.8
+    """Its standard deviation (0 or more)."""
+    end_mean: Finite | None = 1.0
     """Mean of that of a step's end; None: start and end are alike, and put in order."""
-    end_std: float = 0.8
-    """Its standard deviation."""
-    velocity_mean: float = 0.2
+    end_std: NotNegative = 0.8
+    """Its standard deviation (0 or more)."""
+    velocity_mean: Finite = 0.2
     """Mean of that of a row of d = 0."""
-    velocity_std: float = 1.0
-    """Its standard deviation."""
-    clip: float | None = None
-    """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha."""
+    velocity_std: NotNegative = 1.0
+    """Its standard deviation (0 or more)."""
+    clip: Positive | None = None
+    """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha (more than 0)."""
 
     @property
     def velocity_times(self) -> times.Times:

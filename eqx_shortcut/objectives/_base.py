@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from .. import samplers
+from .. import ranges, samplers
 from ..guidance import Scales
 from ..models.field import NetworkField
 from ..types import Batch, Cond, Draws, Field, Metrics, Regression
@@ -159,7 +159,10 @@ def unsteady(objective: Objective, embed_scale: float) -> str | None:
 
 
 class OnField(Objective):
-    """What the objectives below have in common: a loss of the online network as a field."""
+    """What the objectives below have in common: a loss of the online network as a field, and numbers in their ranges."""
+
+    def __post_init__(self) -> None:
+        ranges.check(self)
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         """`loss` of one batch, with the online network as the field, each row under its own dropout mask."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import losses, samplers, times, weights
 from ..guidance import guided
 from ..models.field import NetworkField
+from ..ranges import NotNegative, Positive, Several, Share
 from ..types import Batch, Cond, Draws, Field
 from ._base import Loss, Networks, OnField, Term, ToData
 
@@ -54,12 +55,12 @@ class _Consistency(OnField):
 class ConsistencyDistillation(_Consistency):
     """Consistency distillation (Song et al. 2023): the same data from both ends of each step of a teacher."""
 
-    steps: int = 128
-    """Steps of the teacher, a power of two."""
-    guidance: float = 1.0
-    """Guidance scale of the teacher; 1 is none."""
-    clip: float | None = 4.0
-    """Limit of the teacher's point, in units of the data."""
+    steps: Several = 128
+    """Steps of the teacher, a power of two (2 or more)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale of the teacher; 1 is none (0 or more)."""
+    clip: Positive | None = 4.0
+    """Limit of the teacher's point, in units of the data (more than 0)."""
     renoise: bool = True
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
 
@@ -101,8 +102,8 @@ class ConsistencyDistillation(_Consistency):
 class ConsistencyTraining(_Consistency):
     """Consistency training (Song et al. 2023): the same data from both ends of a gap on each line, without a teacher."""
 
-    steps: int = 128
-    """The gap falls from 1 to 2/steps over training, by halves at equal intervals; a power of two."""
+    steps: Several = 128
+    """The gap falls from 1 to 2/steps over training, by halves at equal intervals; a power of two (2 or more)."""
     renoise: bool = True
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
 
@@ -134,16 +135,16 @@ class ContinuousConsistency(_Consistency):
 
     continuous: ClassVar[bool] = True
     embed_scale_limit: ClassVar[float | None] = 1.0
-    std: float = 0.5
-    """Standard deviation of the data."""
-    warmup_share: float = 0.1
-    """Share of training over which the network's tangent comes in, from nothing."""
-    normalise: float | None = 0.1
-    """Tangents are divided by their root mean square plus this; None leaves them."""
+    std: Positive = 0.5
+    """Standard deviation of the data (more than 0)."""
+    warmup_share: Share = 0.1
+    """Share of training over which the network's tangent comes in, from nothing (0 to 1)."""
+    normalise: Positive | None = 0.1
+    """Tangents are divided by their root mean square plus this; None leaves them (more than 0)."""
     distil: bool = False
     """Take the path's velocity from a teacher (sCD); False: from the data (sCT)."""
-    guidance: float = 1.0
-    """Guidance scale of the teacher; 1 is none."""
+    guidance: NotNegative = 1.0
+    """Guidance scale of the teacher; 1 is none (0 or more)."""
     log_variance: bool = True
     """Learn a weight of each t."""
     renoise: bool = True

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, samplers
 from ..models.field import NetworkField
+from ..ranges import Positive
 from ..types import Batch, Field
 from ._base import AtStep, Loss, Networks, Term
 from ._flow_matching import OneStepSize
@@ -17,8 +18,8 @@ from ._flow_matching import OneStepSize
 class Diffusion(OneStepSize):
     """Diffusion (Ho et al. 2020): the network predicts the noise of a variance-preserving path; DDIM samples it."""
 
-    clip: float | None = None
-    """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual."""
+    clip: Positive | None = None
+    """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.diffusion(field, batch, key, null=networks.null, **self.options)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times, weights
 from ..models.field import NetworkField
+from ..ranges import Finite, NotNegative, Positive, Proper
 from ..types import Batch, Field
 from ._base import Loss, Networks, stopped
 from ._pairs import OnPairs, jvp
@@ -19,8 +20,8 @@ class _FlowMap(OnPairs):
 
     uniform_velocity: bool = True
     """Rows of d = 0 have uniform times; False: the times at which steps start."""
-    power: float = 0.0
-    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
+    power: NotNegative = 0.0
+    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
     log_variance: bool = True
     """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
 
@@ -44,8 +45,8 @@ class Lagrangian(_FlowMap):
 
     target_ema: bool = False
     """The velocity at the end from the average of the weights; False: from the weights themselves."""
-    finite_difference: float | None = None
-    """Step of central differences in place of the exact tangent; None: exact."""
+    finite_difference: Positive | None = None
+    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         return losses.lagrangian(
@@ -67,10 +68,10 @@ class TerminalVelocity(Lagrangian):
 
     target_ema: bool = True
     """The velocity at the end from the average of the weights; False: from the weights themselves."""
-    gap_mean: float = 0.0
+    gap_mean: Finite = 0.0
     """Mean of the normal variable whose sigmoid is a step size."""
-    gap_std: float = 1.0
-    """Its standard deviation."""
+    gap_std: NotNegative = 1.0
+    """Its standard deviation (0 or more)."""
 
     @property
     def pairs(self) -> times.Pairs:
@@ -86,8 +87,8 @@ class Eulerian(_FlowMap):
     """Stop the gradient through the tangent."""
     stop_space: bool = True
     """Stop it through the tangent's part in x alone."""
-    finite_difference: float | None = None
-    """Step of central differences in place of the exact tangent; None: exact."""
+    finite_difference: Positive | None = None
+    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         tangent = jvp(self.finite_difference)
@@ -107,8 +108,8 @@ class ProgressiveMap(_FlowMap):
     """Progressive self-distillation (Boffi et al. 2025): a step is two, as in shortcut models, at any time and step size."""
 
     embed_scale_limit: ClassVar[float | None] = None
-    share: float | None = 0.5
-    """Share of the first of the two steps; None: uniform for each row."""
+    share: Proper | None = 0.5
+    """Share of the first of the two steps; None: uniform for each row (more than 0, below 1)."""
     target_ema: bool = False
     """The two steps from the average of the weights; False: from the weights themselves."""
 

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
 from ..models.field import NetworkField
+from ..ranges import Count, Share
 from ..types import Batch, Field
 from ._base import AtStep, Loss, Networks, OnField, Term
 
@@ -16,10 +17,10 @@ from ._base import AtStep, Loss, Networks, OnField, Term
 class OneStepSize(OnField):
     """What flow matching and diffusion have in common: times on a grid, and one step size that the network is told."""
 
-    steps: int = 128
-    """Times are drawn from the grid of this many steps; the network is always told d = 1/steps."""
-    label_dropout: float = 0.1
-    """Probability of hiding a row's label, which guidance at sampling needs."""
+    steps: Count = 128
+    """Times are drawn from the grid of this many steps; the network is always told d = 1/steps (1 or more)."""
+    label_dropout: Share = 0.1
+    """Probability of hiding a row's label, which guidance at sampling needs (0 to 1)."""
 
     @property
     def only_step(self) -> float:

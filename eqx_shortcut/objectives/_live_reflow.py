@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
 from ..models.field import NetworkField
+from ..ranges import Count, NotNegative, Several, Share
 from ..rows import check_share
 from ..types import Batch, Draws, Field
 from ._base import AtEnds, AtStep, Loss, Networks, OnField, Term, stopped
@@ -17,16 +18,16 @@ from ._base import AtEnds, AtStep, Loss, Networks, OnField, Term, stopped
 class LiveReflow(OnField):
     """Live reflow (Frans et al. 2024): flow matching, and at d = 1 straight lines to where the network itself leads."""
 
-    steps: int = 128
-    """Finest number of steps."""
-    bootstrap_every: int = 8
-    """One row in this many is a reflow row; must divide the batch."""
-    rollout: int = 8
-    """Euler steps of the network's own path."""
-    guidance: float = 1.0
-    """Guidance scale of the path (the reference always guides it, by 4); 1 is none."""
-    label_dropout: float = 0.1
-    """Probability of hiding a flow row's label."""
+    steps: Count = 128
+    """Finest number of steps (1 or more)."""
+    bootstrap_every: Several = 8
+    """One row in this many is a reflow row; must divide the batch (2 or more)."""
+    rollout: Count = 8
+    """Euler steps of the network's own path (1 or more)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale of the path (the reference always guides it, by 4); 1 is none (0 or more)."""
+    label_dropout: Share = 0.1
+    """Probability of hiding a flow row's label (0 to 1)."""
     trained_steps: bool = True
     """Sample at d = 1 for fewer than `steps` steps (the reference's evaluation); False: at d = 1/N (its inference)."""
 

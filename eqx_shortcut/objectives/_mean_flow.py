@@ -1,13 +1,14 @@
 """MeanFlow and what came of it as objectives."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times, weights
 from ..guidance import Scales
 from ..models.field import NetworkField
+from ..ranges import Count, Positive, PositiveShare, Range, Several, Share
 from ..types import Batch, Field
 from ._base import Loss, Networks
 from ._pairs import OnLogitNormalPairs, jvp
@@ -17,10 +18,10 @@ from ._pairs import OnLogitNormalPairs, jvp
 class MeanFlow(OnLogitNormalPairs):
     """MeanFlow (Geng et al. 2025): the average velocity from the velocity and one tangent along the path."""
 
-    finite_difference: float | None = None
-    """Step of central differences in place of the exact tangent; None: exact."""
-    posterior_every: int | None = None
-    """One row in this many learns from the mean of all lines of the batch through its point; None: none does."""
+    finite_difference: Positive | None = None
+    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
+    posterior_every: Count | None = None
+    """One row in this many learns from the mean of all lines of the batch through its point; None: none does (1 or more)."""
     log_variance: bool = False
     """Learn a weight of each t and d."""
 
@@ -35,12 +36,6 @@ class MeanFlow(OnLogitNormalPairs):
             **self.options(networks, progress),
         )
 
-    def check(self, batch: int) -> None:
-        """As the others; one row in a positive number."""
-        super().check(batch)
-        if self.posterior_every is not None and self.posterior_every < 1:
-            raise ValueError(f"posterior_every={self.posterior_every}: use 1 or more, or None for no posterior means")
-
     def extra(self, key: PRNGKeyArray) -> Any:
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
         return weights.LogVariance() if self.log_variance else None
@@ -50,14 +45,15 @@ class MeanFlow(OnLogitNormalPairs):
 class ESC(MeanFlow):
     """ESC (2025): MeanFlow with posterior means for half of the rows, steps to the data early, and a learned weight."""
 
-    posterior_every: int | None = 2
-    """One row in this many learns from the mean of all lines of the batch through its point; None: none does."""
-    to_data: float = 0.5
-    """Share of the steps that go all the way to the data at first."""
-    to_data_until: float = 1.0
-    """Share of training over which it falls to 0, as an arccosine; the paper's is 0.03, from a share of 1."""
-    eps: float = 1e-3
-    """Summed square below which an error is small."""
+    posterior_every: Count | None = 2
+    """One row in this many learns from the mean of all lines of the batch through its point; None: none does (1 or more)."""
+    to_data: Share = 0.5
+    """Share of the steps that go all the way to the data at first (0 to 1)."""
+    to_data_until: PositiveShare = 1.0
+    """Share of training over which it falls to 0, as an arccosine; the paper's is 0.03, from a share of 1
+    (more than 0, at most 1)."""
+    eps: Positive = 1e-3
+    """Summed square below which an error is small (more than 0)."""
     log_variance: bool = True
     """Learn a weight of each t and d."""
 
@@ -70,16 +66,17 @@ class ESC(MeanFlow):
 class ImprovedMeanFlow(OnLogitNormalPairs):
     """Improved MeanFlow (Geng et al. 2025b): the velocity is regressed, the tangent is along the network's own."""
 
-    bootstrap_every: int = 2
-    """One row in this many has a step size, the others have d = 0; must divide the batch."""
-    max_scale: float | None = None
-    """Highest of the guidance scales, from 1 on, that the network learns at once and is told; None: it learns `guidance`."""
+    bootstrap_every: Several = 2
+    """One row in this many has a step size, the others have d = 0; must divide the batch (2 or more)."""
+    max_scale: Annotated[float, Range(above=1)] | None = None
+    """Highest of the guidance scales, from 1 on, that the network learns at once and is told; None: it learns `guidance`
+    (more than 1)."""
     intervals: bool = False
     """The times of guidance are drawn for each row and told, too; samples are told `interval`."""
     velocity_head: bool = False
     """The network's own velocity is that of its second head, trained beside the first in one more pass."""
-    finite_difference: float | None = None
-    """Step of central differences in place of the exact tangent; None: exact."""
+    finite_difference: Positive | None = None
+    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     @property
     def second_head(self) -> bool:
@@ -112,10 +109,10 @@ class ImprovedMeanFlow(OnLogitNormalPairs):
         if self.max_scale is None:
             if self.intervals:
                 raise ValueError("intervals of guidance are told beside its scale, and none is: name the highest as max_scale")
-        elif self.max_scale <= 1 or self.guided is not None:
+        elif self.guided is not None:
             raise ValueError(
                 f"max_scale={self.max_scale}, guidance={self.guidance} and mix={self.mix} do not go together: a highest scale "
-                "is more than 1, and leaves guidance at 1 and mix at 0"
+                "leaves guidance at 1 and mix at 0"
             )
 
     def guides(self, steps: int) -> bool:

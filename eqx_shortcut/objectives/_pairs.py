@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from .. import tangents, times
 from ..guidance import Guidance
 from ..models.field import NetworkField
+from ..ranges import BelowOne, Finite, NotNegative, Positive, Several, Share
 from ..rows import check_share
 from ..types import Field
 from ._base import Networks, OnField
@@ -21,24 +22,29 @@ class OnPairs(OnField):
 
     continuous: ClassVar[bool] = True
     embed_scale_limit: ClassVar[float | None] = 10.0
-    bootstrap_every: int = 4
-    """One row in this many has a step size, the others have d = 0; must divide the batch."""
+    bootstrap_every: Several = 4
+    """One row in this many has a step size, the others have d = 0; must divide the batch (2 or more)."""
     uniform_velocity: bool = False
     """Rows of d = 0 have uniform times; False: the times at which steps start."""
-    to_data: float = 0.0
-    """Share of the steps that go all the way to the data, as one-step samples do."""
-    guidance: float = 1.0
-    """Guidance scale inside the velocity; 1 is none."""
-    mix: float = 0.0
-    """Share of the network's own labelled velocity in it: the scale learnt is guidance / (1 - mix)."""
-    interval: tuple[float, float] = (0.0, 1.0)
-    """Times between which the velocity is guided."""
-    label_dropout: float = 0.1
-    """Probability of hiding a row's label, which guidance needs."""
-    power: float = 1.0
-    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same."""
-    eps: float = 0.01
-    """Summed square below which an error is small."""
+    to_data: Share = 0.0
+    """Share of the steps that go all the way to the data, as one-step samples do (0 to 1)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale inside the velocity; 1 is none (0 or more)."""
+    mix: BelowOne = 0.0
+    """Share of the network's own labelled velocity in it: the scale learnt is guidance / (1 - mix) (0 to below 1)."""
+    interval: tuple[Share, Share] = (0.0, 1.0)
+    """Times between which the velocity is guided (0 to 1)."""
+    label_dropout: Share = 0.1
+    """Probability of hiding a row's label, which guidance needs (0 to 1)."""
+    power: NotNegative = 1.0
+    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
+    eps: Positive = 0.01
+    """Summed square below which an error is small (more than 0)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.interval[0] > self.interval[1]:
+            raise ValueError(f"interval={self.interval} ends before it starts: name the earlier time first")
 
     @property
     def velocity_step(self) -> float:
@@ -80,10 +86,6 @@ class OnPairs(OnField):
     def check(self, batch: int) -> None:
         """One row in `bootstrap_every` must be left for steps, and others for the velocity."""
         check_share(batch, self.bootstrap_every)
-        if not 0 <= self.to_data <= 1:
-            raise ValueError(f"to_data={self.to_data} is no share of the steps: use a number from 0 to 1")
-        if not 0 <= self.mix < 1:
-            raise ValueError(f"mix={self.mix} makes no scale of guidance / (1 - mix): use a number from 0 to below 1")
 
     def sampling(self, network: Any) -> Field:
         """The network, at any step size."""
@@ -98,14 +100,14 @@ class OnPairs(OnField):
 class OnLogitNormalPairs(OnPairs):
     """`t` and `t + d` are two logit-normal times: alike and put in order, or each of its own distribution."""
 
-    time_mean: float = 0.4
+    time_mean: Finite = 0.4
     """Mean of the normal variable whose sigmoid is a time; a positive one favours the data."""
-    time_std: float = 1.0
-    """Its standard deviation."""
-    end_mean: float | None = None
+    time_std: NotNegative = 1.0
+    """Its standard deviation (0 or more)."""
+    end_mean: Finite | None = None
     """Mean of that of a step's end, time_mean being that of its start; None: both are alike, and put in order."""
-    end_std: float = 1.0
-    """Standard deviation of that of a step's end."""
+    end_std: NotNegative = 1.0
+    """Standard deviation of that of a step's end (0 or more)."""
 
     @property
     def pairs(self) -> times.Pairs:

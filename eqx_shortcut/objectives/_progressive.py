@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times
 from ..models.field import NetworkField
+from ..ranges import NotNegative, Positive, Several
 from ..types import Batch, Field
 from ._base import AtStep, Loss, Networks, OnField, Term
 
@@ -17,14 +18,14 @@ from ._base import AtStep, Loss, Networks, OnField, Term
 class ProgressiveDistillation(OnField):
     """Progressive distillation (Salimans and Ho 2022): half as many steps in each stage, down to one."""
 
-    steps: int = 128
-    """Steps of the first teacher, a power of two; there are log2(steps) stages."""
-    guidance: float = 1.0
-    """Guidance scale of the first teacher, which all later ones contain; 1 is none."""
+    steps: Several = 128
+    """Steps of the first teacher, a power of two; there are log2(steps) stages (2 or more)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale of the first teacher, which all later ones contain; 1 is none (0 or more)."""
     teacher_ema: bool = True
     """Each stage's teacher is the average of the weights; False: the weights themselves."""
-    clip: float | None = 4.0
-    """Limit of the point between the teacher's two steps, in units of the data."""
+    clip: Positive | None = 4.0
+    """Limit of the point between the teacher's two steps, in units of the data (more than 0)."""
 
     @property
     def stages(self) -> int:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times
 from ..models.field import NetworkField
+from ..ranges import NotNegative, Positive, Several, Share
 from ..types import Batch, Field
 from ._base import AtStep, Loss, Networks, OnField, Term, stopped
 
@@ -17,22 +18,22 @@ from ._base import AtStep, Loss, Networks, OnField, Term, stopped
 class Shortcut(OnField):
     """Shortcut models (Frans et al. 2024): flow matching, and one step equals two half steps."""
 
-    steps: int = 128
-    """Finest number of steps, a power of two."""
-    bootstrap_every: int = 8
-    """One row in this many is a bootstrap row; must divide the batch."""
+    steps: Several = 128
+    """Finest number of steps, a power of two (2 or more)."""
+    bootstrap_every: Several = 8
+    """One row in this many is a bootstrap row; must divide the batch (2 or more)."""
     bootstrap_ema: bool = True
     """Bootstrap targets from the average of the weights; False: from the weights themselves."""
-    guidance: float = 1.0
-    """Guidance scale inside the bootstrap targets of the finest step; 1 is none."""
+    guidance: NotNegative = 1.0
+    """Guidance scale inside the bootstrap targets of the finest step; 1 is none (0 or more)."""
     guide_all: bool = False
     """Guide those of every step size, which then add to what they inherit."""
     dt_bias: bool = False
     """Half of the bootstrap rows for d = 1 and d = 1/2."""
-    label_dropout: float = 0.1
-    """Probability of hiding a flow row's label."""
-    clip: float | None = 4.0
-    """Limit of bootstrap points and targets, in units of the data."""
+    label_dropout: Share = 0.1
+    """Probability of hiding a flow row's label (0 to 1)."""
+    clip: Positive | None = 4.0
+    """Limit of bootstrap points and targets, in units of the data (more than 0)."""
 
     @property
     def velocity_step(self) -> float:

@@ -74,7 +74,7 @@ def _read_pair(encoder: pathlib.Path, decoder: pathlib.Path) -> Autoencoder:
 def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
     source = folder / CONFIG
     try:
-        config = json.loads(source.read_text())
+        config = json.loads(source.read_bytes())
         kind = config["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{source} is no config of diffusers ({type(error).__name__}: {error}): {GET}") from error

@@ -270,7 +270,7 @@ def test_pictures_are_drawn_from_the_average_alone(base, copy):
 
 
 REFUSED = {
-    "no flow rows": ("digits", "--objective.bootstrap-every 1", "bootstrap_every=1 leaves no row for flow matching"),
+    "no flow rows": ("digits", "--objective.bootstrap-every 1", "bootstrap_every=1: use 2 or more"),
     "too few rows": ("digits", "--objective.steps 1024", "use a batch of at least 20"),
     "odd steps": ("digits", "--objective.steps 6", "steps=6 is not a power of two"),
     "heads": ("digits", "--network.heads 3", "hidden=16 is not divisible by heads=3"),

@@ -131,7 +131,7 @@ def read_features(folder: pathlib.Path, wanted: str | None = None) -> Features:
     usual name. Raises DataError if several could be meant.
     """
     try:
-        told = json.loads((folder / "features.json").read_text())["featuresDict"]["features"]
+        told = json.loads((folder / "features.json").read_bytes())["featuresDict"]["features"]
         kinds = {name: feature["pythonClassName"].rpartition(".")[2] for name, feature in told.items()}
     except FileNotFoundError:
         kinds = {"image": "Image", "label": "ClassLabel"}
@@ -145,13 +145,13 @@ def read_features(folder: pathlib.Path, wanted: str | None = None) -> Features:
     supervised = None if wanted else _supervised(folder, numbers)
     label = supervised or choose_labels(numbers, wanted, str(folder), marked=marked)
     listed = folder / f"{label}.labels.txt"
-    return Features(image, label, tuple(listed.read_text().splitlines()) if listed.exists() else ())
+    return Features(image, label, tuple(storage.read_text(listed).splitlines()) if listed.exists() else ())
 
 
 def _supervised(folder: pathlib.Path, numbers: Sequence[str]) -> str | None:
     """The label that the data set is commonly used with, by dataset_info.json."""
     try:
-        items = json.loads((folder / "dataset_info.json").read_text())["supervisedKeys"]["tuple"]["items"]
+        items = json.loads((folder / "dataset_info.json").read_bytes())["supervisedKeys"]["tuple"]["items"]
         return next((item["featureKey"] for item in items if item["featureKey"] in numbers), None)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -187,7 +187,7 @@ def _check_counts(files: Sequence[pathlib.Path], places: Integer[np.ndarray, "co
     """Raises DataError if a file does not hold as many records as dataset_info.json tells, as after a cut between two."""
     name = NAME.fullmatch(files[0].name)
     try:
-        told = json.loads((files[0].parent / "dataset_info.json").read_text())["splits"]
+        told = json.loads((files[0].parent / "dataset_info.json").read_bytes())["splits"]
         lengths = next(split["shardLengths"] for split in told if name and split["name"] == name["split"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return

@@ -1,0 +1,206 @@
+"""Where commands run: without a home, on terminals without some characters, before `head`, stopped while they are imported."""
+
+import dataclasses
+import errno
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+import jax
+import pytest
+
+from eqx_shortcut import cli, compilation, settings, storage
+from eqx_shortcut.data.formats import tfds
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings • 猫."""
+
+    count: int = 1
+    """How many • there are."""
+
+
+def ended(main: Callable[[Config], None], *args: str) -> int:
+    """The exit status of a command, which has none if it ends well."""
+    try:
+        cli.command(main, Config, Config.__doc__, args=args, prog="猫")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+# The cache of compiled programs.
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No home, as where there is neither HOME nor a passwd entry, and no folder named for a cache."""
+
+    def home() -> pathlib.Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(pathlib.Path, "home", home)
+    for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    before = used()
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def used() -> str | None:
+    """The folder in which compiled programs are kept."""
+    return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said of a cache that cannot be used, in one line."""
+    compilation.use_compilation_cache()
+    assert used() is None
+    said = capsys.readouterr()
+    assert not said.out and said.err.count("\n") == 1 and "compiled programs are not kept" in said.err
+    return said.err
+
+
+@pytest.mark.parametrize("cache", [None, ""])
+def test_without_a_home_nothing_is_kept_and_it_is_said(homeless, monkeypatch, capsys, cache):
+    if cache is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert "name a folder by XDG_CACHE_HOME" in told(capsys)
+
+
+def test_without_a_home_programs_are_kept_in_the_folder_that_is_named(homeless, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    compilation.use_compilation_cache()
+    assert used() == str(tmp_path / "new" / "eqx_shortcut" / "xla")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_cache_that_cannot_be_made_is_not_used(homeless, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert str(tmp_path / "file") in told(capsys)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_cache_that_cannot_be_written_is_not_used(homeless, monkeypatch, capsys, tmp_path, number):
+    def refuse(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert os.strerror(number) in told(capsys)
+
+
+# Terminals.
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_characters_that_a_terminal_lacks_are_replaced(monkeypatch, encoding):
+    def main(config: Config) -> None:
+        print("drawn 猫 \udce9.png")  # as the name of a file is that is not in UTF-8
+        raise ValueError("no 猫")
+
+    def printed(*args: str) -> tuple[int, str]:
+        files = io.BytesIO(), io.BytesIO()
+        for name, file in zip(("stdout", "stderr"), files, strict=True):
+            monkeypatch.setattr(sys, name, io.TextIOWrapper(file, encoding=encoding))
+        status = ended(main, *args)
+        sys.stderr.flush()
+        return status, "".join(file.getvalue().decode(encoding) for file in files)
+
+    assert printed() == (1, "drawn ? ?.png\nerror: no ?\n")
+    status, text = printed("--help")
+    assert status == 0 and "--count INT" in text and "How many" in text
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_pipe_that_nobody_reads_ends_a_command_quietly(monkeypatch, tmp_path, lines):
+    """What fits into the buffer is written last of all, more than that in the middle."""
+    unread, pipe = os.pipe()
+    os.close(unread)
+    with open(pipe, "w") as out, (tmp_path / "err").open("w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        assert ended(lambda _: print("a line\n" * lines)) == 141
+        monkeypatch.undo()
+    assert (tmp_path / "err").read_bytes() == b""
+
+
+def test_another_pipe_that_breaks_is_told(monkeypatch, tmp_path):
+    def main(config: Config) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        assert ended(main) == 1
+        monkeypatch.undo()
+    assert (tmp_path / "err").read_text() == "error: Broken pipe\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("module", ["tyro", "eqx_shortcut.commands.weights", "jax"])
+def test_a_signal_during_imports_is_one_line(tmp_path, module, number):
+    """In the edge, in a command's own module, and behind it, where the library that is imported catches what is raised."""
+    code = (
+        "import os, sys\nfrom eqx_shortcut import __main__\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}:\n"
+        f"            try: os.kill(os.getpid(), {int(number)})\n"
+        "            except BaseException: raise ImportError\n"
+        "sys.meta_path.insert(0, Interrupting())\n__main__.main()"
+    )
+    command = [sys.executable, "-c", code, "weights", "export", tmp_path, tmp_path / "w.safetensors"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (128 + number, "", f"\nstopped by {number.name}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_any_other_place_is_raised(capsys, number):
+    """What is being written is taken back."""
+    taken_back = []
+
+    def main(config: Config) -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            taken_back.append(True)
+
+    assert ended(main) == 128 + number and taken_back
+    assert capsys.readouterr() == ("", f"\nstopped by {number.name}\n")
+
+
+# Text.
+
+
+def test_text_is_utf8_whatever_the_locale(tmp_path):
+    (tmp_path / "names").write_bytes("猫\nchâteau".encode())
+    (tmp_path / "config.json").write_bytes('{"name": "猫"}'.encode())
+    code = (
+        "import sys, pathlib; from eqx_shortcut import settings, storage; folder = pathlib.Path(sys.argv[1])\n"
+        "print(ascii(storage.read_text(folder / 'names')), ascii(settings.read(folder / 'config.json')['name']))"
+    )
+    # No UTF-8 mode, which Python has by itself in the locale C.
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    ran = subprocess.run([sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == f"{'猫' + chr(10) + 'château'!a} {'猫'!a}"
+
+
+@pytest.mark.parametrize("text", ["château", "naïve\nÿ"])
+def test_text_in_other_bytes_is_refused_by_the_name_of_its_file(tmp_path, text):
+    for name in ("names.txt", "config.json", "label.labels.txt"):
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(storage.StorageError, match=r"names\.txt is no text in UTF-8 .*: save it in UTF-8"):
+        storage.read_text(tmp_path / "names.txt")
+    with pytest.raises(ValueError, match=r"config\.json cannot be read as settings"):
+        settings.read(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"label\.labels\.txt is no text in UTF-8"):
+        tfds.read_features(tmp_path)

@@ -1,0 +1,149 @@
+"""A number in settings of networks, objectives and optimizers is refused outside the range that its documentation states."""
+
+import dataclasses
+import inspect
+import json
+import math
+import re
+import typing
+from typing import Any
+
+import pytest
+
+from eqx_shortcut import models, objectives, optimizer, ranges, settings
+
+
+def concrete(module: Any, base: type) -> list[type]:
+    """The dataclasses that a module offers below `base`."""
+    found = [kind for _, kind in inspect.getmembers(module, inspect.isclass) if base in kind.__mro__]
+    return [kind for kind in found if dataclasses.is_dataclass(kind) and not inspect.isabstract(kind)]
+
+
+KINDS = [
+    models.DiTConfig,
+    models.MLPConfig,
+    *concrete(objectives, objectives.Objective),
+    *concrete(optimizer, optimizer.Optimizer),
+]
+
+
+def numeric(kind: type) -> list[str]:
+    """Fields whose type has a number in it, with a range or without."""
+    hints = typing.get_type_hints(kind)
+    return [field.name for field in dataclasses.fields(kind) if {int, float} & parts(hints[field.name])]
+
+
+def parts(hint: Any) -> set[Any]:
+    """A type and those of which it is made."""
+    return {hint}.union(*map(parts, typing.get_args(hint)))
+
+
+CASES = [(kind, name) for kind in KINDS for name in numeric(kind)]
+
+
+def refused(kind: type, name: str, value: Any) -> str:
+    default = getattr(kind(), name)
+    with pytest.raises(ValueError, match=rf"^{name}=") as caught:
+        kind(**{name: (value,) * len(default) if isinstance(default, tuple) else value})
+    return str(caught.value)
+
+
+def test_there_are_numbers_to_look_at():
+    assert len(KINDS) >= 22 and len(CASES) >= 180
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda case: getattr(case, "__name__", case))
+def test_a_number_is_refused_where_it_means_nothing(kind, name):
+    """By reflection: a new field without a range fails here."""
+    allowed = {field: found for field, found, _ in ranges.ranges(kind)}.get(name)
+    assert allowed is not None, f"{kind.__name__}.{name} has no range: annotate it with one of eqx_shortcut.ranges"
+    values = [math.nan, math.inf, -math.inf, allowed.low - 1, allowed.high + 1, allowed.above, allowed.below]
+    if float not in parts(typing.get_type_hints(kind)[name]):  # of numbers that are not whole the type checker says so
+        values = [value for value in values if math.isfinite(value)]
+    for value in values:
+        sentence = refused(kind, name, value)
+        assert str(value) in sentence and f"use {allowed}" in sentence and "\n" not in sentence
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda case: getattr(case, "__name__", case))
+def test_the_documentation_of_a_field_states_its_range(kind, name):
+    """The string below a field, which `--help` shows, ends in it."""
+    allowed = {field: found for field, found, _ in ranges.ranges(kind)}[name]
+    owner = next(base for base in kind.__mro__ if name in inspect.get_annotations(base))
+    found = re.search(rf'^    {name}: .*\n    """((?:.|\n)*?)"""', inspect.getsource(owner), flags=re.MULTILINE)
+    assert found is not None
+    assert allowed == ranges.Range() or " ".join(found[1].split()).endswith(f"({allowed}).")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_defaults_are_in_range_and_recorded_as_before(kind):
+    assert settings.parse(json.loads(json.dumps(settings.dump(kind())))) == kind()
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "sentence"),
+    [
+        (objectives.Shortcut, {"label_dropout": 1.5}, "label_dropout=1.5: use 0 to 1"),
+        (objectives.Shortcut, {"clip": -1}, "clip=-1: use more than 0, or None"),
+        (objectives.Shortcut, {"guidance": math.nan}, "guidance=nan: use 0 or more"),
+        (objectives.MeanFlow, {"interval": (0.5, 2.0)}, "interval=(0.5, 2.0): use 0 to 1"),
+        (
+            objectives.MeanFlow,
+            {"interval": (0.5, 0.2)},
+            "interval=(0.5, 0.2) ends before it starts: name the earlier time first",
+        ),
+        (objectives.MeanFlow, {"time_mean": math.inf}, "time_mean=inf: use a finite number"),
+        (objectives.MeanFlow, {"bootstrap_every": 1}, "bootstrap_every=1: use 2 or more"),
+        (objectives.ESC, {"posterior_every": 0}, "posterior_every=0: use 1 or more, or None"),
+        (objectives.ImprovedMeanFlow, {"max_scale": 1.0}, "max_scale=1.0: use more than 1, or None"),
+        (objectives.Lagrangian, {"to_data": 1.5}, "to_data=1.5: use 0 to 1"),
+        (objectives.Lagrangian, {"mix": 1.0}, "mix=1.0: use 0 to below 1"),
+        (objectives.SoFlow, {"last": 0.0}, "last=0.0: use more than 0, at most 1"),
+        (objectives.ProgressiveMap, {"share": 1.0}, "share=1.0: use more than 0, below 1, or None"),
+        (optimizer.AdamW, {"lr": -1e-3}, "lr=-0.001: use 0 or more"),
+        (optimizer.AdamW, {"beta1": 1.5}, "beta1=1.5: use 0 to below 1"),
+        (optimizer.Muon, {"warmup": -1}, "warmup=-1: use 0 or more"),
+        (models.DiTConfig, {"mlp_ratio": 0}, "mlp_ratio=0: use more than 0"),
+        (models.DiTConfig, {"mlp_ratio": 1e-4}, "mlp_ratio=0.0001 of hidden=768 leaves the MLP no width: use 0.00260417"),
+        (models.DiTConfig, {"dropout": 2.0}, "dropout=2.0: use 0 to below 1"),
+    ],
+)
+def test_the_sentence_names_value_rule_and_remedy(kind, given, sentence):
+    with pytest.raises(ValueError) as caught:
+        kind(**given)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "interpolate", "trajectory", "export"])
+@pytest.mark.parametrize(
+    ("flag", "values", "sentence"),
+    [
+        ("--guidance", ["nan"], "use a finite number"),
+        ("--guidance", ["-inf"], "use a finite number"),
+        ("--guidance-interval", ["0", "1.5"], "guidance_interval=(0.0, 1.5): use 0 to 1, or None"),
+    ],
+)
+def test_commands_on_a_run_refuse_guidance_that_means_nothing(tmp_path, capsys, command, flag, values, sentence):
+    from eqx_shortcut import cli
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, str(tmp_path), flag, *values])
+    assert stop.value.code in (1, 2) and sentence in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_what_is_no_number_is_in_no_range():
+    assert all(value not in ranges.Range() for value in (None, "2", (1.0,), math.nan, math.inf))
+    assert 10**30 in ranges.Range() and 0 not in ranges.Range(above=0) and 1 not in ranges.Range(below=1)
+
+
+def test_the_command_line_takes_and_shows_fields_with_ranges(capsys):
+    from eqx_shortcut import cli
+
+    given = cli.parse(objectives.MeanFlow, None, args=["--label-dropout", "0.5", "--interval", "0", "0.5", "--end-mean", "1"])
+    assert given == objectives.MeanFlow(label_dropout=0.5, interval=(0.0, 0.5), end_mean=1.0)
+    with pytest.raises(SystemExit):
+        cli.parse(objectives.MeanFlow, None, args=["--help"])
+    assert "(0 to below 1)" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        cli.parse(objectives.MeanFlow, None, args=["--label-dropout", "1.5"])
+    assert "label_dropout=1.5: use 0 to 1" in capsys.readouterr().err
