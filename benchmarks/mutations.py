@@ -150,8 +150,8 @@ KNOWN = {
     ),
     "the tangent of Eulerian always stopped": Patch(
         "losses/_flow_map",
-        "eulerian_error(field, draws, stop_tangent=stop_tangent, jvp=jvp)",
-        "eulerian_error(field, draws, jvp=jvp)",
+        "eulerian_error(field, draws, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)",
+        "eulerian_error(field, draws, stop_tangent=True, jvp=jvp)",
     ),
     "a gradient through Eulerian's own velocity": Patch(
         "losses/_flow_map",

@@ -1,7 +1,20 @@
 """One training step of every objective, plain and with its options: metrics, gradients and weights stay as recorded.
 
 In double precision, so that they depend on what is computed and not on the order in which a compiler adds. Recorded at 0.1.0
-with JAX 0.10.2; `JAX_ENABLE_X64=1 python tests/test_recorded_steps.py FILE` records again.
+with JAX 0.10.2. `JAX_ENABLE_X64=1 python tests/test_recorded_steps.py FILE CASE...` records these cases anew in FILE and keeps
+the others bit for bit; without a case, all.
+
+Recorded anew since, because what they do by default was changed. By these options they are what they were:
+- "lagrangian", "terminal-velocity", "progressive-map" learn a weight: `log_variance=False`.
+- "eulerian" lets its gradient through time, too, and learns a weight: `stop_tangent=True, log_variance=False`.
+- "eulerian/options" stops it in space: `stop_space=False`.
+
+No option makes these what they were. With the lines named here put back, each was:
+- "so-flow", "so-flow/options": three distributions of times, `eps` beside a mean, steps count half, and no limit. Was
+  `losses.alpha_flow` at its times and `clip=4`.
+- "esc": the share to the data falls as an arccosine (was linear), and `eps=1e-3` (was 0.01).
+- "esc/options", "mean-flow/options", "improved-mean-flow/options": labels drop in rows of `d = 0` alone, for guidance is inside
+  (`drop_steps=True` of `pair_draws` was before); the first has the arccosine, too.
 """
 
 import pathlib
@@ -148,10 +161,11 @@ def recording(objective: Objective) -> dict[str, np.ndarray]:
     }
 
 
-def record(file: pathlib.Path) -> None:
-    """Writes the recordings of all cases."""
-    found = {f"{case}/{name}": value for case, objective in CASES.items() for name, value in recording(objective).items()}
-    np.savez_compressed(file, allow_pickle=False, **found)
+def record(file: pathlib.Path, cases: list[str]) -> None:
+    """Writes the recordings of these cases, or of all, and keeps what else is in the file."""
+    kept = dict(np.load(file)) if cases else {}
+    found = {f"{case}/{name}": value for case in cases or CASES for name, value in recording(CASES[case]).items()}
+    np.savez_compressed(file, allow_pickle=False, **kept | found)
 
 
 @pytest.fixture(scope="module")
@@ -179,4 +193,4 @@ def test_a_step_is_what_it_was(recorded, x64, case):
 
 
 if __name__ == "__main__":
-    record(pathlib.Path(sys.argv[1]))
+    record(pathlib.Path(sys.argv[1]), sys.argv[2:])

@@ -261,6 +261,12 @@ def so_flow(field, target, rows, alpha, guidance=None):
     return mean_square((solution(field, rows.point, t) - hold(later)) / way(r, t))
 
 
+def so_weighed(error, rows, *, power, eps, unit=1.0):
+    """`m / sg(m + eps)^power` of the mean square `m`, in units of `unit`; rows of a step count half (the authors' code)."""
+    m = error / unit**2
+    return jnp.where(rows.d > 0, 0.5, 1.0) * unit * m / hold(m + eps) ** power
+
+
 # Flow maps (Boffi et al. 2025): `X(s, t, x) = x + (t - s) v(s, t, x)`, time from noise to data
 
 
@@ -277,15 +283,19 @@ def lagrangian(field, target, rows):
 
 
 def eulerian(field, rows, *, through):
-    """`|d/ds X(s, t, x) + v(s, s, x) . dX/dx|^2` with `v(s, s, x)` held; the gradient `through` all or `v(s, t, x)` alone."""
+    """`|d/ds X(s, t, x) + v(s, s, x) . dX/dx|^2` with `v(s, s, x)` held.
+
+    The gradient passes `through` "all" of it, "time": `d/ds X` alone, or "value": `v(s, t, x)` alone.
+    """
     start, end = rows.t, rows.t + rows.d
     own = hold(field(rows.point, start, 0 * start, rows.cond))
     moving = flow_map(field, rows.cond)
-    _, drift = jax.jvp(lambda s, x: moving(s, end, x), (start, rows.point), (1 + 0 * start, own))
-    if through:
-        return mean_square(drift)
-    answer = field(rows.point, start, rows.d, rows.cond)
-    return mean_square(answer - hold(answer + drift))
+    _, in_time = jax.jvp(lambda s: moving(s, end, rows.point), (start,), (1 + 0 * start,))
+    _, in_space = jax.jvp(lambda x: moving(start, end, x), (rows.point,), (own,))
+    if through == "value":
+        answer = field(rows.point, start, rows.d, rows.cond)
+        return mean_square(answer - hold(answer + in_time + in_space))
+    return mean_square(in_time + (in_space if through == "all" else hold(in_space)))
 
 
 def progressive_map(field, target, rows, share):

@@ -180,18 +180,22 @@ def test_alpha_flow(key, guidance, weighing, alpha):
     same(loss, formula, parameters(0))
 
 
+@pytest.mark.parametrize("per_alpha", [False, True], ids=["plain units", "units of alpha"])
+@pytest.mark.parametrize("weighing", [{"power": 0.0, "eps": 0.3}, {"power": 1.0, "eps": 0.3}], ids=["plain", "adaptive"])
 @guidances
-def test_so_flow(key, guidance):
-    """By its own account: one solution from two points of the line."""
+def test_so_flow(key, guidance, weighing, per_alpha):
+    """By its own account: one solution from two points of the line, in its own weights."""
     rows, target = given(4), field_of(parameters(TARGET))
 
     def loss(p, **options):
-        options |= handed(rows) | {"guidance": told(guidance), "clip": None, "power": 0.0, "per_alpha": False}
+        options |= handed(rows) | weighing | {"guidance": told(guidance), "per_alpha": per_alpha, "weight": weight}
         return losses.so_flow(field_of(p), batch_of(rows), key, target=target, alpha=0.1, bootstrap_every=4, **options)
 
     def formula(p):
         error = papers.so_flow(field_of(p), target, rows, 0.1, guidance)
-        return in_steps(rows, 4, error, papers.flow(field_of(p), rows, guidance, target))
+        flow = papers.flow(field_of(p), rows, guidance, target)
+        steps = papers.so_weighed(error, rows, unit=0.1 if per_alpha else 1.0, **weighing)
+        return weight(rows.t, rows.d) * in_steps(rows, 4, steps, papers.so_weighed(flow, rows, **weighing))
 
     same(loss, formula, parameters(0))
 
@@ -216,13 +220,17 @@ def test_lagrangian(key, name, guidance, weighing):
     same(loss, formula, parameters(0))
 
 
-@pytest.mark.parametrize("through", [False, True], ids=["stopped", "through the tangent"])
+STOPS: dict[str, dict[str, bool]] = {"time": {}, "value": {"stop_tangent": True}, "all": {"stop_space": False}}
+"""What Eulerian's gradient passes through, by the options that say so."""
+
+
+@pytest.mark.parametrize("through", STOPS)
 @cases
 def test_eulerian(key, guidance, weighing, through):
     rows = given(4)
 
     def loss(p, **options):
-        options |= handed(rows) | options_of(weighing, p) | {"guidance": told(guidance), "stop_tangent": not through}
+        options |= handed(rows) | options_of(weighing, p) | {"guidance": told(guidance)} | STOPS[through]
         return losses.eulerian(field_of(p), batch_of(rows), key, bootstrap_every=4, **options)
 
     def formula(p):
