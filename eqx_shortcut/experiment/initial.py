@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,38 +97,53 @@ def check_teacher(config: Config, teacher: Trained) -> None:
         )
 
 
-def adopted(network: DiT, other: Trained, run: storage.Path) -> DiT:
+def adopted(network: Any, other: Trained, run: storage.Path) -> Any:
     """The weights of `other` in a network of the settings of `network`.
 
-    Where `other` knows one step size only, its step branch becomes a constant, so that the function is the same at first at
-    every step size that the new objective asks for.
+    Where `other` knows one step size only, its step branch becomes a constant (by the network's `held_at`), so that the
+    function is the same at first at every step size that the new objective asks for.
     """
-    source = other.network
-    if (source.shape, source.classes) != (network.shape, network.classes):
+    check_same(network, other, run)
+    source, only = other.network, other.objective.only_step
+    if only is not None and not hasattr(source, "held_at"):
         raise ValueError(
-            f"{run} was trained on images of {source.shape} with {source.classes} classes, here they are of {network.shape} "
-            f"with {network.classes}: name a run on the same data"
+            f"{run} was trained at one step size, {only:g}, and {type(source).__name__} has no method held_at(d) that answers "
+            "as there at every step size: write one, or name a run of several step sizes"
         )
-    only = other.objective.only_step
-    free = (*FREE, "step") if only is not None else FREE
-    theirs, ours = (dataclasses.asdict(config) for config in (source.config, network.config))
-    different = [f"{name} is {theirs[name]!r} there, {ours[name]!r} here" for name in ours if theirs[name] != ours[name]]
-    different = [text for text in different if text.split()[0] not in free]
-    if different:
-        raise ValueError(f"{run} has another network ({'; '.join(different)}): use the same --network options")
     # A checkpoint is read onto one device. The state may lie on several, and what is computed for them has to lie there, too.
     source = laid_out(source, network)
     held = source if only is None else laid_out(source.held_at(only), network)
     return jax.tree.unflatten(jax.tree.structure(network), jax.tree.leaves(held))
 
 
-def laid_out(network: DiT, like: DiT) -> DiT:
+def check_same(network: Any, other: Trained, run: storage.Path) -> None:
+    """Raises ValueError unless the arrays of `other` are those of `network`, for the same function if their settings tell."""
+    source = other.network
+    if not isinstance(network, DiT):
+        theirs, ours = (jax.tree.map(jnp.shape, jax.tree.leaves(tree)) for tree in (source, network))
+        if type(source) is not type(network) or theirs != ours:
+            raise ValueError(f"{run} has another network ({type(source).__name__}): use one of the same kind and sizes")
+        return
+    if (source.shape, source.classes) != (network.shape, network.classes):
+        raise ValueError(
+            f"{run} was trained on images of {source.shape} with {source.classes} classes, here they are of {network.shape} "
+            f"with {network.classes}: name a run on the same data"
+        )
+    free = (*FREE, "step") if other.objective.only_step is not None else FREE
+    theirs, ours = (dataclasses.asdict(config) for config in (source.config, network.config))
+    different = [f"{name} is {theirs[name]!r} there, {ours[name]!r} here" for name in ours if theirs[name] != ours[name]]
+    different = [text for text in different if text.split()[0] not in free]
+    if different:
+        raise ValueError(f"{run} has another network ({'; '.join(different)}): use the same --network options")
+
+
+def laid_out(network: Any, like: Any) -> Any:
     """A network whose arrays lie on the devices of those of another."""
     arrays, structure = jax.tree.flatten(network)
     leaves = [jax.device_put(array, other.sharding) for array, other in zip(arrays, jax.tree.leaves(like), strict=True)]
     return jax.tree.unflatten(structure, leaves)
 
 
-def copied(network: DiT) -> DiT:
+def copied(network: Any) -> Any:
     """Equal weights in buffers of their own, as a step that consumes its state needs."""
     return jax.tree.map(jnp.copy, network)

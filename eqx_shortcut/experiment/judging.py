@@ -128,7 +128,8 @@ def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:
 
 def guides(config: Config, model: Trained, steps: int) -> bool:
     """Whether guided samples of so many steps are another picture than others."""
-    return model.labelled and config.figures.guidance != 1 and model.objective.guides(steps)
+    conditional = model.labelled and model.nothing is not None
+    return conditional and config.figures.guidance != 1 and model.objective.guides(steps)
 
 
 def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any]:

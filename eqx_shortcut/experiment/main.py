@@ -61,13 +61,14 @@ class Experiment:
                 if config.dry_run:
                     plan(config)
                     return
-                if config.replay is not None and not storage.exists(config.folder(self.name) / "config.json"):
-                    raise ValueError(
-                        f"{config.folder(self.name)} holds no run to replay: name the run with --runs and --name, as it was "
-                        "trained"
-                    )
+                folder = config.folder(self.name)
+                if config.replay is not None and not storage.exists(folder / "config.json"):
+                    raise ValueError(f"{folder} holds no run to replay: name it with --runs and --name, as it was trained")
                 with self._opened(config) as run:
-                    execute(run, self.judge) if config.replay is None else replay(run, config.replay)
+                    if config.replay is None:
+                        execute(run, self.judge)
+                    else:
+                        replay(run, config.replay)
         except KeyboardInterrupt as stop:
             stop.add_note("outside training: the same command continues from the last checkpoint")
             raise

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from ..data.encode import identity
 from ..data.pipeline import Batches, Prepare
 from ..train import Step, TrainState, make_step, make_update
 from ..trained import Trained
+from ..types import Metrics
 from . import initial
 from .config import UNRECORDED, Config
 from .examples import Data
@@ -71,8 +73,8 @@ class Run:
         """One training step, compiled once."""
         return make_step(self.config.objective, self.tx, prepare=self.prepare, **self._of_step)
 
-    def update(self) -> Any:
-        """What `step` compiles (see train.make_update)."""
+    def update(self) -> Callable[[tuple[Any, Prepare], TrainState], tuple[TrainState, Metrics]]:
+        """The function that `step` compiles (see train.make_update)."""
         return make_update(self.config.objective, self.tx, **self._of_step)
 
     def loader(self) -> Batches:

@@ -38,7 +38,7 @@ def execute(run: Run, judge: Judge | None) -> None:
 
 def open_folder(run: Run) -> None:
     """Makes the run folder and writes the settings."""
-    (run.folder / "samples").mkdir(parents=True, exist_ok=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     storage.write(run.folder / "config.json", json.dumps(run.record, indent=1))
 
 

@@ -1,7 +1,9 @@
 """A run on a network and data of one's own, that the trainer has never heard of, and the same run opened."""
 
 import dataclasses
+import pathlib
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from commands import in_process
 from eqx_shortcut import settings
 from eqx_shortcut.experiment import Config, Experiment, Figures, Quality
 from eqx_shortcut.experiment.log import read_lines
-from eqx_shortcut.objectives import Shortcut
+from eqx_shortcut.objectives import FlowMatching, Shortcut
 from eqx_shortcut.optimizer import AdamW
 
 MODULE = """
@@ -40,12 +42,13 @@ class NetConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Actions:
+    shape: tuple[int, ...] = (4, 3)
     count: int = 40
     mirror: bool = False
 
     def build(self):
         rng = np.random.default_rng(0)
-        x, state = (rng.normal(size=(self.count, *shape)).astype(np.float32) for shape in ((4, 3), (2,)))
+        x, state = (rng.normal(size=(self.count, *shape)).astype(np.float32) for shape in (self.shape, (2,)))
         return ArraySource(x, {"state": state}, null={"state": np.full(2, 9, np.float32)}).split(0.4)
 """
 
@@ -58,9 +61,9 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_policy")
 
 
-def config_of(own, runs) -> Config:
+def config_of(own, runs, shape=(4, 3)) -> Config:
     return Config(
-        data=own.Actions(),
+        data=own.Actions(shape),
         network=own.NetConfig(),
         objective=Shortcut(steps=4, bootstrap_every=4, label_dropout=0.5),
         optimizer=AdamW(),
@@ -68,41 +71,70 @@ def config_of(own, runs) -> Config:
         batch=16,
         log_every=1,
         sample_every=4,
-        figures=Figures(batches=1, times=2),
+        figures=Figures(batches=1, times=2, guidance=2.0),
         quality=Quality(steps=()),
         runs=runs,
     )
 
 
-def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, capsys):
-    experiment, config = Experiment("policy", {}), config_of(own, tmp_path / "runs")
+def check_numbers(config: Config, model: Any, folder: pathlib.Path, out: pathlib.Path) -> None:
+    """Samples that are no pictures, during the run and by the command: for held-out conditions, and for those of a file."""
+    out.mkdir()
+    with np.load(folder / "samples" / "step_0000004.npz") as file:
+        held_out = config.data.build()[1].rows(np.arange(16))["condition"]
+        expected = eqx_shortcut.sample(model, jax.random.key(0), len(file["steps_4"]), steps=4, conditions=held_out)
+        np.testing.assert_allclose(file["steps_4"], expected, rtol=1e-6, atol=1e-6)
+    np.savez(out / "seen.npz", state=np.ones((2, 2), np.float32))
+    line = [str(folder), "--steps", "1", "--count", "3", "--out", str(out / "actions.npz")]
+    assert "conditions of" in in_process("sample", line)[2]
+    code, _, err = in_process("sample", [*line, "--conditions", str(out / "seen.npz")])
+    assert code == 0, err
+    with np.load(out / "actions.npz") as file:
+        plain = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions={"state": np.ones(2, np.float32)})
+        np.testing.assert_allclose(file["arr_0"], plain, rtol=1e-6, atol=1e-6)
+    line[-1] = str(out / "actions.png")
+    assert "no pictures" in in_process("sample", line)[2] and not (out / "actions.png").exists()
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 4, 1)])
+def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, capsys, shape):
+    experiment, config = Experiment("policy", {}), config_of(own, tmp_path / "runs", shape)
     experiment.run(dataclasses.replace(config, steps=2))
     experiment.run(config)
     folder = tmp_path / "runs" / "policy" / "shortcut"
     assert f"{folder}: continuing after step 2" in capsys.readouterr().out
+    pictures = len(shape) == 3
+    assert (folder / "samples" / "step_0000004.png").exists() == (folder / "denoising").exists() == pictures
+    assert (folder / "samples" / "step_0000004_guided.png").exists() == pictures
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4]
     record = settings.read(folder / "config.json")
     assert record["network"]["kind"] == "own_policy:NetConfig" and record["data"]["kind"] == "own_policy:Actions"
     model = eqx_shortcut.load(folder)
-    with np.load(folder / "samples" / "step_0000004.npz") as file:
-        held_out = config.data.build()[1].rows(np.arange(16))["condition"]
-        expected = eqx_shortcut.sample(model, jax.random.key(0), 16, steps=4, conditions=held_out)
-        assert file["steps_1"].shape == (16, 4, 3)
-        np.testing.assert_allclose(file["steps_4"], expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(model.null["state"], [9, 9])  # pyright: ignore
     one = {"state": np.ones(2, np.float32)}
     samples = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one, guidance=2.0, guide_always=True)
-    assert samples.shape == (3, 4, 3) and np.isfinite(samples).all()
-    np.savez(tmp_path / "seen.npz", state=np.ones((2, 2), np.float32))
-    line = [str(folder), "--steps", "1", "--count", "3", "--out", str(tmp_path / "actions.npz")]
-    assert "conditions of" in in_process("sample", line)[2]
-    code, _, err = in_process("sample", [*line, "--conditions", str(tmp_path / "seen.npz")])
-    assert code == 0, err
-    with np.load(tmp_path / "actions.npz") as file:
-        plain = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one)
-        np.testing.assert_allclose(file["arr_0"], plain, rtol=1e-6, atol=1e-6)
-    line[-1] = str(tmp_path / "actions.png")
-    assert "no pictures" in in_process("sample", line)[2] and not (tmp_path / "actions.png").exists()
+    assert samples.shape == (3, *shape) and np.isfinite(samples).all()
+    if not pictures:
+        check_numbers(config, model, folder, tmp_path / "numbers")
+
+
+def test_it_starts_from_the_weights_of_another_run_of_its_kind_alone(own, tmp_path):
+    experiment, config = Experiment("policy", {}), config_of(own, tmp_path, (2, 2))
+    config = dataclasses.replace(config, steps=1, figures=Figures(batches=0))
+    experiment.run(config)
+    first = tmp_path / "policy" / "shortcut"
+    still = dataclasses.replace(config, name="second", init_from=first, seed=1, optimizer=AdamW(lr=0.0))
+    experiment.run(still)
+    taken, given = (eqx_shortcut.load(folder, weights="online").network for folder in (first.with_name("second"), first))
+    average = eqx_shortcut.load(first).network
+    np.testing.assert_array_equal(taken.layer.weight, average.layer.weight)
+    assert not np.array_equal(average.layer.weight, given.layer.weight)
+    with pytest.raises(ValueError, match=r"has another network \(Net\): use one of the same kind and sizes"):
+        experiment.run(dataclasses.replace(still, name="third", data=own.Actions((2, 3))))
+    other = dataclasses.replace(still, name="flow", init_from=None, objective=FlowMatching(), optimizer=AdamW())
+    experiment.run(other)
+    with pytest.raises(ValueError, match=r"flow was trained at one step size, .* Net has no method held_at\(d\)"):
+        experiment.run(dataclasses.replace(still, name="fourth", init_from=tmp_path / "policy" / "flow"))
 
 
 def test_a_plan_needs_no_image(own, tmp_path, capsys):

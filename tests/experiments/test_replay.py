@@ -94,7 +94,7 @@ def test_a_run_that_is_not_watched_and_of_an_earlier_version_goes_on_to_the_same
 
 def test_a_replay_of_no_run_is_refused(tmp_path):
     code, _, err = digits(tmp_path, "--replay", "5")
-    assert code == 1 and "holds no run to replay: name the run with --runs and --name" in err
+    assert code == 1 and "holds no run to replay: name it with --runs and --name" in err
     assert list(tmp_path.iterdir()) == []
 
 
