@@ -2,13 +2,12 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import distributed, figures, rng, storage
+from .. import distributed, figures, storage
 from ..evaluate.by_time import Asked, all_rows, curves, fraction
 from ..evaluate.denoising import Denoised
 from ..trained import Trained, sample
@@ -30,22 +29,11 @@ def columns(data: Data) -> int:
     return GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
 
 
-def asked_for(run: Run, model: Trained, count: int) -> dict[str, Any]:
-    """Labels in turn, or those of a run's few examples; where conditions are no labels, those of held-out rows."""
-    if not model.labelled or model.nothing is None:
-        return {}
-    if model.null is None:
-        return {} if run.config.overfit is None else {"labels": np.resize(run.data.train.labels, count)}
-    rows = run.data.held_out
-    raw = rows.rows(np.arange(count) % len(rows.labels))
-    return {"conditions": run.preparing(rows)(raw, rng.key(0)).cond}
-
-
 def drawn(run: Run, model: Trained, guidance: float = 1.0) -> list[Float[Array, "count *shape"]]:
     """Samples at each number of steps, from the same noise."""
     count = columns(run.data)
-    given = asked_for(run, model, count)
-    return [sample(model, jax.random.key(0), count, steps=n, guidance=guidance, **given) for n in GRID_STEPS]
+    told = asked_for(run, model, count)
+    return [sample(model, jax.random.key(0), count, steps=n, guidance=guidance, **told) for n in GRID_STEPS]
 
 
 def write_samples(path: storage.Path, run: Run, model: Trained) -> None:
