@@ -29,6 +29,17 @@ def columns(data: Data) -> int:
     return GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
 
 
+def asked_for(run: Run, model: Trained, count: int) -> dict[str, Any]:
+    """Labels in turn, or those of a run's few examples; where conditions are no labels, those of held-out rows."""
+    if not model.labelled or model.nothing is None:
+        return {}
+    if model.null is None:
+        return {} if run.config.overfit is None else {"labels": np.resize(run.data.train.labels, count)}
+    rows = run.data.held_out
+    raw = rows.rows(np.arange(count) % len(rows.labels))
+    return {"conditions": run.preparing(rows)(raw, rng.key(0)).cond}
+
+
 def drawn(run: Run, model: Trained, guidance: float = 1.0) -> list[Float[Array, "count *shape"]]:
     """Samples at each number of steps, from the same noise."""
     count = columns(run.data)
