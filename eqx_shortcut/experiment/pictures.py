@@ -2,12 +2,13 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import distributed, figures, storage
+from .. import distributed, figures, rng, storage
 from ..evaluate.by_time import Asked, all_rows, curves, fraction
 from ..evaluate.denoising import Denoised
 from ..trained import Trained, sample
