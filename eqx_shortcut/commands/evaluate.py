@@ -155,6 +155,8 @@ def run_images(config: Config) -> RunImages | None:
     if config.stats is not None and config.labels != "data":
         return None
     source = settings.read(config.run / "config.json").get("data")
+    if source and "vae" in source:  # of latents
+        source = source["images"]
     if not source:
         raise ValueError(
             f"{config.run} does not say what images it was trained on: name their statistics with --stats, and labels "

@@ -234,6 +234,19 @@ def test_a_run_on_a_cache_stops_continues_and_draws_pictures(trained):
     assert "validation/loss" in read_lines(trained / "metrics.jsonl")[-1]
 
 
+def test_a_run_of_before_its_autoencoder_was_part_of_its_data_continues(trained, base, tmp_path):
+    shutil.copytree(trained, tmp_path / "images" / "shortcut")
+    path = tmp_path / "images" / "shortcut" / "config.json"
+    record = json.loads(path.read_text())
+    data = {name: record["data"].pop(name) for name in ("kind", "classes", "images", "vae", "cache", "encode_batch")}
+    assert not record["data"]
+    latents = {name: data[name] for name in ("vae", "cache", "encode_batch")}
+    path.write_text(json.dumps(record | {"data": data["images"]} | latents))
+    code, out, err = train(base, tmp_path, "--cache", str(base / "cache"), "--steps", "5")
+    assert code == 0 and "continuing after step 4" in out, err
+    assert "data.images.held_out is 0.3, there it is 0.02" in refusal(train(base, tmp_path, "--data.held-out", "0.3"))
+
+
 def test_samples_of_latents_are_decoded(trained, base, tmp_path):
     out = tmp_path / "grid.png"
     line = [str(trained), "--steps", "1", "--count", "4", "--columns", "4", "--out", str(out)]
