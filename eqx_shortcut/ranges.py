@@ -18,8 +18,10 @@ class Range:
     below: float = math.inf
 
     def __contains__(self, value: Any) -> bool:
-        real = isinstance(value, numbers.Real)
-        return real and self.low <= float(value) <= self.high and self.above < float(value) < self.below
+        return isinstance(value, numbers.Real) and self._holds(value)
+
+    def _holds(self, value: Any) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
 
     def __str__(self) -> str:
         above, below = self.above > -math.inf, self.below < math.inf
