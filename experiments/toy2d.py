@@ -202,7 +202,6 @@ def train(config: Config) -> "Trained":
 def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
     import jax
-    import jax.numpy as jnp
     from tqdm import tqdm
 
     from eqx_shortcut.train import Diverged, check_finite, init_state, make_update
@@ -212,7 +211,7 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "C
     tx, points = config.optimizer.build(config.steps), sampler(config.data)
 
     def prepare(raw: None, key: "PRNGKeyArray") -> Batch:
-        return Batch(points(key, config.batch), jnp.zeros(config.batch, jnp.int32))
+        return Batch(points(key, config.batch))
 
     key = jax.random.key(config.seed)
     build = lambda key: config.network.build((2,), 0, key=key)  # noqa: E731

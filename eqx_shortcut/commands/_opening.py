@@ -153,7 +153,7 @@ def class_names(run: pathlib.Path) -> tuple[str, ...]:
     record = settings.read(run / "config.json")
     source = settings.find_class(record["data"]["kind"]) if record.get("data") else None
     recorded = (record.get("identity") or {}).get("names") or getattr(source, "names", ())
-    if names := called(recorded, record["classes"]):
+    if names := called(recorded if len(recorded) == record["classes"] else (), record["classes"]):
         return names
     raise ValueError(f"the {record['classes']} classes of {run} have no names: choose them by number with --labels")
 

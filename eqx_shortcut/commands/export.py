@@ -86,12 +86,11 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from .. import rng
     from ..pretrained.autoencoder import from_training
     from ..trained import noise, sample_from
 
     def draw(seed, labels):
-        key, places = rng.key(seed), jnp.arange(labels.shape[0])
+        key, places = jax.random.key(seed), jnp.arange(labels.shape[0])
         x = sample_from(
             model,
             key,
