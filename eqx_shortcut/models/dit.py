@@ -115,6 +115,11 @@ class DiTConfig:
                 f"{name} asks the network at continuous step sizes, 0 included, where the embedding --network.step log2 is "
                 "infinite: use --network.step linear"
             )
+        if self.attention == "cudnn" and objective.pushes:
+            raise ValueError(
+                f"{name} takes the network's forward-mode derivative, which --network.attention cudnn has not: use "
+                "--network.attention xla"
+            )
         check_told(objective, self.guided)
         if objective.second_head and not self.velocity_head:
             raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
@@ -318,6 +323,7 @@ class DiT(eqx.Module):
         # Static fields have no public way to be replaced, and building another network would draw its weights.
         other = copy.copy(self)
         object.__setattr__(other, "dtype", jnp.float32)
+        object.__setattr__(other, "config", dataclasses.replace(self.config, attention="xla"))  # cuDNN's is for bfloat16
         return other
 
     def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:

@@ -76,6 +76,11 @@ class Objective(Protocol):
     """Largest factor on times before the network's sinusoids that training tolerates (see unsteady); None: any."""
 
     @property
+    def pushes(self) -> bool:
+        """Whether the network has a forward-mode derivative taken in training (`jax.jvp`)."""
+        return getattr(self, "finite_difference", 0.0) is None
+
+    @property
     def stages(self) -> int:
         """0 without a teacher, 1 with one throughout, k with one replaced k - 1 times by the network at equal intervals."""
         return 0

@@ -151,6 +151,10 @@ class ContinuousConsistency(_Consistency):
     """Sample with new noise between the steps; False: by Euler steps."""
 
     @property
+    def pushes(self) -> bool:
+        return True
+
+    @property
     def stages(self) -> int:
         """One teacher throughout, or none."""
         return int(self.distil)

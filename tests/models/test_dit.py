@@ -15,6 +15,7 @@ from eqx_shortcut.models.attention import QKNormed, rotary_table
 from eqx_shortcut.models.dit import PRESETS, TwoHeads, _from_patches, _step_input, _to_patches, preset
 from eqx_shortcut.models.guided import GuidedLabel
 from eqx_shortcut.models.layers import Dense, position_table
+from eqx_shortcut.objectives import ContinuousConsistency, Lagrangian, MeanFlow, Shortcut, SoFlow
 
 SHAPE, CLASSES = (4, 6, 2), 3
 CONFIG = DiTConfig(hidden=16, depth=2, heads=2, patch=2, mlp_ratio=1, precision="float32")
@@ -430,3 +431,12 @@ def test_loss_is_equal_on_one_and_eight_devices():
 def test_attention_by_cudnn_is_refused_without_a_gpu():
     with pytest.raises(ValueError, match="attention=cudnn on cpu in float32: it needs an NVIDIA GPU and bfloat16"):
         dataclasses.replace(preset("tiny"), attention="cudnn").build((8, 8, 4), 10, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("objective", [MeanFlow(), Lagrangian(), ContinuousConsistency()], ids=lambda o: type(o).__name__)
+def test_attention_by_cudnn_is_refused_for_objectives_that_take_tangents(objective):
+    config = dataclasses.replace(preset("tiny"), attention="cudnn", step="linear")
+    with pytest.raises(ValueError, match=r"forward-mode derivative, which --network\\.attention cudnn has not"):
+        config.check(objective)
+    for other in (Shortcut(), SoFlow(), MeanFlow(finite_difference=0.01)):
+        config.check(other)
