@@ -436,7 +436,7 @@ def test_attention_by_cudnn_is_refused_without_a_gpu():
 @pytest.mark.parametrize("objective", [MeanFlow(), Lagrangian(), ContinuousConsistency()], ids=lambda o: type(o).__name__)
 def test_attention_by_cudnn_is_refused_for_objectives_that_take_tangents(objective):
     config = dataclasses.replace(preset("tiny"), attention="cudnn", step="linear")
-    with pytest.raises(ValueError, match=r"forward-mode derivative, which --network\\.attention cudnn has not"):
+    with pytest.raises(ValueError, match=r"forward-mode derivative, which --network\.attention cudnn has not"):
         config.check(objective)
     for other in (Shortcut(), SoFlow(), MeanFlow(finite_difference=0.01)):
         config.check(other)
