@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-EDGE = ("__main__", "cli", "commands", "interrupts", "ranges")
-"""What is imported before `--help` is answered, for which nothing of the checker may be imported."""
+EDGE = ("__main__", "cli", "commands", "interrupts", "ranges", "experiment.config", "experiment.main")
+"""What `--help` is made of, for which nothing of the checker may be imported: settings check themselves (see ranges)."""
 
 
 def install(package: str) -> None:
@@ -28,7 +28,7 @@ class Finder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         """The module with its annotations checked, if it is one of the package's."""
         package, _, name = fullname.partition(".")
-        if package != self._package or not name or name.partition(".")[0] in EDGE:
+        if package != self._package or not name or name in EDGE or name.partition(".")[0] in EDGE:
             return None
         return self._hook.find_spec(fullname, path, target)
 

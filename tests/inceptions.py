@@ -17,7 +17,7 @@ import pytest
 
 from eqx_shortcut.pretrained.inception import Inception, Unit
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "fid.npz"
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "fid.npz"
 NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 REASON = "needs torch and torch-fidelity: pip install 'eqx_shortcut[parity]'"
 Shapes = dict[str, tuple[int, ...]]

@@ -196,7 +196,8 @@ def blank(folder: storage.Path) -> Latents:
     """One latent of zeros of the kind that a cache holds, by its manifest alone."""
     manifest = read_manifest(folder)
     try:
-        return zeros(manifest["moments"], manifest["classes"], f"latents in {folder}")
+        one = zeros(manifest["moments"], manifest["classes"], f"latents in {folder}")
+        return dataclasses.replace(one, names=class_names(manifest))
     except (KeyError, TypeError) as error:
         raise _foreign(folder, error) from error
 
