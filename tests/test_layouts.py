@@ -99,6 +99,34 @@ def test_losses_gradients_and_samples_are_those_of_one_device(name):
     assert all(array.sharding.is_equivalent_to(w, array.ndim) for array, w in zip(arrays, wanted, strict=True))
 
 
+class Foreign(eqx.Module):
+    """A network that the package has never heard of."""
+
+    mlp: eqx.nn.MLP
+
+    def __call__(self, x, t, d, label, *, key=None):
+        return self.mlp(jnp.concatenate([x.ravel(), jnp.stack([t, d, label / CLASSES])])).reshape(x.shape)
+
+
+def test_a_foreign_network_learns_on_eight_devices_what_it_learns_on_one():
+    def losses(*sizes: int) -> list[Any]:
+        mesh, size = mesh_of(*sizes), int(np.prod(SHAPE))
+        lay_out = functools.partial(sharding.lay_out, mesh=mesh)
+        own = lambda key: Foreign(eqx.nn.MLP(size + 3, size, 32, 2, key=key))  # noqa: E731
+        with compilation.compiled_for(mesh), jax.set_mesh(mesh):
+            state = init_state(own, TX, jax.random.key(0), null=CLASSES, shardings=lay_out)
+            step = make_step(
+                Shortcut(steps=4, bootstrap_every=2), TX, prepare=prepare, ema_decay=0.9, steps=STEPS, shardings=lay_out
+            )
+            seen = []
+            for x in IMAGES:
+                state, metrics = step(state, jax.device_put((x, LABELS), sharding.batch_sharding(mesh)))
+                seen.append((metrics["loss"], metrics["grad_norm"]))
+        return jax.device_get(seen)
+
+    np.testing.assert_allclose(losses(1, 8, 1), losses(1, 1, 1), rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A checkpoint after two of the five steps, by 8 devices that share the weights."""

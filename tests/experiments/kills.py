@@ -1,4 +1,4 @@
-"""Runs of digits that are killed and started again: where they die, and what each start leaves."""
+"""Runs that are killed and started again, of digits as a rule: where they die, and what each start leaves."""
 
 import contextlib
 import dataclasses
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from jobs import environments
 from scripts import EXPERIMENTS
 
+NETWORK = "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none".split()
 TINY = (
-    "--network.hidden 16 --network.depth 1 --network.heads 2 --network.remat none --batch 16 --objective.steps 4 "
-    "--objective.bootstrap-every 2 --log-every 1 --sample-every 1000000 --figures.batches 0 --quality.steps"
+    "--batch 16 --objective.steps 4 --objective.bootstrap-every 2 --log-every 1 --sample-every 1000000 --figures.batches 0 "
+    "--quality.steps"
 ).split()
 PATIENCE = 120
 """Seconds after which a start that has not come to the place where it is to die is a failure."""
@@ -23,13 +24,14 @@ LINE = 68
 GRACE = 5
 """Seconds after which the processes that a killed one leaves are killed too."""
 
-# Runs digits, notes the step and the hash of this process's rows at each step, and dies where it is told.
+# Runs an experiment, notes the step and the hash of this process's rows at each step, and dies where it is told.
 START = '''
 import hashlib, os, runpy, signal, sys
 import numpy as np
 notes, script, *args = sys.argv[1:]
 sys.argv = [script, *args]
 sys.path.insert(0, os.path.dirname(script))
+import jax
 from eqx_shortcut.experiment import run as running
 from eqx_shortcut import storage
 
@@ -48,7 +50,7 @@ def half(path, data):
 
 def noted(step):
     def call(state, raw):
-        shares = [np.asarray(piece.data).tobytes() for name in sorted(raw) for piece in raw[name].addressable_shards]
+        shares = [np.asarray(piece.data).tobytes() for leaf in jax.tree.leaves(raw) for piece in leaf.addressable_shards]
         file.write(f"{int(state.step) + 1} {hashlib.sha256(b''.join(shares)).hexdigest()}\\n")
         return step(state, raw)
     return call
@@ -113,9 +115,9 @@ COLD = {"keeping a program": "*update*", "cold start": "*"}
 """Places that a start comes to only if these programs are not kept yet."""
 
 
-def digits(line: list[str], notes: pathlib.Path, inside: str = "") -> list[str]:
-    """The command of a run that adds the rows of each step to `notes`, and kills itself as `inside`, one of INSIDE, says."""
-    return [sys.executable, "-c", START.replace("INSIDE", inside), str(notes), str(EXPERIMENTS / "digits.py"), *line]
+def command(script: pathlib.Path, line: list[str], notes: pathlib.Path, inside: str = "") -> list[str]:
+    """A run that adds the rows of each step to `notes`, and kills itself as `inside`, one of INSIDE, says."""
+    return [sys.executable, "-c", START.replace("INSIDE", inside), str(notes), str(script), *line]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Kill:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One command line of digits, to start again and again, each time as so many processes."""
+    """One command line, to start again and again, each time as so many processes."""
 
     home: pathlib.Path
     cache: pathlib.Path
@@ -142,11 +144,14 @@ class Job:
     """Of each process."""
     more: tuple[str, ...] = ()
     """Of the command line."""
+    script: pathlib.Path = EXPERIMENTS / "digits.py"
+    small: tuple[str, ...] = (*NETWORK, *TINY)
+    """What makes a run of this script a small one."""
 
     @property
     def folder(self) -> pathlib.Path:
         """The run's."""
-        return self.home / "digits" / "shortcut"
+        return self.home / self.script.stem / "shortcut"
 
     def finish(self) -> None:
         """Starts, and sees all processes end well."""
@@ -189,13 +194,22 @@ class Job:
     def _started(self, inside: str = ""):
         self.home.mkdir(parents=True, exist_ok=True)
         kept = {"JAX_COMPILATION_CACHE_DIR": str(self.cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        line = [*TINY, "--steps", str(self.steps), "--checkpoint.every", str(self.every), "--runs", str(self.home), *self.more]
+        line = [
+            *self.small,
+            "--steps",
+            str(self.steps),
+            "--checkpoint.every",
+            str(self.every),
+            "--runs",
+            str(self.home),
+            *self.more,
+        ]
         started: list[subprocess.Popen] = []
         try:
             for number, environment in enumerate(environments(self.processes, self.devices)):
                 with self._output(number).open("wb") as said:
-                    command = digits(line, self._notes(number), inside)
-                    started.append(subprocess.Popen(command, env=environment | kept, stdout=said, stderr=subprocess.STDOUT))
+                    run = command(self.script, line, self._notes(number), inside)
+                    started.append(subprocess.Popen(run, env=environment | kept, stdout=said, stderr=subprocess.STDOUT))
             yield started
         finally:
             for process in started:

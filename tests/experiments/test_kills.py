@@ -3,14 +3,34 @@
 The short version is in test_commands.py, of a run that is stopped in every way.
 """
 
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 
 from commands import final_state
 from eqx_shortcut.experiment.log import read_lines
-from kills import INSIDE, Job, Kill
+from kills import INSIDE, TINY, Job, Kill
+from scripts import ROOT
 
 EVERY = 8
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What makes a job one of a network and data that the trainer has never heard of (docs/extending.md)."""
+    home = tmp_path_factory.mktemp("foreign")
+    for name in ("policy.py", "policy_parts.py"):
+        shutil.copy(ROOT / "tests" / "birds" / name, home)
+    rng = np.random.default_rng(0)
+    rows = {"actions": (64, 16, 2), "position": (64, 2), "velocity": (64, 2)}
+    data = home / "demonstrations.npz"
+    np.savez(data, **{name: rng.normal(size=shape).astype(np.float32) for name, shape in rows.items()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(home)  # where its classes are found when the run is opened
+        yield {"script": home / "policy.py", "small": ("--data.path", str(data), "--network.width", "8", *TINY)}
 
 
 def assert_same_run(job: Job, whole: Job) -> None:
@@ -40,12 +60,32 @@ def kills(seed: int, count: int, processes: int) -> list[Kill]:
     return [*first, *(rest[i] for i in rng.permutation(len(rest)))]
 
 
+def test_a_foreign_network_is_killed_and_continued_as_if_undisturbed(tmp_path, foreign):
+    whole, job = (Job(tmp_path / name, tmp_path / "cache", 18, EVERY, **foreign) for name in ("whole", "killed"))
+    whole.finish()
+    job.killed(Kill("all but the name"))
+    job.finish()
+    assert_same_run(job, whole)
+
+
+def test_two_processes_train_a_foreign_network_as_one_does(tmp_path, foreign):
+    """Sharing its weights, in two turns a step."""
+    two = Job(tmp_path / "two", tmp_path / "cache", 3, 3, 2, more=("--mesh.fsdp", "2", "--accumulate", "2"), **foreign)
+    one = Job(tmp_path / "one", tmp_path / "cache", 3, 3, **foreign)
+    lines = []
+    for job in (two, one):
+        job.finish()
+        lines.append([list(line.values()) for line in read_lines(job.folder / "metrics.jsonl")])
+    assert len(lines[0]) == 3
+    np.testing.assert_allclose(*lines, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("processes", [1, 2])
-def test_forty_kills_change_nothing(tmp_path, processes):
-    cache = tmp_path / "cache"
-    whole, job = (Job(tmp_path / name, cache, 480, EVERY, processes) for name in ("whole", "killed"))
+@pytest.mark.parametrize(("own", "processes"), [(False, 1), (False, 2), (True, 1), (True, 2)])
+def test_forty_kills_change_nothing(tmp_path, foreign, own, processes):
+    cache, more = tmp_path / "cache", foreign if own else {}
+    whole, job = (Job(tmp_path / name, cache, 480, EVERY, processes, **more) for name in ("whole", "killed"))
     whole.finish()
     for kill in kills(0, 40, processes):
         job.killed(kill)
