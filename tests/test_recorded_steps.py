@@ -165,7 +165,7 @@ def record(file: pathlib.Path, cases: list[str]) -> None:
     """Writes the recordings of these cases, or of all, and keeps what else is in the file."""
     kept = dict(np.load(file)) if cases else {}
     found = {f"{case}/{name}": value for case in cases or CASES for name, value in recording(CASES[case]).items()}
-    np.savez_compressed(file, allow_pickle=False, **kept | found)
+    np.savez_compressed(file, **kept | found)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def write_samples(path: storage.Path, run: Run, model: Trained) -> None:
     arrays = {f"steps_{n}": np.asarray(x) for n, x in zip(GRID_STEPS, drawn(run, model), strict=True)}
     if distributed.is_main_process():
         file = io.BytesIO()
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
         storage.write(path, file.getvalue())
 
 

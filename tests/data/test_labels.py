@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,8 @@ MAX = 2**64 - 1
 
 
 def npz(folder: pathlib.Path, wanted: str | None = None, /, **arrays: object) -> Arrays:
-    np.savez(folder / "a.npz", allow_pickle=False, images=PIXELS, **{name: np.asarray(array) for name, array in arrays.items()})
+    labels: Any = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez(folder / "a.npz", images=PIXELS, **labels)
     return Arrays(path=folder / "a.npz", size=8, label=wanted, held_out=0.3)
 
 
