@@ -80,14 +80,12 @@ def check_record(
         # altogether (an imported run does not know its data) is settled by the command that continues it.
         written = settings.read(path)
         images, now = written.get("identity"), record.get("identity")
-        may_change = {*may_change, "identity"}
-        if images is not None and now is not None:
-            if (what := changed(images, now)) is not None:
-                raise ValueError(f"{path.parent} holds a run on other images: {what}. {remedy}")
-            may_change |= set(PLACES)
+        may_change = {*may_change, "identity", *(PLACES if images is not None and now is not None else ())}
         stored = {key: settings.dump(settings.parse(value)) for key, value in written.items()}
         found = settings.differences(stored, record)
         settled = stored.keys() - may_change
         contradictions = {key: pair for key, pair in found.items() if key.split(".")[0] in settled and key not in may_change}
         if contradictions:
             raise ValueError(f"{path.parent} holds another run: {settings.named(contradictions)}. {remedy}")
+        if images is not None and now is not None and (what := changed(images, now)) is not None:
+            raise ValueError(f"{path.parent} holds a run on other images: {what}. {remedy}")

@@ -19,9 +19,10 @@ from commands import final_state, in_process, numbers, snapshot, state_like
 from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.experiment.log import read_lines
-from scripts import program
+from scripts import EXPERIMENTS, program
 
 STEPS, EVERY = 60, 10
+DIGITS = EXPERIMENTS / "digits.py"
 TINY = (
     "--network.hidden 16 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --objective.bootstrap-every 2 "
     f"--steps {STEPS} --checkpoint.every {EVERY} --sample-every 1000 --log-every 1 --quality.count 64 --quality.steps 1 2 "
@@ -158,7 +159,7 @@ def test_a_run_stopped_in_every_way_and_continued_ends_as_if_undisturbed(base, w
     stop(base, name, signal.SIGINT, 7, 130)
     stop(base, name, signal.SIGTERM, 23, 143)
     # Killed between the hashes and the name of a checkpoint, and as it trains; elsewhere by test_kills.py.
-    result = call(base, *kills.digits([*TINY, "--name", name], base / "rows.txt", kills.INSIDE["all but the name"]))
+    result = call(base, *kills.command(DIGITS, [*TINY, "--name", name], base / "rows.txt", kills.INSIDE["all but the name"]))
     assert result.returncode == -signal.SIGKILL and "continuing after step" in result.stdout, result.stderr
     result = stopped(base, name, 44, signal.SIGKILL)
     assert result.returncode == -signal.SIGKILL and "continuing after step" in result.stdout
