@@ -43,6 +43,12 @@ def place(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
+def finished(folder: pathlib.Path) -> list[int]:
+    """Steps of the checkpoints that have their name, which one that is being written has not."""
+    names = [path.parent.name for path in (folder / "checkpoints").glob("*/manifest.json")]
+    return [int(name) for name in names if name.isdigit()]
+
+
 def trained_killed_continued_and_sampled(place: pathlib.Path, python: str, env: dict[str, str]) -> None:
     """What its docstring promises, in the user's folder."""
 
@@ -55,12 +61,12 @@ def trained_killed_continued_and_sampled(place: pathlib.Path, python: str, env: 
     line = [python, "birds.py", *OPTIONS, "--steps", "100000"]
     with subprocess.Popen(line, cwd=place, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 200
-        while not list((folder / "checkpoints").glob("[0-9]*/manifest.json")) and run.poll() is None:
+        while not finished(folder) and run.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert run.poll() is None, run.communicate()[1]
         run.send_signal(signal.SIGKILL)
-    reached = max(int(path.parent.name) for path in (folder / "checkpoints").glob("[0-9]*/manifest.json"))
+    reached = max(finished(folder))
     done = call("birds.py", *OPTIONS, "--steps", str(reached + 2))
     assert done.returncode == 0 and "continuing after step" in done.stdout, done.stderr
     sampled = ["sample", str(folder), "--steps", "1", "--count", "2", "--out", str(place / "grid.png")]
