@@ -28,12 +28,7 @@ def along_path(
 
     One pass with the tangent `(v, 1, -1)` (Geng et al. 2025, in the time of this library).
     """
-    field = differentiated(field, jvp)
-
-    def average(x, t, d):
-        return predict(field, x, t, d, cond)
-
-    return jvp(average, (x, t, d), (v, jnp.ones_like(t), -jnp.ones_like(d)))
+    return _along(field, (x, t, d), cond, (v, jnp.ones_like(t), -jnp.ones_like(d)), jvp)
 
 
 def along_space(
@@ -47,12 +42,7 @@ def along_space(
     jvp: Jvp = jax.jvp,
 ) -> Float[Array, "batch *shape"]:
     """The derivative `v . du/dx` of `u = field(x, t, d, cond)` with times held fixed."""
-    field = differentiated(field, jvp)
-
-    def average(x, t, d):
-        return predict(field, x, t, d, cond)
-
-    return jvp(average, (x, t, d), (v, jnp.zeros_like(t), jnp.zeros_like(d)))[1]
+    return _along(field, (x, t, d), cond, (v, jnp.zeros_like(t), jnp.zeros_like(d)), jvp)[1]
 
 
 def along_step(
@@ -67,6 +57,12 @@ def along_step(
     """`u = field(x, t, d, cond)` and its derivative `du/dd` with the start held fixed."""
     field = differentiated(field, jvp)
     return jvp(lambda d: predict(field, x, t, d, cond), (d,), (jnp.ones_like(d),))
+
+
+def _along(field, point, cond, tangent, jvp):
+    """`u` and its derivative along a tangent of `(x, t, d)`."""
+    field = differentiated(field, jvp)
+    return jvp(lambda x, t, d: predict(field, x, t, d, cond), point, tangent)
 
 
 def differentiated(field: Field, jvp: Jvp) -> Field:
