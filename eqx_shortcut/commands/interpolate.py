@@ -70,7 +70,7 @@ def main(config: Config) -> None:
             arc(noise(model, key, 2 * row + jnp.arange(2)), config.points),
             how,
             # One number for all, so that noise that a sampler adds between its steps stays the same along the arc.
-            places=jnp.full(config.points, 2 * row),
+            indices=jnp.full(config.points, 2 * row),
             labels=labels[row % len(labels)],
         )
         rows.append(pictures(x))

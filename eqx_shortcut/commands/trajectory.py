@@ -61,7 +61,7 @@ def main(config: Config) -> None:
             noise(model, key, place),
             config.sampling(steps, config.guidance),
             points=evenly(steps + 1, config.columns),
-            places=place,
+            indices=place,
             labels=labels[config.sample % len(labels)],
         )
         for points in (way.x, way.data):
