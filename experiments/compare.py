@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import tyro
 
 from eqx_shortcut.cli import command
-from eqx_shortcut.evaluate.results import TITLES, common, compared, read, rows, stem, table
+from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
 from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
 
 REFERENCE = "shortcut"
@@ -43,7 +43,9 @@ Command = tuple[str, ...]
 class Config:
     """A table of methods by number of sampling steps."""
 
-    data: Annotated[Literal["digits", "digits-ablations", "fashion-mnist", "cifar10"], tyro.conf.Positional]
+    data: Annotated[
+        Literal["digits", "digits-ablations", "fashion-mnist", "cifar10", "toy2d", "toy2d-moons"], tyro.conf.Positional
+    ]
     """The data set, or shortcut models on it with one setting changed each."""
     methods: tuple[str, ...] = ()
     """The methods to train; by default all."""
@@ -165,7 +167,7 @@ def lengths(config: Config, name: str, budget: int, costs: dict[str, float] | No
     method = config.setting.methods[name]
     phases = [TEACHER, name] if method.phases == 2 else [name]
     if costs is None:
-        found = [budget // method.phases] * method.phases
+        found = [budget if config.setting.whole else budget // method.phases] * method.phases
     else:
         left = budget * costs[REFERENCE]
         if method.pairs:
@@ -182,9 +184,17 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[Command]:
     setting, method = config.setting, config.setting.methods[cell.method]
 
     def train(of: Method, name: str, steps: int, *more: str) -> Command:
-        preset = () if setting.preset == "default" else (setting.preset,)
         words = *of.arguments.split(), *shlex.split(config.more), "--steps", str(steps), *more, "--seed", str(cell.seed)
-        return "python", f"experiments/{setting.script}.py", *preset, *words, "--runs", str(config.all_runs), "--name", name
+        return (
+            "python",
+            f"experiments/{setting.script}.py",
+            *setting.words,
+            *words,
+            "--runs",
+            str(config.all_runs),
+            "--name",
+            name,
+        )
 
     judged = ("--quality.features", setting.features) if setting.features else ()
     if method.phases == 1:
@@ -218,7 +228,8 @@ def finished(words: Command) -> bool:
     record = settings.read(folder / "config.json") | settings.dump(told(experiment, words[2:]))
     remedy = "Name another place with --runs, or remove it"
     check_record(folder / "config.json", record, may_change={*MAY_CHANGE} - {"steps", "quality"}, remedy=remedy)
-    return (folder / "quality.json").exists()
+    judged = {row["steps"] for row in read_results(folder)["results"] if row["protocol"].get("statistics") == TRAINED}
+    return judged >= set(record["quality"]["steps"])
 
 
 def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
@@ -279,6 +290,8 @@ def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) 
     path = config.table / "table.json"
     if path.exists():
         there, here = settings.read(path).get("budget"), record_of(config, budget, costs)
+        if any("evaluation" not in run for run in settings.read(path).get("runs", {}).values()):
+            raise ValueError(f"{path} is of an earlier version: eqx-shortcut convert {path} makes it today's")
         if different := settings.differences(there, here):
             raise ValueError(f"{path} is another table: {settings.named(different)}. Name another place with --out")
 
@@ -295,17 +308,17 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     out, order = config.table, list(config.setting.methods)
     known = settings.read(out / "table.json") if (out / "table.json").exists() else {}
     found = known.get("runs", {})
-    here = [path.parent for path in config.folder.glob("*-*/quality.json")]
+    here = [path.parent for path in config.folder.glob("*-*/evaluation.json")]
     # The user's own runs may lie here, too.
     for run in (run for run in here if stem(run) in order and stem(run) != run.name):
-        files = read(run)
-        if found.get(run.name, {}).get("quality") != files.get("quality"):
-            date = datetime.date.fromtimestamp((run / "quality.json").stat().st_mtime)
-            found[run.name] = files | {"made on": {"date": f"{date}", **surroundings()}}
+        results = read(run)
+        if found.get(run.name, {}).get("evaluation") != results:
+            date = datetime.date.fromtimestamp((run / "evaluation.json").stat().st_mtime)
+            found[run.name] = {"evaluation": results, "made on": {"date": f"{date}", **surroundings()}}
     names = sorted(found, key=lambda name: (order.index(stem(pathlib.Path(name))), int(name.rpartition("-")[2])))
     if not names:
         raise ValueError(f"{config.folder} holds no finished runs that were judged: there is no table")
-    measured = {pathlib.Path(name): rows(pathlib.Path(name), found[name]) for name in names}
+    measured = {pathlib.Path(name): rows(pathlib.Path(name), found[name]["evaluation"]) for name in names}
     # A spread between parts of the samples is none between seeds.
     measures = dict.fromkeys((config.setting.measure, *(name for name in common(measured) if not name.endswith(" std"))))
     tables = [compared(measured, name) for name in measures]
@@ -321,7 +334,7 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     shown = dict.fromkeys((steps[0], *(n for n in steps if n == 4), steps[-1]))
     figures.dot_plot(first.curves, out / "methods.png", measure=title, steps=list(shown), floor=list(first.floors))
     drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name / "checkpoints").exists()]
-    for n in (1, 4) if drawn else ():
+    for n in (1, 4) if drawn and config.setting.pictured else ():
         draw(drawn, n, out / f"samples-{n}.png")
     print(text)
     print(f"{out}: table.md, table.json, quality.png and methods.png of {len(names)} runs, samples-*.png of {len(drawn)}")

@@ -9,9 +9,10 @@ rows, embedding and average; learning rate and schedule are those of all.
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 from eqx_shortcut.experiment.config import AnyObjective, Config
+from eqx_shortcut.experiment.main import members
 from eqx_shortcut.objectives import Objective
 
 EXPERIMENTS = pathlib.Path(__file__).parent
@@ -60,9 +61,18 @@ class Setting:
     """Features in which samples are judged beside pixels (--quality.features)."""
     measure: str = "frechet"
     """What the figure shows, and the first table."""
+    whole: bool = False
+    """Each phase of a method has the budget of one."""
+    pictured: bool = True
+    """Samples are images."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The preset as the experiment is told it."""
+        return () if self.preset == "default" else (self.preset,)
 
 
-OBJECTIVES: dict[str, type[Objective]] = {name.name: kind for kind, name in map(get_args, get_args(AnyObjective))}
+OBJECTIVES: dict[str, type[Objective]] = members(AnyObjective)
 """All objectives by their names on the command line."""
 
 
@@ -119,7 +129,24 @@ ABLATIONS = {
 """Shortcut models as the digits' preset has them, but for what is said: averages of the weights as targets, no weight decay,
 every 2nd row a bootstrap row, 5 step sizes of them (32 steps), inputs times 100, a decay of 0.95 and no guidance."""
 
+
+def in_the_plane(distribution: str) -> Setting:
+    """All objectives on points in the plane, as toy2d.py sets them; those that distil have a teacher of as many steps."""
+    from toy2d import PRESETS
+
+    methods = {
+        name: Method(f"{name} --data.distribution {distribution}", teacher=config.objective.stages > 0)
+        for name, (_, config) in PRESETS.items()
+    }
+    # Its teacher has steps of the size at which it asks.
+    distilled = methods["consistency-distillation"]
+    methods["consistency-distillation"] = distilled._replace(goes_on="--objective.steps 32")
+    return Setting("toy2d", "default", methods, 0, 128, measure="sliced_wasserstein", whole=True, pictured=False)
+
+
 SETTINGS = {
+    "toy2d": in_the_plane("eight-gaussians"),
+    "toy2d-moons": in_the_plane("moons"),
     "digits": Setting("digits", "default", usual(32, 0.752, flow="--optimizer.lr 4e-3"), pairs=4000, grid=32),
     "digits-ablations": Setting(
         "digits",
@@ -152,7 +179,7 @@ SETTINGS = {
 
 def parsed(setting: Setting, method: Method) -> Config:
     """The settings that a method is trained with, as its experiment reads them."""
-    return told(setting.script, [setting.preset, *method.arguments.split()])
+    return told(setting.script, [*setting.words, *method.arguments.split()])
 
 
 def told(experiment: str, words: Sequence[str]) -> Config:

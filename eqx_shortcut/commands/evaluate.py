@@ -13,7 +13,6 @@ devices and processes. The same command again goes on where it stopped.
 
 import dataclasses
 import itertools
-import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ import tyro
 from .. import ranges
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from ..evaluate.results import TIMES, floor_key
+from ..evaluate.results import TIMES, markdown, read_results
 from ..ranges import Finite
 from ._opening import SamplingOptions, Weights, decoder
 
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
     from ..data import ImageRecords, Images
     from ..evaluate import Features, Statistics
+    from ..evaluate.run import Cell
+    from ..sampling import Sampling
     from ..trained import Trained
 
 
@@ -94,43 +95,49 @@ def main(config: Config) -> None:
     import numpy as np
 
     from .. import distributed
+    from ..evaluate.run import Cell, Evaluation
     from ..trained import load
 
     distributed.initialize()
     notes_as_lines()
-    first, *others = config.weights
-    model = load(config.run, weights=first, step=config.step)
+    model = load(config.run, weights=config.weights[0], step=config.step)
     features, data = config.build(), run_images(config)
     real = reference(config, features, data)
-    labels, found = chosen_labels(config, model, data), read_results(config.run)
+    labels = chosen_labels(config, model, data)
     # Before hours of sampling: one sample says how many features there are.
     decode = decoder(config.run, config.vae) or np.asarray  # once: its weights are hashed
-    (probe,) = sampler(config, decode, model, labels, config.steps[0], 1.0)(range(1))
+    (probe,) = sampler(config, decode, model, labels, config.sampling(config.steps[0], 1.0))(range(1))
     real.check(features.protocol, features(probe).vectors.shape[1], config.count)
-    if data is not None and config.stats is None and floor_key(real.hash[:16], config.count) not in found["floors"]:
-        found["floors"][floor_key(real.hash[:16], config.count)] = floor(config, features, data, real)
-    cells = []
-    for weights in (first, *others):
-        model = model if weights == first else load(config.run, weights=weights, step=config.step)
-        for steps, guidance in itertools.product(config.steps, config.guidance):
-            cell = record_of(config, model, features, real, weights, steps, guidance)
-            cells.append(cell)
-            if not any(is_of(row, cell) for row in found["results"]):
-                draw = sampler(config, decode, model, labels, steps, guidance)
-                measures = compared(config, title_of(cell), cell, config.count, draw, features, real)
-                found["results"].append({**cell, "measures": measures})
-                write_results(config.run, found)
+
+    def measure(cell: Cell, record: dict[str, Any]) -> dict[str, float]:
+        draw = sampler(config, decode, cell.model, labels, cell.sampling)
+        return compared(config, title_of(record), record, config.count, draw, features, real)
+
+    held_out = None if data is None or config.stats is not None else lambda: floor(config, features, data, real)
+    evaluation = Evaluation(config.run, config.count, protocol_of(config, model, features, real), measure, held_out)
+    rows = evaluation(cells(config, model))
     if distributed.is_main_process():
-        print(markdown(found))
-        drawn = draw_widths(config.run / "sigma_rel.png", found, cells)
+        print(markdown(read_results(config.run)))
+        drawn = draw_widths(config.run / "sigma_rel.png", rows)
         print(f"{config.run}: evaluation.json, evaluation.md{', sigma_rel.png' * drawn}")
 
 
-def draw_widths(path: pathlib.Path, found: dict[str, Any], cells: list[dict[str, Any]]) -> bool:
-    """Draws the first measure of these cells against the width of the average; returns whether there are several widths."""
+def cells(config: Config, model: "Trained") -> Iterator["Cell"]:
+    """Each set of weights, the first of which is `model`, at each number of steps and guidance scale."""
+    from ..evaluate.run import Cell
+    from ..trained import load
+
+    for weights in config.weights:
+        model = model if weights == config.weights[0] else load(config.run, weights=weights, step=config.step)
+        for steps, guidance in itertools.product(config.steps, config.guidance):
+            yield Cell(model, weights, config.sampling(steps, guidance))
+
+
+def draw_widths(path: pathlib.Path, found: list[dict[str, Any]]) -> bool:
+    """Draws the first measure of these rows against the width of the average; returns whether there are several widths."""
     from .. import figures
 
-    rows = [row for row in found["results"] if isinstance(row["weights"], float) and any(is_of(row, cell) for cell in cells)]
+    rows = [row for row in found if isinstance(row["weights"], float)]
     if len({row["weights"] for row in rows}) < 2:
         return False
     measure, curves = next(iter(rows[0]["measures"])), {}
@@ -224,30 +231,17 @@ def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "
     return np.arange(config.count) % model.classes
 
 
-def record_of(
-    config: Config, model: "Trained", features: "Features", real: "Statistics", weights: Weights, steps: int, guidance: float
-) -> dict[str, Any]:
-    """What defines a row of the table."""
-    how = config.sampling(steps, guidance)
-    applied = guidance == 1 or how.guides(model.objective)
+def protocol_of(config: Config, model: "Trained", features: "Features", real: "Statistics") -> dict[str, str]:
+    """How the samples are measured."""
     return {
-        "steps": steps,
-        "guidance": guidance,
-        "weights": weights,
-        "training step": model.step,
-        "count": config.count,
-        "protocol": {
-            "features": features.name,
-            **features.protocol,
-            "labels": config.labels if model.labelled else "none",
-            "seed": str(config.seed),
-            "guidance": "applied" if applied else "not applied: not what the network was trained for at this step size",
-            "real images": str(real.count or "number not recorded"),
-            "statistics": real.hash[:16],
-            "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
-            "neighbours among": str(config.neighbours),
-            **how.record,
-        },
+        "features": features.name,
+        **features.protocol,
+        "labels": config.labels if model.labelled else "none",
+        "seed": str(config.seed),
+        "real images": str(real.count or "number not recorded"),
+        "statistics": real.hash[:16],
+        "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
+        "neighbours among": str(config.neighbours),
     }
 
 
@@ -257,7 +251,7 @@ def title_of(cell: dict[str, Any]) -> str:
     return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{more}"
 
 
-def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:
+def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", how: "Sampling") -> Batches:
     """From places to the pictures there: a sample depends on the seed, its place and its label alone."""
     import jax
     import numpy as np
@@ -279,60 +273,10 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
                 everywhere,
                 key,
                 noise(everywhere, key, at),
-                config.sampling(steps, guidance),
+                how,
                 indices=at,
                 labels=chosen,
             )
             yield np.asarray(decode(images))[: places.stop - start]
 
     return draw
-
-
-def is_of(row: dict[str, Any], cell: dict[str, Any]) -> bool:
-    """Whether a stored row is what a cell describes."""
-    return all(row.get(key) == value for key, value in cell.items())
-
-
-def read_results(run: pathlib.Path) -> dict[str, Any]:
-    """What was measured so far."""
-    from .. import settings
-
-    path = run / "evaluation.json"
-    return {"results": [], "floors": {}} | (settings.read(path) if path.exists() else {})
-
-
-def write_results(run: pathlib.Path, found: dict[str, Any]) -> None:
-    """Writes evaluation.json and evaluation.md, in the first process."""
-    from .. import distributed, storage
-
-    if distributed.is_main_process():
-        storage.write(run / "evaluation.json", json.dumps(found, indent=1))
-        storage.write(run / "evaluation.md", markdown(found))
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """A table for each protocol, the real images held out in its last row."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for row in found["results"]:
-        common = {name: said for name, said in row["protocol"].items() if name != "guidance"}
-        chosen = {name: row[name] for name in ("weights", "training step", "count")}
-        if isinstance(row["weights"], float):
-            chosen["weights"] = "averages by their relative width"
-        title = "; ".join(f"{name} {said}" for name, said in {**chosen, **common}.items())
-        groups.setdefault(title, []).append(row)
-    return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floors'])}" for title, rows in groups.items()) + "\n"
-
-
-def rows_as_table(rows: list[dict[str, Any]], floors: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row a number of steps, guidance scale and width if the weights have one, a column a measure."""
-    names, wide = list(rows[0]["measures"]), isinstance(rows[0]["weights"], float)
-    columns = ["steps", "guidance", *["sigma_rel"] * wide]
-    lines = [[*columns, *names], ["---"] * (len(columns) + len(names))]
-    for row in sorted(rows, key=lambda row: (row["guidance"], row["steps"], row["weights"])):
-        note = "" if row["protocol"]["guidance"] == "applied" else " (not applied)"
-        chosen = [str(row["steps"]), f"{row['guidance']:g}{note}", *[str(row["weights"])] * wide]
-        lines.append([*chosen, *(f"{row['measures'][name]:.4g}" for name in names)])
-    floor = floors.get(floor_key(rows[0]["protocol"]["statistics"], rows[0]["count"]))
-    if floor is not None and set(names) <= floor.keys():
-        lines.append(["held-out images", *[""] * (len(columns) - 1), *(f"{floor[name]:.4g}" for name in names)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,7 +2,7 @@
 
 eqx-shortcut plot runs/digits/shortcut-* runs/digits/flow-matching-* --out quality.svg
 
-Reads what the runs (quality.json) and `eqx-shortcut evaluate` (evaluation.json) measured. Runs named NAME-SEED are one curve,
+Reads evaluation.json, what the runs and `eqx-shortcut evaluate` measured. Runs named NAME-SEED are one curve,
 the mean with a band from the smallest to the largest.
 """
 

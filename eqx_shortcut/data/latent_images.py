@@ -48,8 +48,6 @@ class LatentImages:
 
     prefix: ClassVar[str] = ""
     """Their options stand on the command line by themselves: --vae, and data:image-folder for `images`."""
-    judged: ClassVar[bool] = False
-    """Samples are not compared with the data yet."""
 
     def __post_init__(self):
         if self.encode_batch < 1:

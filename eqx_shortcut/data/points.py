@@ -1,12 +1,22 @@
-"""Distributions in the plane that methods are tried on: pure functions of a key, all of one size.
+"""Distributions in the plane that methods are tried on: pure functions of a key, all of one size, and a source of them.
 
-Each draws `n` points independently, in random order, of mean 0 and mean squared length 2: one for each coordinate, as for the
-noise.
+Each function draws `n` points independently, in random order, of mean 0 and mean squared length 2: one for each coordinate,
+as for the noise.
 """
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import storage
+from .memory import ArraySource
+
+if TYPE_CHECKING:
+    from ..trained import Trained
 
 Points = Float[Array, "n 2"]
 
@@ -44,6 +54,34 @@ def eight_gaussians(key: PRNGKeyArray, n: int, *, width: float = 0.14) -> Points
     k_which, k_blur = jax.random.split(key)
     angle = jnp.pi / 4 * jax.random.randint(k_which, (n,), 0, 8).astype(jnp.float32)
     return _blurred(k_blur, jnp.sqrt(2.0) * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1), width)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanePoints:
+    """Points of a distribution in the plane, the same in every run."""
+
+    distribution: Literal["moons", "checkerboard", "spirals", "eight-gaussians"] = "eight-gaussians"
+    """The distribution."""
+    count: int = 2**19
+    """Points to train on; 10,000 more are held out."""
+
+    def __post_init__(self):
+        if self.count < 2:
+            raise ValueError(f"--data.count {self.count}: use 2 or more")
+
+    def build(self) -> tuple[ArraySource, ArraySource]:
+        """Points to train on, and those held out."""
+        draw = {"moons": moons, "checkerboard": checkerboard, "spirals": spirals}.get(self.distribution, eight_gaussians)
+        keys = jax.random.split(jax.random.key(1000))
+        counts = self.count, 10_000
+        train, held_out = (ArraySource(np.asarray(draw(key, n))) for key, n in zip(keys, counts, strict=True))
+        return train, held_out
+
+    def draw(self, path: storage.Path, model: "Trained") -> None:
+        """Writes the picture of a model of these points (see plane.draw)."""
+        from .. import plane
+
+        plane.draw(path, model, self.build()[1].x)
 
 
 def _signs(key, n):

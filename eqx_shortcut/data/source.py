@@ -65,7 +65,8 @@ class Source(Protocol):
     """A frozen dataclass that says where data are and reads them.
 
     It may have more: `mirror`, whether a mirrored row is as likely as the row; `names`, those of the classes in order of their
-    labels; `blank()` and `pictures(samples)`, for the functions below.
+    labels; `blank()` and `pictures(samples)`, for the functions below; `draw(path, model)`, which writes a picture of a trained
+    model in place of samples that are no images.
     """
 
     def build(self) -> tuple[Rows, Rows]:

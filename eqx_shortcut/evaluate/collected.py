@@ -52,23 +52,44 @@ class Collected:
         return cls(_packed(arrays, "moments"), spatial, arrays["kept"], arrays.get("logits"))
 
 
+class Gathering:
+    """What images leave behind in some features, gathered part by part; the features and logits of the first `keep` of them."""
+
+    def __init__(self, features: Features, *, keep: int):
+        self._features, self._left = features, keep
+        self._total: Moments | None = None
+        self._spatial: Moments | None = None
+        self._kept: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
+
+    def add(self, images: Float[np.ndarray, "_ height width channels"]) -> None:
+        """Takes images in [-1, 1]; raises ValueError for what the features refuse."""
+        found = self._features(images)
+        self._total = _plus(self._total, found.vectors)
+        self._spatial = None if found.spatial is None else _plus(self._spatial, found.spatial)
+        self._kept.append(np.asarray(found.vectors[: self._left], np.float32))
+        if found.logits is not None:
+            self._logits.append(np.asarray(found.logits[: self._left], np.float32))
+        self._left -= len(self._kept[-1])
+
+    @property
+    def collected(self) -> Collected:
+        """That of all images so far. Raises ValueError if there are none."""
+        if self._total is None:
+            raise ValueError("no images to collect features of: there were no batches")
+        logits = np.concatenate(self._logits) if self._logits else None
+        return Collected(self._total, self._spatial, np.concatenate(self._kept), logits)
+
+
 def collect(batches: Iterable[Float[np.ndarray, "_ height width channels"]], features: Features, *, keep: int) -> Collected:
     """Moments of the features of all images in [-1, 1], and the features and logits of the first `keep` of them.
 
     One batch of images is in memory at a time. Raises ValueError if there are no images, or for what `features` refuses.
     """
-    total, spatial, kept, logits, left = None, None, [], [], keep
+    found = Gathering(features, keep=keep)
     for images in batches:
-        found = features(images)
-        total = _plus(total, found.vectors)
-        spatial = None if found.spatial is None else _plus(spatial, found.spatial)
-        kept.append(np.asarray(found.vectors[:left], np.float32))
-        if found.logits is not None:
-            logits.append(np.asarray(found.logits[:left], np.float32))
-        left -= len(kept[-1])
-    if total is None:
-        raise ValueError("no images to collect features of: there were no batches")
-    return Collected(total, spatial, np.concatenate(kept), np.concatenate(logits) if logits else None)
+        found.add(images)
+    return found.collected
 
 
 def merged(parts: Sequence[Collected]) -> Collected:

@@ -79,6 +79,24 @@ class Pixels:
 
 
 @dataclasses.dataclass(frozen=True)
+class CoarsePixels:
+    """The images themselves as features, averaged over squares to at most `SIDE` by `SIDE`, and not clipped."""
+
+    @property
+    def name(self) -> str:
+        """It is no FID."""
+        return "frechet"
+
+    @property
+    def protocol(self) -> Mapping[str, str]:
+        """No network, no weights."""
+        return {"network": f"none, pixels averaged to at most {SIDE} x {SIDE}"}
+
+    def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
+        return Extracted(pixels(coarse(images)))
+
+
+@dataclasses.dataclass(frozen=True)
 class Custom:
     """Features by any function from images, clipped to [-1, 1], to one vector each; `name` says what a distance in them is."""
 

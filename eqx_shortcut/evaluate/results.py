@@ -1,5 +1,6 @@
-"""Results of finished runs, their quality.json and evaluation.json, put side by side by number of sampling steps."""
+"""Results of finished runs, their evaluation.json: read, written, and put side by side by number of sampling steps."""
 
+import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,10 @@ TITLES = {
 
 TIMES = "times of guidance"
 """The name in a protocol of the interval in which samples were guided."""
+
+
+TRAINED = "training images"
+"""The name in a protocol of the statistics that a run compares its own samples with."""
 
 
 class Row(NamedTuple):
@@ -74,38 +79,97 @@ def common(found: Mapping[pathlib.Path, Sequence[Row]]) -> list[str]:
 
 
 def read(run: pathlib.Path) -> dict[str, Any]:
-    """What files of a run say was measured of it, `quality` at its end and `evaluation` later; only those that there are."""
-    from .. import settings
+    """All that was measured of a run. Raises ValueError if it is nothing, or kept as an earlier version did."""
+    if (found := read_results(run))["results"]:
+        return found
+    if (run / "quality.json").exists():
+        raise ValueError(f"{run} holds quality.json of an earlier version: eqx-shortcut convert {run} reads it")
+    raise ValueError(f"{run} holds no results, no evaluation.json: train or evaluate it first")
 
-    files = {name: run / f"{name}.json" for name in ("evaluation", "quality")}
-    return {name: settings.read(path) for name, path in files.items() if path.exists()}
 
-
-def rows(run: pathlib.Path, files: Mapping[str, Any]) -> list[Row]:
-    """All that those files say was measured of a run. Raises ValueError if it is nothing."""
+def rows(run: pathlib.Path, found: Mapping[str, Any]) -> list[Row]:
+    """The rows of that, first what the command `evaluate` measured. Raises ValueError if they cannot be read."""
     rows = []
     try:
-        if found := files.get("evaluation"):
-            for result in found["results"]:
-                chosen = {key: value for key, value in result.items() if key not in ("steps", "measures", "protocol")}
-                # The scale of the guidance before the word on whether it was applied.
-                protocol = {**result["protocol"], **chosen}
-                floor = found["floors"].get(floor_key(protocol.get("statistics"), result["count"]), {})
-                rows.append(Row(result["steps"], result["measures"], protocol, floor))
-        if found := files.get("quality"):
-            for result in found["results"]:
-                measures = {key: value for key, value in result.items() if key != "steps"}
-                rows.append(Row(result["steps"], measures, found["protocol"], found["held_out"]))
-    except (KeyError, TypeError) as error:
+        for result in sorted(found["results"], key=lambda result: result["protocol"].get("statistics") == TRAINED):
+            chosen = {key: value for key, value in result.items() if key not in ("steps", "measures", "protocol")}
+            # The scale of the guidance before the word on whether it was applied.
+            protocol = {**result["protocol"], **chosen}
+            floor = found["floors"].get(floor_key(protocol.get("statistics"), result["count"]), {})
+            rows.append(Row(result["steps"], result["measures"], protocol, floor))
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the results of {run} cannot be read ({error!r}): judge the run again") from error
-    if not rows:
-        raise ValueError(f"{run} holds no results, quality.json or evaluation.json: train or evaluate it first")
     return rows
+
+
+def converted(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a quality.json, as earlier versions wrote it, in the form of an evaluation.json."""
+    said = dict(quality["protocol"])
+    scale, _, left_out = str(said.pop("guidance", 1.0)).partition(", not applied in ")
+    refused, count = left_out.removesuffix(" steps").split(", "), said.pop("samples")
+    common = {"guidance": float(scale), "weights": said.pop("weights", "ema"), "training step": said.pop("training step", None)}
+    found = []
+    for result in quality["results"]:
+        measures = {name: value for name, value in result.items() if name != "steps"}
+        applied = "not applied" if str(result["steps"]) in refused else "applied"
+        protocol = {**said, "statistics": TRAINED, "guidance": applied}
+        found.append({"steps": result["steps"], **common, "count": count, "protocol": protocol, "measures": measures})
+    return {"results": found, "floors": {floor_key(TRAINED, count): quality["held_out"]}}
 
 
 def floor_key(statistics: str | None, count: int) -> str:
     """What tells the measures of held-out images from others: the statistics they were compared with, and at most how many."""
     return f"{statistics}, {count}"
+
+
+def is_of(row: dict[str, Any], cell: dict[str, Any]) -> bool:
+    """Whether a stored row is what a cell describes."""
+    return all(row.get(key) == value for key, value in cell.items())
+
+
+def read_results(run: pathlib.Path) -> dict[str, Any]:
+    """What was measured so far."""
+    from .. import settings, storage
+
+    path = run / "evaluation.json"
+    return {"results": [], "floors": {}} | (settings.read(path) if storage.exists(path) else {})
+
+
+def write_results(run: pathlib.Path, found: dict[str, Any]) -> None:
+    """Writes evaluation.json and evaluation.md, in the first process."""
+    from .. import distributed, storage
+
+    if distributed.is_main_process():
+        storage.write(run / "evaluation.json", json.dumps(found, indent=1))
+        storage.write(run / "evaluation.md", markdown(found))
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """A table for each protocol, the real images held out in its last row."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in found["results"]:
+        common = {name: said for name, said in row["protocol"].items() if name != "guidance"}
+        chosen = {name: row[name] for name in ("weights", "training step", "count")}
+        if isinstance(row["weights"], float):
+            chosen["weights"] = "averages by their relative width"
+        title = "; ".join(f"{name} {said}" for name, said in {**chosen, **common}.items())
+        groups.setdefault(title, []).append(row)
+    return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floors'])}" for title, rows in groups.items()) + "\n"
+
+
+def rows_as_table(rows: list[dict[str, Any]], floors: dict[str, dict[str, float]]) -> str:
+    """Markdown: a row a number of steps, guidance scale and width if the weights have one, a column a measure."""
+    names, wide = list(rows[0]["measures"]), isinstance(rows[0]["weights"], float)
+    columns = ["steps", "guidance", *["sigma_rel"] * wide]
+    lines = [[*columns, *names], ["---"] * (len(columns) + len(names))]
+    for row in sorted(rows, key=lambda row: (row["guidance"], row["steps"], row["weights"])):
+        note = "" if row["protocol"]["guidance"] == "applied" else " (not applied)"
+        chosen = [str(row["steps"]), f"{row['guidance']:g}{note}", *[str(row["weights"])] * wide]
+        lines.append([*chosen, *(f"{row['measures'][name]:.4g}" for name in names)])
+    floor = floors.get(floor_key(rows[0]["protocol"].get("statistics"), rows[0]["count"]))
+    if floor is not None and set(names) <= floor.keys():
+        lines.append(["held-out images", *[""] * (len(columns) - 1), *(f"{floor[name]:.4g}" for name in names)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def stem(run: pathlib.Path) -> str:
@@ -140,7 +204,7 @@ def _note(key: str, protocols: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
 
 def _real(protocol: dict[str, Any]) -> str:
     count = protocol.get("held-out images")
-    return "held-out images" if count is None else f"{count:,} held-out images, of {protocol['samples']:,} samples"
+    return "held-out images" if count is None else f"{count:,} held-out images, of {protocol['count']:,} samples"
 
 
 def _cell(values: list[float]) -> str:

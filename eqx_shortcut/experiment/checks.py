@@ -53,7 +53,8 @@ def check_data(run: Run) -> None:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
         )
-    if config.quality.steps and isinstance(held_out, Images | ImageRecords) and len(held_out.labels) < 2:
+    pictured = isinstance(held_out, Images | ImageRecords) or run.data.autoencoder is not None
+    if config.quality.steps and pictured and len(held_out.labels) < 2:
         raise ValueError(
             "1 held-out image, and samples are judged beside 2 or more: use a larger --data.held-out, or --quality.steps alone "
             "to judge nothing"

@@ -65,7 +65,6 @@ def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:
     source = config.data
     if source is None:
         raise DataError("no data are named: name them with data:KIND (--help lists the kinds) and --data.path")
-    check_judged(config)
     with jax.set_mesh(mesh):
         train, held_out = source.build()
     train = train if config.overfit is None else train.first(config.overfit)
@@ -74,13 +73,3 @@ def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:
         return data
     pairs = read_pairs(config.pairs, data.train.shape)
     return dataclasses.replace(data, pairs=pairs if config.overfit is None else pairs.first(config.overfit))
-
-
-def check_judged(config: Config) -> None:
-    """Refuses to judge samples of a source whose samples are not."""
-    if getattr(config.data, "judged", True):
-        return
-    quality, figures = config.quality.steps, config.figures.count
-    for asked, words in ((quality, f"quality.steps {' '.join(map(str, quality))}"), (figures, f"figures.count {figures}")):
-        if asked:
-            raise ValueError(f"--{words}: samples of latents are not judged yet: leave it out")

@@ -2,71 +2,93 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
 from .. import distributed, rng, settings, storage
-from ..data import ImageRecords, Images
+from ..data import ImageRecords, Images, LatentImages, Rows
 from ..data.pipeline import host_batches
-from ..evaluate import Features, Moments, Statistics, collect, compare, frechet_distance, moments, pixels
-from ..evaluate.features import block, coarse
+from ..evaluate import Features, Moments, Statistics, compare, frechet_distance
+from ..evaluate.collected import Gathering
+from ..evaluate.features import CoarsePixels, block
 from ..evaluate.parts import Measuring, real_statistics
+from ..evaluate.results import TRAINED
+from ..evaluate.run import Cell, Evaluation
 from ..sampling import Sampling
 from ..trained import Trained, sample
 from .config import Config, Judge
 from .run import Run
 
+Real = Images | ImageRecords
+Labels = Shaped[np.ndarray, " count"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Measures:
-    """What is measured of images in [-1, 1] and their labels: the distance of their pixels to the training images', and more.
+    """Measures of samples in [-1, 1]: the distance of their pixels to the training images', other features, a `judge`'s own.
 
-    What is needed of the training images is computed once, when first needed.
+    What is needed of the training images is computed once, when first needed. Rows that are no images have the judge alone.
     """
 
-    train: Images | ImageRecords
+    train: Rows
     judge: Judge | None = None
     others: "Others | None" = None
+    held_out: Rows | None = None
+    """Rows to measure beside the samples."""
 
     @functools.cached_property
     def reference(self) -> Moments:
-        """Moments of the training images."""
-        places = np.arange(len(self.train.labels))
-        return self._moments(scaled(self.train, part) for part in host_batches(places, 4096))
+        """Moments of the pixels of the training images."""
+        assert isinstance(self.train, Real)
+        found = Gathering(CoarsePixels(), keep=0)
+        for images in scaled(self.train, np.arange(len(self.train.labels))):
+            found.add(images)
+        return found.collected.moments
 
-    def frechet(self, images: np.ndarray) -> float:
-        """The Frechet distance to the training images."""
-        return frechet_distance(self._moments(host_batches(images, 4096)), self.reference)
+    def __call__(self, samples: Iterable[np.ndarray], labels: Labels, *, first: bool = False) -> dict[str, float] | None:
+        """All measures by name, or the first alone, of samples that come in parts; None if one is not finite."""
+        near = Gathering(CoarsePixels(), keep=0) if isinstance(self.train, Real) else None
+        others = None if first else self.others
+        judge = None if first and near is not None else self.judge
+        deep = None if others is None else Gathering(others.features, keep=len(labels))
+        whole = []
+        for part in samples:
+            if not np.isfinite(part).all():
+                return None
+            for gathering in filter(None, (near, deep)):
+                gathering.add(part)
+            whole += [part] * (judge is not None)
+        found = {} if near is None else {"frechet": frechet_distance(near.collected.moments, self.reference)}
+        found |= {} if judge is None else judge(self.train, np.concatenate(whole), labels)
+        return found | ({} if deep is None or others is None else others(deep))
 
-    def __call__(self, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """All measures by name."""
-        more = {} if self.judge is None else self.judge(self.train, images, labels)
-        deep = {} if self.others is None else self.others(images)
-        return {"frechet": self.frechet(images)} | more | deep
 
-    def _moments(self, parts: Iterable[np.ndarray]) -> Moments:
-        return moments(pixels(coarse(part)) for part in parts)
+def at_once(shape: tuple[int, ...], *, least: int = 1) -> int:
+    """Images of a shape that are held in memory together: 64 MiB of them, at most 4096."""
+    return max(least, min(4096, 2**24 // int(np.prod(shape))))
 
 
-def scaled(images: Images | ImageRecords, indices: np.ndarray) -> np.ndarray:
-    """The images at `indices` as float32 in [-1, 1]; others of them are not read."""
-    raw = images.rows(indices)
-    found = images.note(raw) if isinstance(images, ImageRecords) else raw
-    return found["pixels"].astype(np.float32) / (images.peak / 2) - 1
+def scaled(images: Real, indices: np.ndarray) -> Iterator[Float[np.ndarray, "part height width channels"]]:
+    """The images at `indices` in [-1, 1], part by part; others of them are not read."""
+    for part in host_batches(indices, at_once(images.shape)):
+        raw = images.rows(part)
+        found = images.note(raw) if isinstance(images, ImageRecords) else raw
+        yield found["pixels"].astype(np.float32) / (images.peak / 2) - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Others:
-    """What is measured in features other than pixels; the training images' statistics are kept in a folder."""
+    """Measures in features other than pixels; the training images' statistics are kept in a folder."""
 
     given: Measuring
     features: Features
     source: dict[str, Any]
-    train: Images | ImageRecords
+    train: Real
     folder: storage.Path
 
     @functools.cached_property
@@ -80,87 +102,120 @@ class Others:
         """The features in words."""
         return ", ".join(f"{name} {said}" for name, said in self.features.protocol.items())
 
-    def __call__(self, images: np.ndarray) -> dict[str, float]:
+    def __call__(self, samples: Gathering) -> dict[str, float]:
         """All measures by name."""
-        found = collect([images], self.features, keep=len(images))
-        return compare(found, self.real, self.features, neighbours=self.given.neighbours)
+        return compare(samples.collected, self.real, self.features, neighbours=self.given.neighbours)
+
+
+def real_rows(run: Run) -> tuple[Rows, Rows]:
+    """The rows that samples are judged beside: those of the run, or the images of its latents.
+
+    Raises ValueError if only latents are there.
+    """
+    data, config = run.data, run.config
+    if not isinstance(data.source, LatentImages):
+        return data.train, data.held_out
+    if data.source.images is None:
+        raise ValueError(
+            f"the latents of {data.source.cache} come without images to judge samples beside: name them with "
+            "data:image-folder --data.path FOLDER, or leave --quality.steps and --figures.count 0 empty"
+        )
+    train, held_out = data.source.images.build()
+    return train if config.overfit is None else train.first(config.overfit), held_out
 
 
 def open_measures(run: Run, judge: Judge | None) -> Measures | None:
-    """What samples that are images are judged by. Raises ValueError, before anything is trained, if it cannot be had."""
-    config, train, folder = run.config, run.data.train, run.folder
-    if not isinstance(train, Images | ImageRecords):
+    """The measures that the settings ask for; None if none. Raises ValueError, before anything is trained, if they fail."""
+    config, folder = run.config, run.folder
+    if not (config.quality.steps or config.figures.count):
         return None
+    train, held_out = real_rows(run)
+    if not isinstance(train, Real):
+        return None if judge is None else Measures(train, judge, held_out=held_out)
     if config.quality.features is None:
-        return Measures(train, judge)
+        return Measures(train, judge, held_out=held_out)
     if storage.is_remote(folder):
         raise ValueError(
             f"--quality.features {config.quality.features}: {folder} lies in an object store; judge it by eqx-shortcut evaluate"
         )
     # Equal numbers of samples and real images among which precision and recall look for neighbours.
     given = Measuring(features=config.quality.features, neighbours=config.quality.count)
-    return Measures(train, judge, Others(given, given.build(), settings.dump(config.data), train, folder / "evaluation"))
+    others = Others(given, given.build(), settings.dump(config.data), train, folder / "evaluation")
+    return Measures(train, judge, others, held_out)
 
 
-def draw_for(config: Config, model: Trained, labels: np.ndarray, *, steps: int, guidance: float) -> np.ndarray:
-    """The samples that are judged: one for each label, always from the same noise."""
-    given = jax.numpy.asarray(labels) if model.labelled else None
-    key, batch = rng.key(config.quality.seed), config.quality.batch
-    return np.asarray(sample(model, key, len(labels), Sampling(steps, guidance), labels=given, batch=batch))
+def drawn(
+    run: Run, model: Trained, shape: tuple[int, ...], labels: Labels, sampling: Sampling
+) -> Iterator[Float[np.ndarray, "part *shape"]]:
+    """The samples that are judged, of this shape, latents decoded: one for each label, always from the same noise, in parts."""
+    config = run.config.quality
+    key, size = rng.key(config.seed), at_once(shape, least=config.batch)
+    for first in range(0, len(labels), size):
+        given = jax.numpy.asarray(labels[first : first + size]) if model.labelled and model.classes else None
+        count = min(size, len(labels) - first)
+        x = sample(model, key, count, sampling, first=first, labels=given, batch=config.batch)
+        yield np.asarray(x) if run.data.autoencoder is None else run.data.pictures(x)
 
 
 def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:
-    """Distances of a few samples at some numbers of steps, by name, and of guided ones at the largest; NaN for samples that are
-    not finite."""
+    """Pixel distances of a few samples at some numbers of steps, by name, and of guided ones at the largest; NaN for samples
+    that are not finite."""
     config, figures = run.config, run.config.figures
-    labels = np.resize(measures.train.labels, figures.count)
-    wanted = [(n, 1.0) for n in figures.steps]
+    labels = np.resize(run.data.train.labels, figures.count)
+    wanted = [Sampling(n) for n in figures.steps]
     if guides(config, model, max(figures.steps)):
-        wanted.append((max(figures.steps), figures.guidance))
+        wanted.append(Sampling(max(figures.steps), figures.guidance))
     found = {}
-    for steps, guidance in tqdm(
-        wanted, desc="distances", unit="sampler", leave=False, disable=not distributed.is_main_process()
-    ):
-        samples = draw_for(config, model, labels, steps=steps, guidance=guidance)
-        name = f"distance/{steps} step{'s'[: steps > 1]}{f', guidance {guidance:g}' * (guidance != 1)}"
-        found[name] = measures.frechet(samples) if np.isfinite(samples).all() else float("nan")
+    for how in tqdm(wanted, desc="distances", unit="sampler", leave=False, disable=not distributed.is_main_process()):
+        values = measures(drawn(run, model, measures.train.shape, labels, how), labels, first=True)
+        guided = f", guidance {how.guidance:g}" * (how.guidance != 1)
+        name = f"distance/{how.steps} step{'s'[: how.steps > 1]}{guided}"
+        found[name] = float("nan") if values is None else next(iter(values.values()))
     return found
 
 
 def guides(config: Config, model: Trained, steps: int) -> bool:
     """Whether guided samples of so many steps are another picture than others."""
     conditional = model.labelled and model.nothing is not None
-    return conditional and config.figures.guidance != 1 and model.objective.guides(steps)
+    return conditional and Sampling(steps, config.figures.guidance).guides(model.objective)
 
 
-def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any]:
-    """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
-    config, wanted, train, held_out = run.config, run.config.quality, measures.train, run.data.held_out
-    assert isinstance(held_out, Images | ImageRecords)
+def judge_samples(run: Run, model: Trained, measures: Measures) -> list[dict[str, Any]]:
+    """The rows of evaluation.json for the run's numbers of steps, each measured if it is not there."""
+    wanted, held_out = run.config.quality, measures.held_out
+    assert held_out is not None
+    labels = np.resize(run.data.train.labels, wanted.count)
     # At most as many as samples, which would lie nearer than fewer real ones; drawn once, in case they are sorted.
     some = np.random.default_rng(0).permutation(len(held_out.labels))[: wanted.count]
-    labels, unseen = np.resize(train.labels, wanted.count), scaled(held_out, some)
-    real, results = measures(unseen, held_out.labels[some]), []
-    for steps in tqdm(wanted.steps, desc="judging samples", unit="sampler", disable=not distributed.is_main_process()):
-        samples = draw_for(config, model, labels, steps=steps, guidance=wanted.guidance)
-        # Of samples that are not finite nothing can be said, which is a result, too.
-        found = measures(samples, labels) if np.isfinite(samples).all() else dict.fromkeys(real, float("nan"))
-        results.append({"steps": steps, **found})
+
+    @functools.cache
+    def floor() -> dict[str, float]:
+        rows = scaled(held_out, some) if isinstance(held_out, Real) else [held_out.rows(some)["x"]]
+        found = measures(rows, held_out.labels[some])
+        assert found is not None
+        return found
+
+    def measure(cell: Cell, record: dict[str, Any]) -> dict[str, float]:
+        found = measures(drawn(run, cell.model, measures.train.shape, labels, cell.sampling), labels)
+        return dict.fromkeys(floor(), float("nan")) if found is None else found
+
+    evaluation = Evaluation(run.folder, wanted.count, protocol(run, measures, model, len(some)), measure, floor)
+    cells = [Cell(model, "ema", Sampling(steps, wanted.guidance)) for steps in wanted.steps]
+    return evaluation(tqdm(cells, desc="judging samples", unit="sampler", disable=not distributed.is_main_process()))
+
+
+def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dict[str, Any]:
+    """How the samples of a run are measured at its end."""
+    train, others = measures.train, measures.others
+    pixels = f"Frechet distance of {averaged(train.shape)}, not clipped to [-1, 1], to the training images"
     return {
-        "protocol": {
-            "frechet": f"Frechet distance of {averaged(train.shape)}, not clipped to [-1, 1], to the training images",
-            "samples": wanted.count,
-            "labels": "those of the training images in order" if model.labelled else "none",
-            "training images": len(train.labels),
-            "held-out images": len(unseen),
-            "guidance": _applied(config, model),
-            "weights": "ema",
-            "training step": model.step,
-            "seed of noise": wanted.seed,
-            **({} if measures.others is None else {"features": measures.others.described}),
-        },
-        "held_out": real,
-        "results": results,
+        **({"frechet": pixels} if isinstance(train, Real) else {}),
+        "labels": "those of the training images in order" if model.labelled and model.classes else "none",
+        "training images": len(train.labels),
+        "held-out images": held_out,
+        "seed of noise": run.config.quality.seed,
+        "statistics": TRAINED,
+        **({} if others is None else {"features": others.described}),
     }
 
 
@@ -168,21 +223,3 @@ def averaged(shape: tuple[int, ...]) -> str:
     """The pixels that are compared, in words."""
     side = block(shape)
     return "pixels" if side == 1 else f"pixels averaged over {side} x {side}"
-
-
-def _applied(config: Config, model: Trained) -> float | str:
-    scale = config.quality.guidance
-    left_out = [str(n) for n in config.quality.steps if scale != 1 and not model.objective.guides(n)]
-    return f"{scale}, not applied in {', '.join(left_out)} steps" if left_out else scale
-
-
-def table(quality: dict[str, Any]) -> str:
-    """The results as a text table under their protocol; the last row is the same measures of real, held-out images."""
-    results = [*quality["results"], {"steps": "held-out", **quality["held_out"]}]
-    wide = {name: max(10, len(name)) for name in results[0]}
-    lines = ["  ".join(f"{name:>{width}}" for name, width in wide.items())]
-    for row in results:
-        values = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
-        lines.append("  ".join(f"{values[name]:>{width}}" for name, width in wide.items()))
-    protocol = [f"  {name}: {value}" for name, value in quality["protocol"].items()]
-    return "\n".join([*protocol, "", *lines])

@@ -38,6 +38,10 @@ class Monitor:
     def samples(self, model: Trained) -> dict[str, storage.Path]:
         """Pictures of samples at every number of steps, and of guided ones if there are any; others as numbers."""
         config, data = self._config, self._data
+        if (draw := getattr(data.source, "draw", None)) is not None:
+            found = {"samples": self._path("samples", model.step)}
+            draw(found["samples"], model)
+            return found
         if not drawable(data):
             write_samples(self._path("samples", model.step).with_suffix(".npz"), self._run, model)
             return {}

@@ -8,11 +8,11 @@ import jax
 
 from .. import figures, storage
 from ..data.identity import Identified, summary
+from ..evaluate.results import TITLES, TRAINED, floor_key, markdown, read_results
 from ..objectives import unsteady
 from ..train import TrainState
 from . import log
 from .devices import in_words
-from .judging import table
 from .run import Run
 
 
@@ -28,14 +28,14 @@ def begins(run: Run, state: TrainState) -> None:
         print(f"note: {said}")
 
 
-def ends(run: Run, quality: dict[str, Any] | None) -> None:
+def ends(run: Run, rows: list[dict[str, Any]]) -> None:
     """Writes and says what is known of a run that is done."""
     folder = run.folder
     report_replaced(folder, run.data.replaced)
     drawn = draw_records(folder)
-    if quality is not None:
-        report_quality(folder, quality)
-        drawn += ["quality.json", "quality.png"]
+    if rows:
+        report_quality(folder, rows)
+        drawn += ["evaluation.json", "quality.png"]
     print(f"pictures and numbers: {folder}/{', '.join(drawn)}")
 
 
@@ -60,11 +60,11 @@ def report_replaced(folder: storage.Path, replaced: dict[int, str]) -> None:
         print(f"bad images replaced by the next good ones: {len(replaced)}, listed in {folder}/replaced.json")
 
 
-def report_quality(folder: storage.Path, quality: dict[str, Any]) -> None:
-    """Writes quality.json and quality.png, and prints the table."""
-    storage.write(folder / "quality.json", json.dumps(quality, indent=1))
-    curve = {row["steps"]: row["frechet"] for row in quality["results"]}
-    figures.quality_plot(
-        {folder.name: curve}, folder / "quality.png", measure="pixel Frechet distance", floor=quality["held_out"]["frechet"]
-    )
-    print(table(quality))
+def report_quality(folder: storage.Path, rows: list[dict[str, Any]]) -> None:
+    """Writes quality.png and prints the table."""
+    floors = read_results(folder)["floors"]
+    floor = floors[floor_key(TRAINED, rows[0]["count"])]
+    name: str = next(iter(rows[0]["measures"]))
+    curve = {row["steps"]: row["measures"][name] for row in rows}
+    figures.quality_plot({folder.name: curve}, folder / "quality.png", measure=TITLES.get(name, name), floor=floor[name])
+    print(markdown({"results": rows, "floors": floors}))

@@ -31,9 +31,9 @@ def execute(run: Run, judge: Judge | None) -> None:
         if distributed.is_main_process():
             open_folder(run)
     model = train(run, state, Monitor(run, measures))
-    quality = judge_samples(run, model, measures) if run.config.quality.steps and measures is not None else None
+    rows = judge_samples(run, model, measures) if run.config.quality.steps and measures is not None else []
     if distributed.is_main_process():
-        report.ends(run, quality)
+        report.ends(run, rows)
 
 
 def open_folder(run: Run) -> None:

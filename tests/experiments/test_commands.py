@@ -78,7 +78,7 @@ def assert_same_end(one: pathlib.Path, other: pathlib.Path) -> None:
     assert notes == notes_other == [] and position == position_other
     for a, b in zip(found, others, strict=True):
         np.testing.assert_array_equal(a, b)
-    for name in ("metrics.jsonl", "quality.json"):
+    for name in ("metrics.jsonl", "evaluation.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
@@ -114,14 +114,17 @@ def test_a_run_leaves_its_record_its_pictures_and_a_table(whole):
     folder, out = whole
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == list(range(1, STEPS + 1))
     names = {path.name for path in folder.iterdir()}
-    assert names == {"checkpoints", "samples", "config.json", "metrics.jsonl", "quality.json", "quality.png", "loss.png"}
-    quality = json.loads((folder / "quality.json").read_text())
+    assert names == {"checkpoints", "samples", "config.json", "metrics.jsonl", "evaluation.json", "evaluation.md"} | {
+        *("quality.png", "loss.png")
+    }
+    quality = json.loads((folder / "evaluation.json").read_text())
     assert [row["steps"] for row in quality["results"]] == [1, 2]
-    assert quality["protocol"]["training step"] == STEPS
     # At most as many real images as samples.
-    assert quality["protocol"]["samples"] == quality["protocol"]["held-out images"] == 64
-    for row in [*quality["results"], quality["held_out"]]:
-        assert f"{row['frechet']:.4g}" in out and 0 <= row["accuracy"] <= 1
+    assert {(row["training step"], row["count"], row["protocol"]["held-out images"]) for row in quality["results"]} == {
+        (STEPS, 64, 64)
+    }
+    for measures in [*(row["measures"] for row in quality["results"]), *quality["floors"].values()]:
+        assert f"{measures['frechet']:.4g}" in out and 0 <= measures["accuracy"] <= 1
     assert [path.name for path in (folder / "samples").iterdir()] == [f"step_{STEPS:07d}.png"]
     for name in ("quality.png", "loss.png", f"samples/step_{STEPS:07d}.png"):
         with PIL.Image.open(folder / name) as picture:
@@ -169,7 +172,7 @@ def test_a_run_stopped_in_every_way_and_continued_ends_as_if_undisturbed(base, w
 def test_the_same_command_on_a_finished_run_prints_the_table_again_without_training(base, whole):
     folder, out = whole
     before = snapshot(folder / "checkpoints") | snapshot(folder / "samples") | {"m": (folder / "metrics.jsonl").read_bytes()}
-    quality = (folder / "quality.json").read_bytes()
+    quality = (folder / "evaluation.json").read_bytes()
     result = digits(base, "--name", "whole")
     assert result.returncode == 0, result.stderr
     _, read, *table = out.splitlines()
@@ -178,7 +181,7 @@ def test_the_same_command_on_a_finished_run_prints_the_table_again_without_train
     assert before == snapshot(folder / "checkpoints") | snapshot(folder / "samples") | {
         "m": (folder / "metrics.jsonl").read_bytes()
     }
-    assert quality == (folder / "quality.json").read_bytes()
+    assert quality == (folder / "evaluation.json").read_bytes()
 
 
 def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(base, whole, copy):

@@ -347,7 +347,7 @@ def write_results(folder: pathlib.Path, values: dict[int, float], *, guidance: f
     rows = [{"steps": n, "frechet": value, "accuracy": 0.9} for n, value in values.items()]
     protocol = {"samples": samples, "guidance": guidance}
     quality = {"protocol": protocol, "held_out": {"frechet": 0.5, "accuracy": 1.0}, "results": rows}
-    (folder / "quality.json").write_text(json.dumps(quality))
+    results.write_results(folder, results.converted(quality))
     return folder
 
 
@@ -366,7 +366,9 @@ def write_evaluation(folder: pathlib.Path, fid: dict[tuple[int, float], float]) 
         }
         for (steps, guidance), value in fid.items()
     ]
-    (folder / "evaluation.json").write_text(json.dumps({"results": found, "floors": {"abc, 100": {"FID": 1.25}}}))
+    there = results.read_results(folder)
+    new = {"results": [*there["results"], *found], "floors": {**there["floors"], "abc, 100": {"FID": 1.25}}}
+    (folder / "evaluation.json").write_text(json.dumps(new))
     return folder
 
 
@@ -396,7 +398,7 @@ def test_an_evaluation_comes_before_what_training_measured_and_each_guidance_is_
     other = write_results(tmp_path / "b", {1: 2.0}, samples=20)
     assert results.compare([run, other]).measure == "frechet"
     third = write_results(tmp_path / "c", {1: 2.0})
-    assert results.compare([run, other, third]).notes == ["samples: 10 (a-0, c); 20 (b)"]
+    assert results.compare([run, other, third]).notes == ["count: 10 (a-0, c); 20 (b)"]
 
 
 def test_what_cannot_be_compared_is_one_sentence(tmp_path):
@@ -404,11 +406,38 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path):
     line = ("--out", tmp_path / "figure.png")
     assert "two has no measure frechet: it has FID, KID" in refused("plot", two, one, "--measure", "frechet", *line)
     assert "the runs have no measure in common: " in refused("plot", two, one, *line)
-    assert "holds no results, quality.json or evaluation.json" in refused("plot", tmp_path, *line)
+    assert "holds no results, no evaluation.json" in refused("plot", tmp_path, *line)
     assert "--group names 1 of 2 runs: name each, or none" in refused("plot", one, two, "--group", "a")
     assert "let its name end in .png or .svg or .pdf" in refused("plot", one, "--out", tmp_path / "figure.jpg")
-    (one / "quality.json").write_text('{"results": [{}]}')
+    (one / "evaluation.json").write_text('{"results": [{}]}')
     assert "cannot be read" in refused("plot", one, *line)
+
+
+def test_results_of_an_earlier_version_are_converted(tmp_path):
+    """A run keeps what `evaluate` measured; steps that guidance was not applied to say so; a table of such runs likewise."""
+    rows = [{"steps": n, "frechet": 4.0 / n} for n in (1, 4)]
+    protocol = {
+        "samples": 10,
+        "guidance": "1.5, not applied in 1 steps",
+        "weights": "ema",
+        "training step": 9,
+        "seed of noise": 0,
+    }
+    quality = {"protocol": protocol, "held_out": {"frechet": 0.5}, "results": rows}
+    old, kept = tmp_path / "old", write_evaluation(tmp_path / "kept", {(1, 1.0): 2.0})
+    old.mkdir()
+    for run in (old, kept):
+        (run / "quality.json").write_text(json.dumps(quality))
+    assert f"eqx-shortcut convert {old}" in refused("plot", old, "--out", tmp_path / "figure.png")
+    (tmp_path / "table.json").write_text(json.dumps({"runs": {"a-0": {"quality": quality, "made on": "a GPU"}}}))
+    done("convert", old, kept, kept, tmp_path / "table.json")
+    assert [row["protocol"]["guidance"] for row in results.read(old)["results"]] == ["not applied", "applied"]
+    found = results.compare([old])
+    assert found.curves == {"old": {1: [4.0], 4: [1.0]}} and list(found.floors) == [0.5]
+    assert [list(row["measures"]) for row in results.read(kept)["results"]] == [["FID", "KID"], ["frechet"], ["frechet"]]
+    table = json.loads((tmp_path / "table.json").read_text())["runs"]["a-0"]
+    assert table == {"evaluation": results.read(old), "made on": "a GPU"}
+    assert "there is nothing to convert" in refused("convert", tmp_path)
 
 
 def test_figures_are_of_the_format_that_their_name_says_and_the_same_again(tmp_path):

@@ -12,14 +12,17 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import eqx_shortcut
 from autoencoders import KL, write_autoencoder
 from commands import in_process, snapshot
 from eqx_shortcut import flops, settings, sharding
 from eqx_shortcut.data import Arrays, DataError, Encoded, ImageFolder, LatentImages, prepare, read_latents
 from eqx_shortcut.data.encode import check_cache, encode
 from eqx_shortcut.data.latents import MANIFEST, Shard
+from eqx_shortcut.evaluate import frechet_distance, moments, pixels, results
 from eqx_shortcut.experiment import devices, examples, plan
 from eqx_shortcut.experiment.config import Config
+from eqx_shortcut.experiment.judging import scaled
 from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.experiment.run import Run
 from eqx_shortcut.models import DiTConfig
@@ -28,6 +31,7 @@ from eqx_shortcut.objectives import FlowMatching, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.pretrained.autoencoder import encode_batch, to_training
 from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
+from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
 from scripts import script
 
 DIGITS = script("digits").DEFAULT
@@ -226,7 +230,7 @@ def trained(base: pathlib.Path) -> pathlib.Path:
 
 def test_a_run_on_a_cache_stops_continues_and_draws_pictures(trained):
     assert [line["step"] for line in read_lines(trained / "metrics.jsonl")] == [1, 2, 3, 4]
-    assert not (trained / "quality.json").exists()
+    assert not (trained / "evaluation.json").exists()
     with PIL.Image.open(trained / "samples" / "step_0000004.png") as picture:
         assert picture.size[1] == 7 * (64 + 4)
     with PIL.Image.open(trained / "denoising" / "step_0000004.png") as picture:
@@ -293,8 +297,16 @@ REFUSED = {
         "--batch 24 is not a multiple of --encode-batch 16",
     ),
     "a size that does not fit": (["--data.size", "9"], True, "an image of 9 x 9 is not divisible by 2"),
-    "judged": (["--quality.steps", "1"], True, "--quality.steps 1: samples of latents are not judged yet"),
-    "judged during the run": (["--figures.count", "8"], True, "--figures.count 8: samples of latents are not judged yet"),
+    "judged beside nothing": (
+        ["--cache", "CACHE", "--quality.steps", "1"],
+        False,
+        "come without images to judge",
+    ),
+    "judged beside one image": (
+        ["--vae", "VAE", "--quality.steps", "1"],
+        True,
+        "1 held-out image, and samples are judged beside",
+    ),
     "overfit nothing": (["--overfit", "0"], True, "--overfit 0: use 1 or more"),
 }
 
@@ -329,10 +341,11 @@ def test_a_network_learns_few_examples_by_heart(tmp_path):
     rate = "--optimizer.lr 5e-3 --optimizer.warmup 10 --objective.label-dropout 0 --quality.count 16 --quality.steps 8".split()
     code, _, err = in_process("digits", [*line, *rate, "--runs", str(tmp_path)])
     assert code == 0, err
-    quality = json.loads((tmp_path / "digits" / "flow-matching" / "quality.json").read_text())
-    assert quality["protocol"]["training images"] == 2
-    assert quality["results"][0]["accuracy"] == 1
-    assert quality["results"][0]["nearest"] < 0.25 * quality["held_out"]["nearest"]
+    quality = json.loads((tmp_path / "digits" / "flow-matching" / "evaluation.json").read_text())
+    (row,), (floor,) = quality["results"], quality["floors"].values()
+    assert row["protocol"]["training images"] == 2
+    assert row["measures"]["accuracy"] == 1
+    assert row["measures"]["nearest"] < 0.25 * floor["nearest"]
 
 
 PLANNED = Config(
@@ -420,6 +433,26 @@ def test_help_lists_the_settings(script):
     assert code == 0 and "--vae" in out and "parquet" in out
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_latents_are_judged_as_the_pictures_they_decode_to(base, tmp_path, cached):
+    """Pixels and features of the samples, drawn as `sample` draws them, beside the images of the run and not their latents."""
+    classifier = tmp_path / "features.safetensors"
+    save_classifier(classifier, SmallClassifier(3, key=jax.random.key(0)), {})
+    line = f"--data.held-out 0.2 --quality.steps 2 --quality.count 8 --quality.features {classifier}".split()
+    code, _, err = train(base, tmp_path, *line, *(["--cache", str(tmp_path / "cache")] if cached else []))
+    assert code == 0, err
+    folder = tmp_path / "images" / "shortcut"
+    found, latents = results.read(folder), settings.parse(settings.read(folder / "config.json")["data"])
+    (row,), (floor,) = found["results"], found["floors"].values()
+    images, _ = latents.images.build()
+    labels = np.resize(images.labels, 8)
+    drawn = latents.pictures(eqx_shortcut.sample(eqx_shortcut.load(folder), jax.random.key(0), 8, 2, labels=labels))
+    real = np.concatenate(list(scaled(images, np.arange(len(images.labels)))))
+    expected = frechet_distance(*(moments([pixels(part)]) for part in (drawn, real)))
+    assert row["measures"]["frechet"] == pytest.approx(expected, rel=1e-3)
+    assert row["measures"]["classifier Frechet distance"] > 0 and floor.keys() == row["measures"].keys()
+
+
 def test_photos_in_pixels_are_trained_drawn_and_judged_like_other_images(base, tmp_path):
     """The preset's size is kept by the other formats of photos; a distance is that of means over squares of 2 x 2."""
     given = ["--data.path", str(base / "photos.npz"), "--runs", str(tmp_path), "--network.patch", "16", "--steps", "2"]
@@ -431,9 +464,10 @@ def test_photos_in_pixels_are_trained_drawn_and_judged_like_other_images(base, t
     code, out, err = in_process("images", [*line, "--data.held-out", "0.2"])
     assert code == 0 and "frechet" in out, err
     folder = tmp_path / "images" / "shortcut"
-    record, quality = settings.read(folder / "config.json"), json.loads((folder / "quality.json").read_text())
+    record, quality = settings.read(folder / "config.json"), json.loads((folder / "evaluation.json").read_text())
     assert record["shape"] == [64, 64, 3] and record["classes"] == 3
-    assert "pixels averaged over 2 x 2" in quality["protocol"]["frechet"]
-    assert quality["results"][0]["frechet"] > 0 and quality["held_out"]["frechet"] > 0
+    (row,), (floor,) = quality["results"], quality["floors"].values()
+    assert "pixels averaged over 2 x 2" in row["protocol"]["frechet"]
+    assert row["measures"]["frechet"] > 0 and floor["frechet"] > 0
     with PIL.Image.open(folder / "samples" / "step_0000002.png") as picture:
         assert picture.size[1] == 7 * (64 + 4)

@@ -95,8 +95,8 @@ def check_run(folder: pathlib.Path) -> None:
     """Trained to its end with finite losses, judged, and sampled from as loaded."""
     assert [line["step"] for line in read_lines(folder / "metrics.jsonl")] == list(range(1, STEPS + 1))
     assert all(np.isfinite(line["loss"]) for line in read_lines(folder / "metrics.jsonl"))
-    quality = json.loads((folder / "quality.json").read_text())
-    assert all(np.isfinite(row["frechet"]) for row in quality["results"]) and quality["protocol"]["training step"] == STEPS
+    quality = json.loads((folder / "evaluation.json").read_text())
+    assert all(np.isfinite(row["measures"]["frechet"]) and row["training step"] == STEPS for row in quality["results"])
     assert eqx_shortcut.load(folder).step == STEPS
 
 
@@ -121,7 +121,7 @@ def test_a_distillation_goes_on_to_the_bit_after_its_teacher_is_gone(progressive
     again, out = run(tmp_path, "progressive-distillation", "--teacher", str(teacher))
     moved.rename(teacher)
     assert again == cut and f"continuing after step {EVERY}" in out
-    for name in ("metrics.jsonl", "quality.json"):
+    for name in ("metrics.jsonl", "evaluation.json"):
         assert (cut / name).read_bytes() == (folder / name).read_bytes()
     assert_equal(state_of(cut, tmp_path / "cut", STEPS), state_of(folder, tmp_path / "whole", STEPS))
 

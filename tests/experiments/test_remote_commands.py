@@ -54,10 +54,10 @@ def test_a_run_in_an_object_store_stops_continues_and_is_opened(store, tmp_path,
     assert len(folder(store, "runs/digits/shortcut")["metrics.jsonl"].splitlines()) == 2
     assert "gs://bucket/runs/digits/shortcut: continuing after step 2" in done("digits", *remote)
     found = folder(store, "runs/digits/shortcut")
-    for name in ("metrics.jsonl", "quality.json"):
+    for name in ("metrics.jsonl", "evaluation.json"):
         assert found[name] == (whole / name).read_bytes()
     assert {name for name in found if "checkpoints" not in name} == {
-        *("config.json", "loss.png", "metrics.jsonl", "quality.json", "quality.png"),
+        *("config.json", "loss.png", "metrics.jsonl", "evaluation.json", "evaluation.md", "quality.png"),
         *("samples/step_0000004.png",),
     }
     assert "holds another run: seed is 1, there it is 0" in done("digits", *remote, "--seed", "1", code=1)
