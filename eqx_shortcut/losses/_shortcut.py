@@ -130,10 +130,11 @@ def check_strata(n: int, steps: int, bootstrap_every: int, *, dt_bias: bool = Fa
     check_share(n, bootstrap_every, shares=needed)
     rows = n // bootstrap_every
     if rows < needed:
-        trained = sorted({2**level for level in times.dyadic_levels(rows, steps, bias=dt_bias).tolist()})
+        held = sorted({2**level for level in times.dyadic_levels(rows, steps, bias=dt_bias).tolist()})
+        trained = ", ".join(f"1/{k}" if k > 1 else "1" for k in held)
         raise ValueError(
             f"batch {n} with bootstrap_every={bootstrap_every}{' and dt_bias' * dt_bias} has {rows} bootstrap rows for the "
-            f"{levels} step sizes of steps={steps}, and would train d = {', '.join(f'1/{k}' if k > 1 else '1' for k in trained)} "
+            f"{levels} step sizes of steps={steps}, and would train d = {trained} "
             f"alone: use a batch of at least {needed * bootstrap_every}, a smaller bootstrap_every,"
             f"{' no dt_bias,' * dt_bias} or fewer steps"
         )
