@@ -300,11 +300,7 @@ REFUSED = {
     "no sampler": ("digits", "--quality.steps 0", "--quality.steps 0: use 1 or more, or none to judge nothing"),
     "one sample": ("digits", "--quality.count 1", "--quality.count 1: a distance needs 2 samples or more"),
     "no samples at once": ("digits", "--quality.batch 0", "--quality.batch 0: use 1 or more"),
-    "guidance that guides nothing": (
-        "digits",
-        "--objective.guidance 2 --objective.dt-bias --objective.steps 32",
-        "with dt_bias 8 bootstrap rows leave none for the finest step",
-    ),
+    "few rows": ("digits", "--objective.dt-bias --objective.steps 32", "8 bootstrap rows for the 5 step sizes"),
     "misspelt": ("digits", "--network.hiden 16", "--network.hidden"),
     "no Fashion-MNIST": ("fashion_mnist", "--data.path nowhere", "no file nowhere/train-images-idx3-ubyte.gz"),
     "no CIFAR-10": ("cifar10", "--data.path nowhere", "no file train-*.parquet in"),
