@@ -171,7 +171,7 @@ def settle(config: Config) -> None:
 
     record = {key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")}
     path, remedy = config.folder / "config.json", "Start a new one with --name"
-    settings.settle(path, {"experiment": "toy2d", **record}, "another run", remedy)
+    settings.match_or_write(path, {"experiment": "toy2d", **record}, "another run", remedy)
 
 
 def sampler(data: Data) -> "Callable[[PRNGKeyArray, int], Points]":

@@ -69,7 +69,7 @@ def main(config: Config) -> None:
             arc(noise(model, key, 2 * row + jnp.arange(2)), config.points),
             steps=config.steps,
             # One number for all, so that noise that a sampler adds between its steps stays the same along the arc.
-            places=jnp.full(config.points, 2 * row),
+            indices=jnp.full(config.points, 2 * row),
             labels=labels[row % len(labels)],
             guidance=config.guidance,
             guidance_interval=config.guidance_interval,

@@ -61,7 +61,7 @@ def main(config: Config) -> None:
             noise(model, key, place),
             steps=steps,
             points=evenly(steps + 1, config.columns),
-            places=place,
+            indices=place,
             labels=labels[config.sample % len(labels)],
             guidance=config.guidance,
             guidance_interval=config.guidance_interval,
