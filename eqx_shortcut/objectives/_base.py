@@ -12,9 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from .. import ranges, samplers
 from ..guidance import Scales
 from ..models.field import NetworkField
-from ..types import Batch, Cond, Draws, Field, Metrics, Regression
-
-Loss = tuple[Float[Array, ""], Metrics]
+from ..types import Batch, Cond, Draws, Field, Loss, Regression
 
 
 class Networks(eqx.Module):
@@ -163,8 +161,8 @@ def unsteady(objective: Objective, embed_scale: float) -> str | None:
     )
 
 
-class OnField(Objective):
-    """What the objectives below have in common: a loss of the online network as a field, and numbers in their ranges."""
+class OnField:
+    """A base beside Objective for a loss of the online network as a field, and settings in their ranges."""
 
     def __post_init__(self) -> None:
         ranges.check(self)
