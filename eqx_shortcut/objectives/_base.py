@@ -1,6 +1,7 @@
 """What objectives have in common: what they may call, what they must say, and the views of a network that samplers call."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -28,12 +29,12 @@ class Networks(eqx.Module):
     """What the objective trains beside `online` and sampling does not need (see Objective.extra)."""
     null: Cond = None
     """The condition without its batch axis that stands for none: a class run's label `classes`; None where there are none."""
-    turns: int = eqx.field(static=True, default=1)
+    microbatches: int = eqx.field(static=True, default=1)
     """In so many parts, one after another, a batch goes through `online`."""
 
     def field(self, key: PRNGKeyArray) -> Field:
         """The network to train as a field, each row under its own dropout mask."""
-        return NetworkField(self.online, key, self.turns)
+        return NetworkField(self.online, key, self.microbatches)
 
     @property
     def trained(self) -> Any:
@@ -147,6 +148,11 @@ class Objective(Protocol):
         """Whether a guidance scale applies when sampling in `steps`: not where the network already contains guidance, or never
         learnt to do without labels."""
         return True
+
+
+def named(kind: type) -> str:
+    """The class of an objective in lower case with dashes, the name of its subcommand and of its runs."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
 
 
 def unsteady(objective: Objective, embed_scale: float) -> str | None:
