@@ -69,7 +69,7 @@ class Checkpoints:
                 preservation_policy=policies.AnyPreservationPolicy(kept),
                 # Not asynchronously: if one cannot be made, threads wait for it for minutes, and the process for them.
                 async_options=ocp.options.AsyncOptions(
-                    post_finalization_callback=self._seal, create_directories_asynchronously=False
+                    post_finalization_callback=self._write_checksums, create_directories_asynchronously=False
                 ),
             ),
         )
@@ -87,10 +87,10 @@ class Checkpoints:
         """Start to save; returns when the state has been copied, so that it may be donated.
 
         A step that was saved already is left as it is. Raises CheckpointError if this save (with `wait`) or the one
-        before could not be written, see `settle`.
+        before could not be written, see `wait`.
         """
         step = int(state.step)
-        self.settle()
+        self.wait()
         if step == self._last:
             return
         self._remove_half_written()
@@ -109,7 +109,7 @@ class Checkpoints:
         """Whether a checkpoint is being written."""
         return self._manager.is_saving_in_progress()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for what is being written.
 
         Raises CheckpointError if it could not be: what there is of it is removed, and the same or another step may be saved.
@@ -185,7 +185,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for what is being written. Raises CheckpointError if it could not be."""
-        self.settle()
+        self.wait()
         self._manager.close()
 
     def _unwritten(self, error: Exception) -> CheckpointError:
@@ -225,7 +225,7 @@ class Checkpoints:
                 (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
         self._manager.reload()
 
-    def _seal(self) -> None:
+    def _write_checksums(self) -> None:
         # Orbax calls this when every item is written, just before the folder gets its name: so a checkpoint that bears
         # its name has its hashes. In an object store it gets its mark next.
         for folder in self._unfinished():

@@ -112,15 +112,15 @@ def sample(
     for start in range(0, count, batch):
         # The last rows are computed again to fill the batch, which is compiled for one size.
         chosen = jnp.arange(start, start + min(batch, count))
-        places, given = first + chosen, jax.tree.map(lambda a, chosen=chosen: a[jnp.minimum(chosen, count - 1)], cond)
-        x = _advanced(model, key, noise(model, key, places), places, given, _part(steps, 0, steps), guiding, sampler)
+        indices, given = first + chosen, jax.tree.map(lambda a, chosen=chosen: a[jnp.minimum(chosen, count - 1)], cond)
+        x = _advanced(model, key, noise(model, key, indices), indices, given, _part(steps, 0, steps), guiding, sampler)
         parts.append(x[: count - start])
     return jnp.concatenate(parts)
 
 
-def noise(model: Trained, key: PRNGKeyArray, places: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
-    """The noise from which `sample` makes its samples number `places`."""
-    return _normal(key, places, model.shape)
+def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
+    """The noise from which `sample` makes its samples number `indices`."""
+    return _normal(key, indices, model.shape)
 
 
 def sample_from(
@@ -129,7 +129,7 @@ def sample_from(
     noise: Float[Array, "batch *shape"],
     *,
     steps: int = 1,
-    places: Int[Array, " batch"] | None = None,
+    indices: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
     guidance: float = 1.0,
@@ -137,15 +137,15 @@ def sample_from(
     guide_always: bool = False,
     sampler: Sampler | None = None,
 ) -> Float[Array, "batch *shape"]:
-    """What `sample` makes of this noise as its samples number `places` (0, 1, ... if None), all at once.
+    """What `sample` makes of this noise as its samples number `indices` (0, 1, ... if None), all at once.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
     `jax.jit` labels and conditions are taken as they are, in range or not.
     """
-    places = jnp.arange(noise.shape[0]) if places is None else places
+    indices = jnp.arange(noise.shape[0]) if indices is None else indices
     check_sampler(model.objective, sampler)
-    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always, sampler)
-    return _advanced(model, key, noise, places, cond, _part(steps, 0, steps), guiding, sampler)
+    cond, guiding = _settled(model, indices, labels, conditions, steps, guidance, guidance_interval, guide_always, sampler)
+    return _advanced(model, key, noise, indices, cond, _part(steps, 0, steps), guiding, sampler)
 
 
 class Trajectory(NamedTuple):
@@ -163,7 +163,7 @@ def trajectory(
     *,
     steps: int,
     points: Sequence[int],
-    places: Int[Array, " batch"] | None = None,
+    indices: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
     guidance: float = 1.0,
@@ -176,11 +176,11 @@ def trajectory(
     """
     if sorted(points) != list(points) or not points or points[0] < 0 or points[-1] > steps:
         raise ValueError(f"points={points}: name one or more of 0 to {steps} in rising order")
-    places = jnp.arange(noise.shape[0]) if places is None else places
-    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always)
+    indices = jnp.arange(noise.shape[0]) if indices is None else indices
+    cond, guiding = _settled(model, indices, labels, conditions, steps, guidance, guidance_interval, guide_always)
     x, done, found, data = noise, 0, [], []
     for point in points:
-        x, done = _advanced(model, key, x, places, cond, _part(steps, done, point), guiding), point
+        x, done = _advanced(model, key, x, indices, cond, _part(steps, done, point), guiding), point
         found.append(x)
         data.append(x if point == steps else _ahead(model, x, jnp.full(x.shape[0], point / steps), cond, guiding))
     return Trajectory(jnp.asarray(points, jnp.float32) / steps, jnp.stack(found), jnp.stack(data))
@@ -191,13 +191,13 @@ class _Guiding(NamedTuple):
     interval: tuple[Float[Array, ""], Float[Array, ""]] | None
 
 
-def _settled(model, places, labels, conditions, steps, guidance, interval, guide_always, sampler=None):
+def _settled(model, indices, labels, conditions, steps, guidance, interval, guide_always, sampler=None):
     if steps < 1:
         raise ValueError(f"steps={steps}: a sample takes at least 1 step")
     check_guidance(model.objective, guidance, interval)
     if guidance != 1 and (not model.labelled or model.nothing is None):
         raise ValueError(f"guidance={guidance:g} goes from no condition to one, and the run was trained without: leave it at 1")
-    cond = _conditions(model, labels, conditions, places)
+    cond = _conditions(model, labels, conditions, indices)
     if guidance == 1 or not (guide_always or model.objective.guides(steps)):
         return cond, None
     if interval is not None and model.objective.told is None:
@@ -269,19 +269,19 @@ def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
             )
 
 
-def _conditions(model, labels, conditions, places):
+def _conditions(model, labels, conditions, indices):
     if labels is not None and conditions is not None:
         raise ValueError("labels and conditions both say what to sample: give one of the two")
     given, nothing = labels if conditions is None else conditions, model.nothing
     if given is None and not (model.labelled and nothing is not None):
-        return _rows_of(nothing, places.shape[0])
+        return _rows_of(nothing, indices.shape[0])
     if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
         raise ValueError("the run was trained without conditions: give neither labels nor conditions")
     if model.null is None:
-        return places % model.classes if given is None else _labels(model, given, places.shape[0])
+        return indices % model.classes if given is None else _labels(model, given, indices.shape[0])
     if given is None or labels is not None:
         raise ValueError(f"conditions of the run are {shown(nothing)}, not labels: give conditions= of that kind")
-    return _given(given, nothing, places.shape[0])
+    return _given(given, nothing, indices.shape[0])
 
 
 def _labels(model, labels, count):
@@ -331,22 +331,22 @@ def _view(model, guiding):
 
 
 @eqx.filter_jit
-def _advanced(model, key, x, places, cond, part, guiding, sampler=None):
+def _advanced(model, key, x, indices, cond, part, guiding, sampler=None):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
-        return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), places, model.shape)
+        return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), indices, model.shape)
 
-    x, cond = sharding.spread((x, cond))
+    x, cond = sharding.sharded((x, cond))
     run = model.objective.sample if sampler is None else sampler
-    return sharding.whole(run(_view(model, guiding), x, cond, steps=part, renoise=renoise))
+    return sharding.replicated(run(_view(model, guiding), x, cond, steps=part, renoise=renoise))
 
 
 @eqx.filter_jit
 def _ahead(model, x, t, cond, guiding):
-    x, t, cond = sharding.spread((x, t, cond))
-    return sharding.whole(step(_view(model, guiding), x, t, 1 - t, cond))
+    x, t, cond = sharding.sharded((x, t, cond))
+    return sharding.replicated(step(_view(model, guiding), x, t, 1 - t, cond))
 
 
 @partial(jax.jit, static_argnums=2)
-def _normal(key, places, shape):
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(places)
+def _normal(key, indices, shape):
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(indices)

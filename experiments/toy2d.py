@@ -171,7 +171,7 @@ def settle(config: Config) -> None:
 
     record = {key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")}
     path, remedy = config.folder / "config.json", "Start a new one with --name"
-    settings.settle(path, {"experiment": "toy2d", **record}, "another run", remedy)
+    settings.match_or_write(path, {"experiment": "toy2d", **record}, "another run", remedy)
 
 
 def sampler(data: Data) -> "Callable[[PRNGKeyArray, int], Points]":
@@ -202,8 +202,8 @@ def train(config: Config) -> "Trained":
 def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
     import jax
-    from tqdm import tqdm
 
+    from eqx_shortcut.progress import bar
     from eqx_shortcut.train import Diverged, check_finite, init_state, make_update
     from eqx_shortcut.trained import Trained
     from eqx_shortcut.types import Batch
@@ -221,12 +221,12 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "C
         state = dataclasses.replace(state, networks=networks)
     update = make_update(objective, tx, ema_decay=config.ema_decay, steps=config.steps)
     steps = several(lambda state: update((None, prepare), state))
-    with tqdm(total=config.steps, desc=type(objective).__name__, unit="step", dynamic_ncols=True) as bar:
+    with bar(total=config.steps, desc=type(objective).__name__, unit="step") as shown:
         for done in range(0, config.steps, LOG_EVERY):
             number = min(done + LOG_EVERY, config.steps)
             state, metrics = steps(state, number - done)
             note(number, metrics)
-            bar.update(number - done)
+            shown.update(number - done)
             try:
                 check_finite(number, metrics)
             except Diverged as error:

@@ -406,7 +406,7 @@ for when in ("waiting", "at the next save", "at the end"):
         checkpoints.save(states[0], {}, wait=when == "waiting")
         if when == "at the next save":
             checkpoints.save(states[1], {})
-        checkpoints.settle()
+        checkpoints.wait()
     except CheckpointError as error:
         print(f"{when}: {error}")
         print(f"{when}: {sorted(path.name for path in checkpoints.folder.iterdir())}")

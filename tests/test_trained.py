@@ -110,10 +110,10 @@ def test_samples_number_first_and_on_are_those_of_a_longer_row_in_any_batch(mode
 
 
 def test_the_noise_of_a_sample_is_known(model, key):
-    places = jnp.array([4, 0])
+    indices = jnp.array([4, 0])
     t = jnp.zeros(2)
-    expected = noise(model, key, places) + eqx.filter_jit(model.field)(noise(model, key, places), t, t + 1, places % CLASSES)
-    np.testing.assert_allclose(sample(model, key, 5)[places], expected, atol=1e-5)
+    expected = noise(model, key, indices) + eqx.filter_jit(model.field)(noise(model, key, indices), t, t + 1, indices % CLASSES)
+    np.testing.assert_allclose(sample(model, key, 5)[indices], expected, atol=1e-5)
     assert noise(model, key, jnp.arange(500)).shape == (500, *SHAPE)
     assert abs(float(noise(model, key, jnp.arange(500)).std()) - 1) < 5 / np.sqrt(2 * 500 * 16)
 
@@ -172,7 +172,7 @@ def test_noise_added_between_the_steps_is_that_of_the_sample_s_number(model, key
     """One start and several numbers: what differs is what the sampler adds."""
     other = Trained(model.network, ConsistencyTraining(steps=4), SHAPE, CLASSES, 5)
     start = jnp.repeat(noise(other, key, jnp.array([3])), 2, axis=0)
-    same, each = (sample_from(other, key, start, steps=2, places=jnp.array(p), labels=0) for p in ((3, 3), (3, 4)))
+    same, each = (sample_from(other, key, start, steps=2, indices=jnp.array(p), labels=0) for p in ((3, 3), (3, 4)))
     for x in (same[0], same[1], each[0]):
         np.testing.assert_allclose(x, sample(other, key, 2, first=3, steps=2, labels=0)[0], atol=1e-5)
     assert not np.allclose(each[1], same[1], atol=1e-2)

@@ -119,7 +119,7 @@ def main(config: Config) -> None:
     for weights in (first, *others):
         model = model if weights == first else load(config.run, weights=weights, step=config.step)
         for steps, guidance in itertools.product(config.steps, config.guidance):
-            cell = described(config, model, features, real, weights, steps, guidance)
+            cell = record_of(config, model, features, real, weights, steps, guidance)
             cells.append(cell)
             if not any(is_of(row, cell) for row in found["results"]):
                 draw = sampler(config, decode, model, labels, steps, guidance)
@@ -230,7 +230,7 @@ def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "
     return np.arange(config.count) % model.classes
 
 
-def described(
+def record_of(
     config: Config, model: "Trained", features: "Features", real: "Statistics", weights: Weights, steps: int, guidance: float
 ) -> dict[str, Any]:
     """What defines a row of the table."""
@@ -286,7 +286,7 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
                 key,
                 noise(everywhere, key, at),
                 steps=steps,
-                places=at,
+                indices=at,
                 labels=chosen,
                 guidance=guidance,
                 guidance_interval=config.guidance_interval,

@@ -90,11 +90,11 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
     from ..trained import noise, sample_from
 
     def draw(seed, labels):
-        key, places = jax.random.key(seed), jnp.arange(labels.shape[0])
+        key, indices = jax.random.key(seed), jnp.arange(labels.shape[0])
         x = sample_from(
             model,
             key,
-            noise(model, key, places),
+            noise(model, key, indices),
             steps=config.steps,
             labels=labels,
             guidance=config.guidance,

@@ -50,9 +50,9 @@ def main(config: Config) -> None:
     """Loads the run, samples along each arc and writes the pictures."""
     import jax.numpy as jnp
     import numpy as np
-    from tqdm import tqdm
 
     from .. import figures, rng
+    from ..progress import bar
     from ..trained import noise, sample_from
 
     check_out(config.out, ".png")
@@ -62,14 +62,14 @@ def main(config: Config) -> None:
     labels, names = chosen_labels(config, model)
     key = rng.key(config.seed)
     rows = []
-    for row in tqdm(range(config.rows), unit="row", delay=1, dynamic_ncols=True):
+    for row in bar(range(config.rows), unit="row", delay=1):
         x = sample_from(
             model,
             key,
             arc(noise(model, key, 2 * row + jnp.arange(2)), config.points),
             steps=config.steps,
             # One number for all, so that noise that a sampler adds between its steps stays the same along the arc.
-            places=jnp.full(config.points, 2 * row),
+            indices=jnp.full(config.points, 2 * row),
             labels=labels[row % len(labels)],
             guidance=config.guidance,
             guidance_interval=config.guidance_interval,

@@ -49,7 +49,7 @@ class Config(Drawing):
 
 def main(config: Config) -> None:
     """Loads the run, samples, writes what was asked for and says what it did."""
-    from tqdm import tqdm
+    from ..progress import bar
 
     check(config)
     arrays = config.out.suffix.lower() == ".npz"
@@ -57,8 +57,8 @@ def main(config: Config) -> None:
     wanted, names = chosen(config, opened.model)
     write = {".png": write_grid, ".npz": write_array}.get(config.out.suffix.lower(), write_folder)
     # Shown only if it takes a while, so that what is refused at once is a sentence alone.
-    with tqdm(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1, dynamic_ncols=True) as bar:
-        write(config, opened, wanted, names, bar)
+    with bar(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1) as shown:
+        write(config, opened, wanted, names, shown)
     for steps in config.steps:
         each = f" of each of {len(config.seed)} seeds" if len(config.seed) > 1 else ""
         print(f"{name(config, names, steps)}: {config.count} samples{each}, {guided_note(config, opened.model, steps)}")
@@ -98,14 +98,14 @@ class Wanted(NamedTuple):
     labels: list[int]
     conditions: Any = None
 
-    def at(self, places: Any) -> dict[str, Any]:
-        """What samples number `places` are for, in the words of `sample`."""
+    def at(self, indices: Any) -> dict[str, Any]:
+        """What samples number `indices` are for, in the words of `sample`."""
         import jax
         import numpy as np
 
         if self.conditions is None:
-            return {"labels": np.array(self.labels, np.int32)[places % len(self.labels)]}
-        return {"conditions": jax.tree.map(lambda leaf: leaf[places % len(leaf)], self.conditions)}
+            return {"labels": np.array(self.labels, np.int32)[indices % len(self.labels)]}
+        return {"conditions": jax.tree.map(lambda leaf: leaf[indices % len(leaf)], self.conditions)}
 
 
 def chosen(config: Config, model: "Trained") -> tuple[Wanted, list[str]]:
@@ -157,22 +157,22 @@ def draw(config: Config, opened: Opened, wanted: Wanted, steps: int, span: Span)
 
     model = opened.model
     # The last span is filled up, and so needs no program of its own.
-    places = span.first + np.arange(min(config.batch, config.count))
-    given = wanted.at(places)
+    indices = span.first + np.arange(min(config.batch, config.count))
+    given = wanted.at(indices)
     x = sample(
         model,
         rng.key(span.seed),
-        len(places),
+        len(indices),
         first=span.first,
         steps=steps,
         **given,
         guidance=config.guidance,
         guidance_interval=config.guidance_interval,
         guide_always=config.guide_always,
-        batch=len(places),
+        batch=len(indices),
     )
     count = span.last - span.first
-    labels = given.get("labels", np.full(len(places), 0, np.int32))
+    labels = given.get("labels", np.full(len(indices), 0, np.int32))
     return opened.pictures(x[:count]), labels[:count]
 
 
@@ -214,7 +214,9 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
         **several,
         **times,
     }
-    settings.settle(config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out")
+    settings.match_or_write(
+        config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out"
+    )
     with ThreadPoolExecutor() as pool:
         for span in spans(config):
             paths = [config.out / f"{span.place + i:06d}.png" for i in range(span.last - span.first)]
