@@ -32,7 +32,7 @@ class Opening:
     guidance: Finite = 1.0
     """Guidance scale; 1 is none."""
     guidance_interval: tuple[Share, Share] | None = None
-    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
+    """Guide at steps that start at these times alone, 0 noise, 1 data; by default at all, or as in training (0 to 1)."""
     guide_always: bool = False
     """Apply it also at step sizes where the network contains the guidance it was trained with."""
     weights: Weights = "ema"

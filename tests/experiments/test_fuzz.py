@@ -25,7 +25,7 @@ WHOLE = (-1, 0, 1, 2, 2, 3, 4, 4, 7, 8, 16)
 LARGE = (2**31, 2**32, 2**63, 2**64)
 REAL = (0.0, 1e-12, 0.01, 0.3, 0.5, 0.9, 1.0, 1.5, 2.0, 4.0, 100.0, 1e30)
 NONE = (-1.0, math.nan, math.inf, -math.inf)
-LEFT_OUT = ("steps", "runs", "name", "processes", "wandb", "workers", "mesh", "dry_run", "network.depth")
+LEFT_OUT = ("steps", "runs", "name", "processes", "wandb", "workers", "mesh", "dry_run", "network.depth", "optimizer")
 """What makes a run long, or needs a network or other processes; `steps` are two."""
 TINY = (
     "--steps 2 --batch 16 --network.hidden 16 --network.depth 1 --network.heads 2 --figures.batches 0 --quality.steps".split()
@@ -41,7 +41,7 @@ def options(kind: type, prefix: str = "") -> list[tuple[str, Any]]:
             continue
         if dataclasses.is_dataclass(hint):
             found += options(typing.cast(type, hint), f"{name}.")
-        elif not isinstance(hint, typing.TypeVar) and hint != AnyOptimizer:
+        elif not isinstance(hint, typing.TypeVar):
             found.append((name, hint))
     return found
 
@@ -84,7 +84,9 @@ def setting(number: int) -> list[str]:
     own = options(objectives[objective], "objective.") + options(optimizers[optimizer], "optimizer.")
     chosen = [(own if rng.random() < 0.5 else offered) for _ in range(rng.integers(1, 4))]
     drawn = [word for some in chosen for word in words(*some[int(rng.integers(len(some)))], rng)]
-    return [*TINY, *drawn, *["--dry-run"] * (number % 2), f"objective:{objective}", f"optimizer:{optimizer}"]
+    step = ["--network.step", "linear"] if objectives[objective].continuous else []
+    how = ["--dry-run"] if number % 2 else []
+    return [f"objective:{objective}", f"optimizer:{optimizer}", *TINY, *step, *drawn, *how]
 
 
 def outcome(experiment: Experiment, args: list[str]) -> tuple[int, str, str]:
