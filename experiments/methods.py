@@ -11,9 +11,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eqx_shortcut.experiment.config import AnyObjective, Config
-from eqx_shortcut.experiment.main import members
-from eqx_shortcut.objectives import Objective
+from eqx_shortcut.experiment.config import Config
+from eqx_shortcut.objectives import OBJECTIVES
 
 EXPERIMENTS = pathlib.Path(__file__).parent
 TEACHER = "flow-matching"
@@ -70,10 +69,6 @@ class Setting:
     def words(self) -> tuple[str, ...]:
         """The preset as the experiment is told it."""
         return () if self.preset == "default" else (self.preset,)
-
-
-OBJECTIVES: dict[str, type[Objective]] = members(AnyObjective)
-"""All objectives by their names on the command line."""
 
 
 def steady(name: str) -> str:

@@ -16,10 +16,9 @@ import numpy as np
 from eqx_shortcut.data import ArraySource
 from eqx_shortcut.data.points import PlanePoints
 from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import AnyObjective, Checkpointing, Config, Figures, Quality
-from eqx_shortcut.experiment.main import members
+from eqx_shortcut.experiment.config import Checkpointing, Config, Figures, Quality
 from eqx_shortcut.models import MLPConfig
-from eqx_shortcut.objectives import ConsistencyDistillation, ContinuousConsistency, LiveReflow, Objective
+from eqx_shortcut.objectives import OBJECTIVES, ConsistencyDistillation, ContinuousConsistency, LiveReflow, Objective
 from eqx_shortcut.optimizer import AdamW
 
 PLANE = {
@@ -79,7 +78,7 @@ def judge(train: ArraySource, samples: np.ndarray, labels: np.ndarray) -> dict[s
     return {"sliced_wasserstein": sliced_wasserstein(samples, train.x[:100_000], half_circle(64))}
 
 
-PRESETS = {name: (f"{kind.__name__}, half a minute on one core.", preset(kind)) for name, kind in members(AnyObjective).items()}
+PRESETS = {name: (f"{kind.__name__}, half a minute on one core.", preset(kind)) for name, kind in OBJECTIVES.items()}
 EXPERIMENT = Experiment("toy2d", PRESETS, doc=__doc__, judge=judge)
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float, Shaped
-from tqdm import tqdm
 
 from .. import distributed, rng, settings, storage
 from ..data import ImageRecords, Images, LatentImages, Rows
@@ -19,6 +18,7 @@ from ..evaluate.features import CoarsePixels, block
 from ..evaluate.parts import Measuring, real_statistics
 from ..evaluate.results import TRAINED
 from ..evaluate.run import Cell, Evaluation
+from ..progress import bar
 from ..sampling import Sampling
 from ..trained import Trained, sample
 from .config import Config, Judge
@@ -166,7 +166,7 @@ def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:
     if guides(config, model, max(figures.steps)):
         wanted.append(Sampling(max(figures.steps), figures.guidance))
     found = {}
-    for how in tqdm(wanted, desc="distances", unit="sampler", leave=False, disable=not distributed.is_main_process()):
+    for how in bar(wanted, desc="distances", unit="sampler", leave=False, quiet=not distributed.is_main_process()):
         values = measures(drawn(run, model, measures.train.shape, labels, how), labels, first=True)
         guided = f", guidance {how.guidance:g}" * (how.guidance != 1)
         name = f"distance/{how.steps} step{'s'[: how.steps > 1]}{guided}"
@@ -201,7 +201,7 @@ def judge_samples(run: Run, model: Trained, measures: Measures) -> list[dict[str
 
     evaluation = Evaluation(run.folder, wanted.count, protocol(run, measures, model, len(some)), measure, floor)
     cells = [Cell(model, "ema", Sampling(steps, wanted.guidance)) for steps in wanted.steps]
-    return evaluation(tqdm(cells, desc="judging samples", unit="sampler", disable=not distributed.is_main_process()))
+    return evaluation(bar(cells, desc="judging samples", unit="sampler", quiet=not distributed.is_main_process()))
 
 
 def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dict[str, Any]:

@@ -305,9 +305,9 @@ REFUSED = {
     "judged beside one image": (
         ["--vae", "VAE", "--quality.steps", "1"],
         True,
-        "1 held-out image, and samples are judged beside",
+        "1 held-out image, and samples are",
     ),
-    "overfit nothing": (["--overfit", "0"], True, "--overfit 0: use 1 or more"),
+    "overfit nothing": (["--overfit", "0"], True, "overfit=0: use 1 or more"),
 }
 
 
