@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import storage
+from .. import ranges, storage
+from ..ranges import Several
 from .memory import ArraySource
 
 if TYPE_CHECKING:
@@ -62,12 +63,11 @@ class PlanePoints:
 
     distribution: Literal["moons", "checkerboard", "spirals", "eight-gaussians"] = "eight-gaussians"
     """The distribution."""
-    count: int = 2**19
+    count: Several = 2**19
     """Points to train on; 10,000 more are held out."""
 
     def __post_init__(self):
-        if self.count < 2:
-            raise ValueError(f"--data.count {self.count}: use 2 or more")
+        ranges.check(self)
 
     def build(self) -> tuple[ArraySource, ArraySource]:
         """Points to train on, and those held out."""
