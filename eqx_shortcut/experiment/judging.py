@@ -138,6 +138,11 @@ def open_measures(run: Run, judge: Judge | None) -> Measures | None:
         raise ValueError(
             f"--quality.features {config.quality.features}: {folder} lies in an object store; judge it by eqx-shortcut evaluate"
         )
+    if (fewest := min(len(held_out.labels), config.quality.count)) < 6:
+        raise ValueError(
+            f"--quality.features {config.quality.features}: {fewest} samples or held-out images do not all have 5 neighbours: "
+            "use 6 or more of each"
+        )
     # Equal numbers of samples and real images among which precision and recall look for neighbours.
     given = Measuring(features=config.quality.features, neighbours=config.quality.count)
     others = Others(given, given.build(), settings.dump(config.data), train, folder / "evaluation")

@@ -438,7 +438,7 @@ def test_latents_are_judged_as_the_pictures_they_decode_to(base, tmp_path, cache
     """Pixels and features of the samples, drawn as `sample` draws them, beside the images of the run and not their latents."""
     classifier = tmp_path / "features.safetensors"
     save_classifier(classifier, SmallClassifier(3, key=jax.random.key(0)), {})
-    line = f"--data.held-out 0.2 --quality.steps 2 --quality.count 8 --quality.features {classifier}".split()
+    line = f"--data.held-out 0.3 --quality.steps 2 --quality.count 8 --quality.features {classifier}".split()
     code, _, err = train(base, tmp_path, *line, *(["--cache", str(tmp_path / "cache")] if cached else []))
     assert code == 0, err
     folder = tmp_path / "images" / "shortcut"
