@@ -51,12 +51,12 @@ class Autoencoder(Protocol):
 
     @property
     def scale(self) -> float:
-        """What brings raw latents about to unit variance."""
+        """Factor that brings raw latents about to unit variance."""
         ...
 
     @property
     def shift(self) -> float:
-        """What is taken off raw latents first."""
+        """Number that is taken off raw latents first."""
         ...
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:

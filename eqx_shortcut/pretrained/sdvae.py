@@ -32,9 +32,9 @@ class SDVAEConfig:
     norm_num_groups: int = 32
     """Groups of channels that are normalised together; must divide every width."""
     scaling_factor: float = 0.18215
-    """What brings raw latents about to unit variance."""
+    """Factor that brings raw latents about to unit variance."""
     shift_factor: float = 0.0
-    """What is taken off raw latents first."""
+    """Number that is taken off raw latents first."""
     use_quant_conv: bool = True
     """Mix the moments by a 1 x 1 convolution after the encoder."""
     use_post_quant_conv: bool = True
@@ -235,12 +235,12 @@ class SDVAE(eqx.Module):
 
     @property
     def scale(self) -> float:
-        """What brings raw latents about to unit variance."""
+        """Factor that brings raw latents about to unit variance."""
         return self.config.scaling_factor
 
     @property
     def shift(self) -> float:
-        """What is taken off raw latents first."""
+        """Number that is taken off raw latents first."""
         return self.config.shift_factor
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:

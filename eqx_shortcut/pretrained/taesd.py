@@ -30,9 +30,9 @@ class TAESDConfig:
     pooled: bool = False
     """Begin each block of the smallest level with a branch that is normalised over the whole image, as taef2 does."""
     scaling_factor: float = 1.0
-    """What brings raw latents about to unit variance."""
+    """Factor that brings raw latents about to unit variance."""
     shift_factor: float = 0.0
-    """What is taken off raw latents first."""
+    """Number that is taken off raw latents first."""
 
     def __post_init__(self):
         if len(self.encoder_blocks) != len(self.decoder_blocks) or not self.encoder_blocks:
@@ -114,12 +114,12 @@ class TAESD(eqx.Module):
 
     @property
     def scale(self) -> float:
-        """What brings raw latents about to unit variance."""
+        """Factor that brings raw latents about to unit variance."""
         return self.config.scaling_factor
 
     @property
     def shift(self) -> float:
-        """What is taken off raw latents first."""
+        """Number that is taken off raw latents first."""
         return self.config.shift_factor
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
