@@ -13,6 +13,7 @@ import functools
 import json
 import operator
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
@@ -152,7 +153,8 @@ def run(config: Config, *, pictures: bool = True) -> dict[str, Any]:
     from eqx_shortcut.compilation import use_compilation_cache
     from eqx_shortcut.experiment import log
 
-    use_compilation_cache()
+    if unkept := use_compilation_cache():
+        print(unkept, file=sys.stderr)
     config.objective.check(config.batch)
     settle(config)
     model = train(config)
@@ -201,7 +203,6 @@ def train(config: Config) -> "Trained":
 
 def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
-    import jax
     from tqdm import tqdm
 
     from eqx_shortcut import rng
