@@ -53,6 +53,7 @@ def main(config: Config) -> None:
 
     from .. import rng, settings
     from ..data.pairs import MANIFEST, Pairs, shard_path, shards, write_shard
+    from ..sampling import Sampling
     from ..trained import load, noise, sample
 
     model = load(config.run, weights=config.weights)
@@ -75,10 +76,9 @@ def main(config: Config) -> None:
             model,
             key,
             len(numbers),
+            Sampling(config.steps, config.guidance),
             first=numbers.start,
-            steps=config.steps,
             labels=labels,
-            guidance=config.guidance,
             batch=config.batch,
         )
         pairs = Pairs(np.asarray(noise(model, key, indices)), np.asarray(x), np.asarray(labels), model.classes)
