@@ -149,6 +149,25 @@ def test_links_lead_to_files_and_headings_that_exist(page):
         assert not anchor or anchor in anchors(target.read_text()), link
 
 
+def test_the_map_of_the_tree_leads_to_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| question | answer |") :].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) == 20
+    for row in table:
+        places = re.findall(r"`([\w/]+(?:\.py|/))`", row)
+        assert places, row
+        assert all((ROOT / place).exists() or (ROOT / "eqx_shortcut" / place).exists() for place in places), row
+
+
+def test_one_version_everywhere():
+    import eqx_shortcut
+
+    version = eqx_shortcut.__version__
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    (released, *_) = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released.split()[0] in ("Unreleased", version)
+
+
 def options(kind: type, prefix: str = "") -> set[str]:
     """Every option of a dataclass of settings, nested ones with their prefix, those of unions for each member."""
     found = set()
