@@ -201,7 +201,6 @@ def train(config: Config) -> "Trained":
 
 def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
-    import jax
     from tqdm import tqdm
 
     from eqx_shortcut import rng
