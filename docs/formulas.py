@@ -83,7 +83,7 @@ def row(tokens: list[tuple[str, str]], block: bool) -> str:
         if kind == "sign":
             tokens.pop(0)
             if text == "|":
-                nodes.append(scripts('<mo stretchy="false" lspace="0" rspace="0">|</mo>', tokens, block))
+                nodes.append(scripts(bar(spaced and bool(nodes), tokens), tokens, block))
             else:
                 nodes.append(f"<mo>{SIGNS.get(text, html.escape(text))}</mo>")
         elif kind == "slash":
@@ -120,6 +120,13 @@ def operand(tokens: list[tuple[str, str]], block: bool) -> str:
         if kind == "name" and tokens and tokens[0] == ("open", "("):
             node = f"<mrow>{node}{bracket(tokens.pop(0)[1], tokens, block)}</mrow>"
     return scripts(node, tokens, block)
+
+
+def bar(spaced: bool, tokens: list[tuple[str, str]]) -> str:
+    """A bar with the space that stands around it in the text, where it is not the end of a norm."""
+    after = tokens[0][0] if tokens else ""
+    before = "0.25em" if spaced and after not in ("", "script") else "0"
+    return f'<mo stretchy="false" lspace="{before}" rspace="{before if after == "space" else "0"}">|</mo>'
 
 
 def bracket(opening: str, tokens: list[tuple[str, str]], block: bool) -> str:
@@ -171,13 +178,17 @@ def in_text(found: re.Match[str]) -> str:
     return f'<span class="formula">{mathml(text)}</span>' if is_formula(text) else found[0]
 
 
+def in_words(text: str) -> str:
+    """Text beside a formula, with its marked variables (`v~`, `u^-`, `x_t`) drawn."""
+    words = (mathml(word) if len(word) > 1 and ONE.fullmatch(word) else html.escape(word) for word in text.split(" "))
+    return " ".join(words)
+
+
 def in_block(found: re.Match[str]) -> str:
     """A block of code, as formulas if it is made of them: several stand on a line with three spaces or more between."""
     text = html.unescape(re.sub(r"<[^>]*>", "", found[1])).strip("\n")
     lines = [re.split(r"\s{3,}", line.strip()) for line in text.splitlines()]
     if not all(is_formula(parts[0]) for parts in lines):
         return found[0]
-    drawn = (
-        mathml(part, block=True) if is_formula(part) else f"<p>{html.escape(part)}</p>" for parts in lines for part in parts
-    )
+    drawn = (mathml(part, block=True) if is_formula(part) else f"<p>{in_words(part)}</p>" for parts in lines for part in parts)
     return f'<div class="formulas">{"".join(drawn)}</div>'
