@@ -59,7 +59,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Trains, judges, writes."""
-    from eqx_shortcut import settings
+    from eqx_shortcut import rng, settings
     from eqx_shortcut.compilation import use_compilation_cache
     from eqx_shortcut.pretrained.small_classifier import save_classifier
 
@@ -84,7 +84,7 @@ def trained(config: Config, images: "Images") -> "SmallClassifier":
     from eqx_shortcut.data import batches, prepare
     from eqx_shortcut.pretrained.small_classifier import SmallClassifier
 
-    k_network, k_train = jax.random.split(jax.random.key(config.seed))
+    k_network, k_train = jax.random.split(rng.key(config.seed))
     network, tx = SmallClassifier(images.classes, key=k_network), config.optimizer.build(config.steps)
     ready = prepare(images, mirror=config.data.mirror)
 

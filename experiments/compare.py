@@ -278,12 +278,12 @@ def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) 
 
     path = config.table / "table.json"
     if path.exists():
-        there, here = settings.read(path).get("budget"), described(config, budget, costs)
+        there, here = settings.read(path).get("budget"), record_of(config, budget, costs)
         if different := settings.differences(there, here):
             raise ValueError(f"{path} is another table: {settings.named(different)}. Name another place with --out")
 
 
-def described(config: Config, budget: int, costs: Mapping[str, float] | None) -> dict[str, Any]:
+def record_of(config: Config, budget: int, costs: Mapping[str, float] | None) -> dict[str, Any]:
     """What all runs of a table have in common."""
     return {"data": config.data, "steps of shortcut": budget, "costs": costs and dict(costs), "more": config.more}
 
@@ -314,7 +314,7 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     kept = {"commands": known.get("commands", {}) | made, "runs": {name: found[name] for name in names}}
-    (out / "table.json").write_text(json.dumps({"budget": described(config, budget, costs), **kept}, indent=1) + "\n")
+    (out / "table.json").write_text(json.dumps({"budget": record_of(config, budget, costs), **kept}, indent=1) + "\n")
     first, title = tables[0], TITLES.get(tables[0].measure, tables[0].measure)
     steps = sorted({n for curve in first.curves.values() for n in curve})
     figures.quality_plot(first.curves, out / "quality.png", measure=title, floor=list(first.floors))

@@ -171,7 +171,7 @@ def settle(config: Config) -> None:
 
     record = {key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")}
     path, remedy = config.folder / "config.json", "Start a new one with --name"
-    settings.settle(path, {"experiment": "toy2d", **record}, "another run", remedy)
+    settings.match_or_write(path, {"experiment": "toy2d", **record}, "another run", remedy)
 
 
 def sampler(data: Data) -> "Callable[[PRNGKeyArray, int], Points]":
@@ -204,6 +204,7 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "C
     import jax
     from tqdm import tqdm
 
+    from eqx_shortcut import rng
     from eqx_shortcut.train import Diverged, check_finite, init_state, make_update
     from eqx_shortcut.trained import Trained
     from eqx_shortcut.types import Batch
@@ -213,7 +214,7 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "C
     def prepare(raw: None, key: "PRNGKeyArray") -> Batch:
         return Batch(points(key, config.batch))
 
-    key = jax.random.key(config.seed)
+    key = rng.key(config.seed)
     build = lambda key: config.network.build((2,), 0, key=key)  # noqa: E731
     state = init_state(build, tx, key, teacher=teacher is not None, extra=objective.extra)
     if teacher is not None:

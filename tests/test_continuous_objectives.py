@@ -267,11 +267,11 @@ def test_what_contains_guidance_is_not_guided_again(inside):
 @pytest.mark.parametrize(
     ("objective", "rows", "message"),
     [
-        (SoFlow(), 6, r"batch 6 is not a multiple of every=4"),
+        (SoFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),
         (ImprovedMeanFlow(max_scale=4.0, guidance=2.0), 64, r"guidance=2.0 .* leaves guidance at 1 and mix at 0"),
         (ImprovedMeanFlow(intervals=True), 64, r"told beside its scale, and none is: name the highest as max_scale"),
         (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),
-        (AlphaFlow(), 6, r"batch 6 is not a multiple of every=4"),
+        (AlphaFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),
         (ContinuousConsistency(guidance=2.0), 64, r"guidance=2.0 guides a teacher, and there is none: use distil, or"),
     ],
 )

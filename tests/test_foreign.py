@@ -24,6 +24,7 @@ from eqx_shortcut.evaluate.validation import validation_loss
 from eqx_shortcut.experiment import health
 from eqx_shortcut.models import DiTConfig, MLPConfig, NetworkConfig, check_network
 from eqx_shortcut.objectives import FlowMatching, ImprovedMeanFlow, MeanFlow, Networks, Objective, Shortcut
+from eqx_shortcut.sampling import Sampling
 from eqx_shortcut.train import TrainState, fit, init_state, make_step
 from eqx_shortcut.trained import Trained, load, noise, sample, sample_from, trajectory
 
@@ -177,7 +178,7 @@ def test_one_condition_serves_all_samples(model, key):
 def test_guidance_extrapolates_from_the_null_condition(model, key, scale):
     with_it, without = sample(model, key, 5, conditions=SEEN), sample(model, key, 5, conditions=NULL)
     assert np.abs(with_it - without).max() > 1e-2
-    found = sample(model, key, 5, conditions=SEEN, guidance=scale)
+    found = sample(model, key, 5, Sampling(guidance=scale), conditions=SEEN)
     np.testing.assert_allclose(found, without + scale * (with_it - without), atol=1e-4)
 
 
@@ -205,7 +206,7 @@ def test_conditions_that_do_not_fit_are_one_sentence(model, key, name):
         sample(model, key, 4, **asked)
 
 
-@pytest.mark.parametrize("asked", [{"conditions": NULL}, {"labels": 0}, {"guidance": 2.0}])
+@pytest.mark.parametrize("asked", [{"conditions": NULL}, {"labels": 0}, {"steps": Sampling(guidance=2.0)}])
 def test_a_run_without_conditions_refuses_them(model, key, asked):
     hidden = dataclasses.replace(model, labelled=False)
     alone = Trained(Alone(jnp.ones(2)), FlowMatching(steps=4), (16, 2), 0, 1)

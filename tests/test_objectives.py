@@ -215,10 +215,20 @@ def test_shortcut_accepts_the_smallest_batch():
         (ProgressiveDistillation(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
         (ConsistencyDistillation(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
         (ConsistencyTraining(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
-        (LiveReflow(), 20, r"batch 20 is not a multiple of every=8"),
-        (Shortcut(guidance=1.5, dt_bias=True), 104, r"guidance=1.5 would guide nothing: with dt_bias 13 .*larger batch"),
+        (
+            LiveReflow(),
+            20,
+            r"batch 20 is not a multiple of bootstrap_every=8: use a batch of 16 or 24, or bootstrap_every=5 or 10",
+        ),
+        (Shortcut(), 60, r"batch 60 is not a multiple of bootstrap_every=8: use a batch of 56 or 64, or bootstrap_every=6$"),
+        (Shortcut(guidance=1.5, dt_bias=True), 104, r"and dt_bias has 13 bootstrap rows .*d = 1, 1/2 alone: .*at least 112"),
+        (
+            Shortcut(dt_bias=True, steps=4),
+            24,
+            r"3 bootstrap rows for the 2 step sizes of steps=4, .*d = 1 alone: .*at least 32",
+        ),
     ],
-    ids=["rows", "steps", "progressive", "distillation", "training", "indivisible", "guidance"],
+    ids=["rows", "steps", "progressive", "distillation", "training", "indivisible", "both", "guidance", "four"],
 )
 def test_check_names_value_and_remedy(objective, rows, message):
     with pytest.raises(ValueError, match=message):
@@ -342,9 +352,11 @@ def test_guided_terms_of_a_shortcut_are_those_of_the_finest_step_unless_all_are(
     assert [np.asarray(term.sections).tolist() for term in terms] == expected
 
 
-def test_guidance_of_every_step_needs_no_row_of_the_finest():
-    Shortcut(guidance=1.5, dt_bias=True, guide_all=True).check(104)
-    Shortcut(dt_bias=True).check(104)
+@pytest.mark.parametrize("more", [{}, {"guidance": 1.5}, {"guidance": 1.5, "guide_all": True}])
+def test_every_step_size_has_a_row_whatever_is_guided(more):
+    Shortcut(dt_bias=True, **more).check(112)
+    with pytest.raises(ValueError, match="13 bootstrap rows"):
+        Shortcut(dt_bias=True, **more).check(104)
 
 
 @each

@@ -46,10 +46,10 @@ def shortcut(
     beyond is biased by what is cut of it.
 
     Raises ValueError if `steps` is not a power of two, `bootstrap_every` does not divide the batch or is below 2, or the
-    bootstrap rows are fewer than the `log2(steps)` step sizes. Frans et al. (2024), eq. 5 and algorithm 1.
+    bootstrap rows do not hold all of the `log2(steps)` step sizes. Frans et al. (2024), eq. 5 and algorithm 1.
     """
     n = batch.x.shape[0]
-    check_strata(n, steps, bootstrap_every)
+    check_strata(n, steps, bootstrap_every, dt_bias=dt_bias)
     groups = 1 if guidance == 1 or guide_all else times.level_groups(n // bootstrap_every, steps)
     draws = shortcut_draws(
         batch,
@@ -124,13 +124,17 @@ def bootstrap_target(
     return Regression(x, draws.t, draws.d, draws.cond, clipped(u, clip))
 
 
-def check_strata(n: int, steps: int, bootstrap_every: int) -> None:
+def check_strata(n: int, steps: int, bootstrap_every: int, *, dt_bias: bool = False) -> None:
     """Raise ValueError, with the remedy, if `n` rows cannot hold every step size."""
-    levels = times.log2_steps(steps)
-    check_share(n, bootstrap_every)
-    if n // bootstrap_every < levels:
+    levels, needed = times.log2_steps(steps), times.rows_of_all_levels(steps, bias=dt_bias)
+    check_share(n, bootstrap_every, shares=needed)
+    rows = n // bootstrap_every
+    if rows < needed:
+        held = sorted({2**level for level in times.dyadic_levels(rows, steps, bias=dt_bias).tolist()})
+        trained = ", ".join(f"1/{k}" if k > 1 else "1" for k in held)
         raise ValueError(
-            f"batch {n} with bootstrap_every={bootstrap_every} has {n // bootstrap_every} bootstrap rows for the {levels} "
-            f"step sizes of steps={steps}, and would train d = 1 alone: use a batch of at least "
-            f"{levels * bootstrap_every}, a smaller bootstrap_every, or fewer steps"
+            f"batch {n} with bootstrap_every={bootstrap_every}{' and dt_bias' * dt_bias} has {rows} bootstrap rows for the "
+            f"{levels} step sizes of steps={steps}, and would train d = {trained} "
+            f"alone: use a batch of at least {needed * bootstrap_every}, a smaller bootstrap_every,"
+            f"{' no dt_bias,' * dt_bias} or fewer steps"
         )

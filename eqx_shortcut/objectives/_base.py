@@ -30,12 +30,12 @@ class Networks(eqx.Module):
     """What the objective trains beside `online` and sampling does not need (see Objective.extra)."""
     null: Cond = None
     """The condition without its batch axis that stands for none: a class run's label `classes`; None where there are none."""
-    turns: int = eqx.field(static=True, default=1)
+    microbatches: int = eqx.field(static=True, default=1)
     """In so many parts, one after another, a batch goes through `online`."""
 
     def field(self, key: PRNGKeyArray) -> Field:
         """The network to train as a field, each row under its own dropout mask."""
-        return NetworkField(self.online, key, self.turns)
+        return NetworkField(self.online, key, self.microbatches)
 
     @property
     def trained(self) -> Any:

@@ -159,7 +159,7 @@ REFUSED = [
     ("live_reflow", {"guidance": 3.0}, r"guidance=3.0 needs `null`"),
     ("live_reflow", {"dropout": 0.1}, r"dropout=0.1 needs `null`"),
     ("live_reflow", {"bootstrap_every": 1}, r"bootstrap_every=1 leaves no row for flow matching: use 2 or more"),
-    ("live_reflow", {"bootstrap_every": 5}, r"batch 24 is not a multiple of every=5: .*choose every in \(2, 3, 4"),
+    ("live_reflow", {"bootstrap_every": 5}, r"batch 24 is not a multiple of bootstrap_every=5: use a batch of 20 or 25, or "),
     ("diffusion", {"dropout": 0.1}, r"dropout=0.1 needs `null`"),
 ]
 
