@@ -45,6 +45,7 @@ def main(config: Config) -> None:
     from eqx_shortcut import rng, settings
     from eqx_shortcut.evaluate.parts import Measuring
     from eqx_shortcut.experiment.judging import Measures, Others
+    from eqx_shortcut.sampling import Sampling
 
     check_out(config.out, ".json")
     model, record = eqx_shortcut.load(config.run), settings.read(config.run / "config.json")
@@ -55,7 +56,8 @@ def main(config: Config) -> None:
     print("| sampler | steps | evaluations | features | pixels |\n|---|---|---|---|---|")
     for name, sampler, steps, evaluations in samplers_of(model.objective):
         chosen = jax.numpy.asarray(labels)
-        samples = eqx_shortcut.sample(model, rng.key(0), config.count, steps=steps, labels=chosen, sampler=sampler)
+        sampling = Sampling(steps, sampler=sampler)
+        samples = eqx_shortcut.sample(model, rng.key(0), config.count, sampling, labels=chosen)
         row = {"sampler": name, "steps": steps, "evaluations": evaluations, **measures(np.asarray(samples), labels)}
         rows.append(row)
         config.out.write_text(json.dumps({"run": config.run.name, "results": rows}, indent=1) + "\n")
