@@ -59,7 +59,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Trains, judges, writes."""
-    from eqx_shortcut import rng, settings
+    from eqx_shortcut import settings
     from eqx_shortcut.compilation import use_compilation_cache
     from eqx_shortcut.pretrained.small_classifier import save_classifier
 
@@ -81,6 +81,7 @@ def trained(config: Config, images: "Images") -> "SmallClassifier":
     import optax
     from tqdm import trange
 
+    from eqx_shortcut import rng
     from eqx_shortcut.data import batches, prepare
     from eqx_shortcut.pretrained.small_classifier import SmallClassifier
 
