@@ -23,7 +23,8 @@ def call(loss: Callable[..., Any], field, batch, key, **said):
         said["intervals"] = dataclasses.replace(taken["intervals"].default, **own)
     guidance = guidance_of(said)
     if guidance is not None and "distillation" in loss.__name__:
-        said["teacher"] = guided(said["teacher"], guidance.scale, guidance.null)
+        scale: Any = guidance.scale
+        said["teacher"] = guided(said["teacher"], scale, guidance.null)
     elif guidance is not None:
         said["guidance"] = guidance
     default = taken["weigh"].default if "weigh" in taken else ()
