@@ -217,7 +217,7 @@ class Checkpoints:
     def _unfinished(self) -> list[storage.Path]:
         """Folders of checkpoints that are not whole: in an object store they have their names already."""
         found = self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}")
-        return [path for path in found if not _whole(path) and (path.name.isdigit() or TMP_DIR_SUFFIX in path.name)]
+        return [path for path in found if not _whole(path) and (path.name.isdecimal() or TMP_DIR_SUFFIX in path.name)]
 
     def _set_aside(self, steps: Iterable[int]) -> None:
         with distributed.barrier():
@@ -232,18 +232,17 @@ class Checkpoints:
             storage.write(folder / MANIFEST, json.dumps(_hashes(folder, _folders(folder)), indent=1))
 
     def _verify(self, step: int, items: Iterable[str] | None = None) -> None:
-        """Raises CheckpointError unless the files of these items, or of all, are those that were written."""
-        folder, written = self.folder / str(step), self._manifest(step)
-        if items is None:
-            items = self._written(step) | _folders(folder)
-        found = _hashes(folder, items)
-        expected = {name: digest for name, digest in written.items() if name.split("/")[0] in items}
-        for name in sorted(found.keys() | expected.keys()):
-            if name not in found:
+        """Raises CheckpointError unless the files of these items, or of all, are those that were written.
+
+        What others left beside them (`.DS_Store`, `._NAME`) is not looked at.
+        """
+        folder = self.folder / str(step)
+        for name, digest in sorted(self._manifest(step).items()):
+            if items is not None and name.split("/")[0] not in items:
+                continue
+            if not (folder / name).exists():
                 raise CheckpointError(f"file {name} is missing")
-            if name not in expected:
-                raise CheckpointError(f"file {name} has been added since it was written")
-            if found[name] != expected[name]:
+            if storage.checksum([folder / name]) != digest:
                 raise CheckpointError(f"file {name} has changed since it was written")
 
     def _manifest(self, step: int) -> dict[str, str]:
@@ -258,7 +257,7 @@ def _steps(folder: storage.Path) -> list[int]:
 
 
 def _whole(folder: storage.Path) -> bool:
-    return folder.name.isdigit() and (not storage.is_remote(folder) or ocp.utils.is_checkpoint_finalized(folder))
+    return folder.name.isdecimal() and (not storage.is_remote(folder) or ocp.utils.is_checkpoint_finalized(folder))
 
 
 def _rebuilt(like: TrainState, items: dict[str, PyTree]) -> TrainState:

@@ -1,6 +1,7 @@
 """What the commands on a trained run have in common: their options, its weights, its autoencoder, the names of its classes."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -9,10 +10,13 @@ import tyro
 
 from .. import ranges
 from ..cli import Place
-from ..ranges import Finite, Share
+from ..ranges import Finite, Natural, Positive, Share
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..pretrained.autoencoder import Autoencoder
+    from ..sampling import Sampling
     from ..trained import Trained
 
 
@@ -20,22 +24,43 @@ Weights = Literal["ema", "online"] | float
 """Which weights of a run (see eqx_shortcut.load)."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Options of samplers; `sampling` is the value that they make."""
+
+    guidance_interval: tuple[Share, Share] | None = None
+    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
+    guide_always: bool = False
+    """Guide also at step sizes where the network contains the guidance it was trained with."""
+    sampler: Literal["own", "euler", "heun", "midpoint", "consistency"] = "own"
+    """Loop over the steps: the objective's own, or another."""
+    time_shift: Positive = 1.0
+    """Above 1 more of the steps of a named --sampler lie near the noise, below 1 near the data."""
+
+    def sampling(self, steps: int, guidance: float) -> "Sampling":
+        """So many steps at this guidance scale. Raises ValueError for a shift of the times of no named sampler."""
+        from .. import samplers
+        from ..sampling import Sampling
+
+        if self.sampler == "own" and self.time_shift != 1:
+            raise ValueError(f"--time-shift {self.time_shift:g} changes the times of a named sampler: name it with --sampler")
+        times = None if self.time_shift == 1 else samplers.Shifted(self.time_shift)
+        chosen = None if self.sampler == "own" else samplers.Sampler(getattr(samplers, self.sampler), times)
+        return Sampling(steps, guidance, self.guidance_interval, self.guide_always, chosen)
+
+
 @dataclasses.dataclass(frozen=True)
-class Opening:
+class Opening(SamplingOptions):
     """A trained run, and how it is sampled."""
 
     run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
     guidance: Finite = 1.0
     """Guidance scale; 1 is none."""
-    guidance_interval: tuple[Share, Share] | None = None
-    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
-    guide_always: bool = False
-    """Apply it also at step sizes where the network contains the guidance it was trained with."""
     weights: Weights = "ema"
     """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
-    step: int | None = None
-    """Training step of the checkpoint; by default the newest."""
+    step: Natural | None = None
+    """Training step of the checkpoint; by default the newest (0 or more)."""
     vae: pathlib.Path | None = None
     """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
 
@@ -47,8 +72,8 @@ class Opening:
 class Drawing(Opening):
     """Classes and noise of what is drawn."""
 
-    labels: tuple[int, ...] = ()
-    """Labels, repeated as often as needed; by default all in turn."""
+    labels: tuple[Natural, ...] = ()
+    """Labels, repeated as often as needed; by default all in turn (0 or more)."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = ()
     """Classes by name instead of LABELS: "golden retriever" of ImageNet, "ankle boot" of Fashion-MNIST."""
 
@@ -69,14 +94,28 @@ def open_run(config: Opening, *, drawn: bool = True) -> Opened:
 
     model = load(config.run, weights=config.weights, step=config.step)
     draw = decoder(config.run, config.vae) or source_pictures(config.run)
+    whole = functools.partial(finite, run=config.run)
     if draw is not None or (len(model.shape) == 3 and model.shape[-1] in (1, 3)):
-        return Opened(model, draw or np.asarray)
+        return Opened(model, lambda samples: whole((draw or np.asarray)(whole(samples))))
     if drawn:
         raise ValueError(
             f"samples of {config.run} are of shape {model.shape} and no pictures: name an autoencoder with --vae if they are "
             "latents, or write numbers by eqx-shortcut sample --out FILE.npz"
         )
-    return Opened(model, np.asarray, drawable=False)
+    return Opened(model, whole, drawable=False)
+
+
+def finite(samples: Any, run: pathlib.Path) -> "np.ndarray":
+    """Samples of a run, or what is made of them, on the host. Raises ValueError if some are NaN or infinite."""
+    import numpy as np
+
+    found = np.asarray(samples)
+    if bad := int((~np.isfinite(found)).reshape(len(found), -1).any(axis=1).sum()):
+        raise ValueError(
+            f"{bad} of {len(found)} samples of {run} are not finite and nothing is made of them: its training diverged, or the "
+            "guidance is too strong; try an earlier --step, other --weights, or --guidance 1"
+        )
+    return found
 
 
 def source_pictures(run: pathlib.Path) -> Callable[[Any], Any] | None:
@@ -135,14 +174,6 @@ def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[st
     labels = [find(names, name) for name in config.classes]
     print(f"labels {', '.join(f'{label} ({names[label]})' for label in labels)}")
     return labels, [names[label] for label in labels]
-
-
-def guided_note(config: Opening, model: "Trained", steps: int) -> str:
-    """The guidance of samples in so many steps, in words."""
-    refused = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
-    note = " (not applied: not what the network was trained for at this step size)" if refused else ""
-    times = "" if config.guidance_interval is None else " at times {:g} to {:g}".format(*config.guidance_interval)
-    return f"guidance {config.guidance}{times}{note}"
 
 
 def class_names(run: pathlib.Path) -> tuple[str, ...]:

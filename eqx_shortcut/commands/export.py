@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from ..ranges import Count
 from ._opening import Opening, autoencoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -33,17 +34,12 @@ x = draw(np.uint32(0), np.arange({count}, dtype=np.int32) % {classes})  # seed, 
 class Config(Opening):
     """A sampler as a file."""
 
-    steps: int = 1
-    """Sampling steps."""
+    steps: Count = 1
+    """Sampling steps (1 or more)."""
     decode: bool = False
     """Include the autoencoder of a run on latents, so that the file draws pictures."""
     out: pathlib.Path = pathlib.Path("model.bin")
     """File to write."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"--steps {self.steps}: use 1 or more")
 
 
 def main(config: Config) -> None:
@@ -56,7 +52,8 @@ def main(config: Config) -> None:
     if not config.out.absolute().parent.is_dir():
         raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
     model = load(config.run, weights=config.weights, step=config.step)
-    if config.guidance != 1 and not (config.guide_always or model.objective.guides(config.steps)):
+    how = config.sampling(config.steps, config.guidance)
+    if config.guidance != 1 and not how.guides(model.objective):
         raise ValueError(
             f"--guidance {config.guidance} does not apply to {config.run} in {config.steps} step{'s'[: config.steps > 1]}: "
             "leave it at 1, or insist with --guide-always"
@@ -95,11 +92,8 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
             model,
             key,
             noise(model, key, indices),
-            steps=config.steps,
+            config.sampling(config.steps, config.guidance),
             labels=labels,
-            guidance=config.guidance,
-            guidance_interval=config.guidance_interval,
-            guide_always=config.guide_always,
         )
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
 

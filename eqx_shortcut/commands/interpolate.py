@@ -13,23 +13,24 @@ import pathlib
 from typing import Any
 
 from ..cli import check_out
-from ._opening import Drawing, chosen_labels, evenly, guided_note, open_run
+from ..ranges import Count, Natural, Several
+from ._opening import Drawing, chosen_labels, evenly, open_run
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(Drawing):
     """Samples between samples."""
 
-    steps: int = 1
-    """Sampling steps."""
-    rows: int = 4
-    """Pairs of draws, each of one label."""
-    points: int = 33
-    """Points from one draw to the other, which are the frames of the GIF."""
-    columns: int = 9
-    """Points in a row of the picture, spread evenly."""
-    seed: int = 0
-    """Seed of the noise."""
+    steps: Count = 1
+    """Sampling steps (1 or more)."""
+    rows: Count = 4
+    """Pairs of draws, each of one label (1 or more)."""
+    points: Several = 33
+    """Points from one draw to the other, which are the frames of the GIF (2 or more)."""
+    columns: Several = 9
+    """Points in a row of the picture, spread evenly (2 or more)."""
+    seed: Natural = 0
+    """Seed of the noise (0 or more)."""
     out: pathlib.Path = pathlib.Path("interpolation.png")
     """Picture to write."""
     gif: pathlib.Path | None = None
@@ -37,13 +38,8 @@ class Config(Drawing):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("steps", "rows"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
-        if not 2 <= self.columns <= self.points:
-            raise ValueError(f"--columns {self.columns} --points {self.points}: use 2 or more, and as many points as columns")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed}: use 0 or more")
+        if self.columns > self.points:
+            raise ValueError(f"--columns {self.columns} --points {self.points}: use as many points as columns, or more")
 
 
 def main(config: Config) -> None:
@@ -60,6 +56,7 @@ def main(config: Config) -> None:
         check_out(config.gif, ".gif")
     model, pictures, _ = open_run(config)
     labels, names = chosen_labels(config, model)
+    how = config.sampling(config.steps, config.guidance)
     key = rng.key(config.seed)
     rows = []
     for row in bar(range(config.rows), unit="row", delay=1):
@@ -67,13 +64,10 @@ def main(config: Config) -> None:
             model,
             key,
             arc(noise(model, key, 2 * row + jnp.arange(2)), config.points),
-            steps=config.steps,
+            how,
             # One number for all, so that noise that a sampler adds between its steps stays the same along the arc.
             indices=jnp.full(config.points, 2 * row),
             labels=labels[row % len(labels)],
-            guidance=config.guidance,
-            guidance_interval=config.guidance_interval,
-            guide_always=config.guide_always,
         )
         rows.append(pictures(x))
     images = np.stack(rows)
@@ -82,7 +76,7 @@ def main(config: Config) -> None:
     if config.gif:
         figures.animation(np.concatenate([images, images[:, -2:0:-1]], axis=1).swapaxes(0, 1)[:, None], config.gif)
     written = f"{config.out} and {config.gif}" if config.gif else config.out
-    step = f"{config.steps} step{'s'[: config.steps > 1]}, {guided_note(config, model, config.steps)}"
+    step = f"{config.steps} step{'s'[: config.steps > 1]}, {how.note(model.objective)}"
     print(f"{written}: {step}, weights {config.weights} of training step {model.step}, seed {config.seed}")
 
 

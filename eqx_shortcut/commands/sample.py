@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cli import check_out
-from ._opening import Drawing, Opened, chosen_labels, guided_note, open_run
+from ..ranges import Count, Natural
+from ._opening import Drawing, Opened, chosen_labels, open_run
 
 if TYPE_CHECKING:
     from ..trained import Trained
@@ -30,16 +31,16 @@ RECORD = "samples.json"
 class Config(Drawing):
     """Samples of a trained run."""
 
-    steps: tuple[int, ...] = (1, 4, 128)
-    """Numbers of sampling steps, the same noise for all; one for a folder or an array."""
-    count: int = 20
-    """Samples for each number of steps and each seed."""
-    columns: int = 20
-    """Samples of a grid side by side."""
-    seed: tuple[int, ...] = (0,)
-    """Seeds of the noise; the samples of one follow those of the other."""
-    batch: int = 256
-    """Samples computed at once."""
+    steps: tuple[Count, ...] = (1, 4, 128)
+    """Numbers of sampling steps, the same noise for all; one for a folder or an array (1 or more)."""
+    count: Count = 20
+    """Samples for each number of steps and each seed (1 or more)."""
+    columns: Count = 20
+    """Samples of a grid side by side (1 or more)."""
+    seed: tuple[Natural, ...] = (0,)
+    """Seeds of the noise; the samples of one follow those of the other (0 or more)."""
+    batch: Count = 256
+    """Samples computed at once (1 or more)."""
     conditions: pathlib.Path | None = None
     """Of a run whose conditions are no labels: what to sample for, repeated as often as needed; a .npy file, or a .npz file of
     an array for each name."""
@@ -61,26 +62,16 @@ def main(config: Config) -> None:
         write(config, opened, wanted, names, shown)
     for steps in config.steps:
         each = f" of each of {len(config.seed)} seeds" if len(config.seed) > 1 else ""
-        print(f"{name(config, names, steps)}: {config.count} samples{each}, {guided_note(config, opened.model, steps)}")
+        note = config.sampling(steps, config.guidance).note(opened.model.objective)
+        print(f"{name(config, names, steps)}: {config.count} samples{each}, {note}")
     seeds = f"seed{'s'[: len(config.seed) > 1]} {', '.join(map(str, config.seed))}"
     print(f"{config.out}: weights {config.weights} of training step {opened.model.step}, {seeds}")
 
 
 def check(config: Config) -> None:
     """Refuses what cannot be drawn or written before anything is loaded."""
-    if config.columns < 1 or not config.steps or not config.seed:
-        raise ValueError(
-            f"--columns {config.columns} --steps {' '.join(map(str, config.steps))} --seed {' '.join(map(str, config.seed))}: "
-            "use 1 or more of each"
-        )
-    if config.count < 1:
-        raise ValueError(f"count={config.count}: ask for at least 1 sample")
-    if min(config.steps) < 1:
-        raise ValueError(f"steps={min(config.steps)}: a sample takes at least 1 step")
-    if config.batch < 1:
-        raise ValueError(f"batch={config.batch}: compute at least 1 sample at once")
-    if min(config.seed) < 0:
-        raise ValueError(f"--seed {min(config.seed)}: use 0 or more")
+    if not config.steps or not config.seed:
+        raise ValueError("--steps or --seed without a number: name one or more of each")
     if config.out.suffix and not config.out.is_dir():
         check_out(config.out, ".png", ".npz")
     if not config.out.absolute().parent.is_dir():
@@ -163,12 +154,9 @@ def draw(config: Config, opened: Opened, wanted: Wanted, steps: int, span: Span)
         model,
         rng.key(span.seed),
         len(indices),
+        config.sampling(steps, config.guidance),
         first=span.first,
-        steps=steps,
         **given,
-        guidance=config.guidance,
-        guidance_interval=config.guidance_interval,
-        guide_always=config.guide_always,
         batch=len(indices),
     )
     count = span.last - span.first
@@ -203,7 +191,8 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
     from .. import figures, settings
 
     several = {"seeds": config.seed, "count": config.count} if len(config.seed) > 1 else {"seeds": config.seed}
-    times = {"guidance_interval": config.guidance_interval} if config.guidance_interval else {}
+    changed = {"guidance_interval": None, "sampler": "own", "time_shift": 1}
+    more = {key: getattr(config, key) for key, usual in changed.items() if getattr(config, key) != usual}
     named = ("weights", "steps", "guidance", "guide_always")
     record = {
         "run": str(config.run),
@@ -212,7 +201,7 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
         **({} if config.conditions is None else {"conditions": str(config.conditions)}),
         **{key: getattr(config, key) for key in named},
         **several,
-        **times,
+        **more,
     }
     settings.match_or_write(
         config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out"

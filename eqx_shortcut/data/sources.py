@@ -1,4 +1,7 @@
-"""Where images of any size are, in every format that people have them in: folder, parquet, TensorFlow Datasets, NumPy."""
+"""Images of any size, in every format that people have them in: folder, parquet, TensorFlow Datasets, NumPy.
+
+Each source imports the reader of its format when it opens it: `--help` lists the sources and reads nothing.
+"""
 
 import abc
 import dataclasses
@@ -7,12 +10,10 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from .. import ranges
+from ..ranges import Count, Proper
 from .classes import split
 from .errors import DataError
-from .formats.arrays import find_arrays, open_arrays
-from .formats.folder import open_folders
-from .formats.parquet import open_parquet
-from .formats.tfds import open_split, splits
 from .images import Images, black
 from .names import listed
 from .parts import find_files
@@ -33,20 +34,17 @@ class Photos(abc.ABC):
     """Whether the first `build` writes an index."""
     path: pathlib.Path
     """File or folder of the images."""
-    size: int = 256
-    """Height and width of the images."""
+    size: Count = 256
+    """Height and width of the images (1 or more)."""
     mirror: bool = True
     """Mirror images at random."""
     on_bad_image: OnBadImage = "refuse"
     """What becomes of an image that cannot be used: an end with its name, or the next good one in its place."""
-    held_out: float = 0.02
-    """Share of the images held out, where they have no part of that kind."""
+    held_out: Proper = 0.02
+    """Share of the images held out, where they have no part of that kind (more than 0, below 1)."""
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"--data.size {self.size}: use 1 or more")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--data.held-out {self.held_out}: use a share above 0 and below 1")
+        ranges.check(self)
 
     def build(self) -> tuple[ImageRecords, ImageRecords]:
         """Training images, and those held out: the part that is named so, or a fixed share, drawn at random once for all."""
@@ -73,6 +71,8 @@ class ImageFolder(Photos):
     folder. Folders inside a class belong to it."""
 
     def parts(self) -> Parts:
+        from .formats.folder import open_folders
+
         return open_folders(self.path)
 
 
@@ -85,6 +85,8 @@ class Parquet(Photos):
     """Column of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
+        from .formats.parquet import open_parquet
+
         train, held_out, aside = find_files(self.path, "parquet")
         if not train:
             raise DataError(f"no parquet file at {self.path.absolute()}: name the file or its folder with --data.path")
@@ -107,6 +109,8 @@ class TFDS(Photos):
     """Feature of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
+        from .formats.tfds import open_split, splits
+
         found = splits(self.path)
         if self.split not in found:
             listed = f"the splits {', '.join(found)}" if found else "no tfrecord or array_record files"
@@ -130,6 +134,8 @@ class Arrays(Photos):
     """Array of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
+        from .formats.arrays import find_arrays, open_arrays
+
         if not self.path.is_dir():
             return open_arrays(self.path, self.label), None
         train, held_out = find_arrays(self.path)

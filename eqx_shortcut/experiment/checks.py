@@ -9,10 +9,11 @@ import jax
 import numpy as np
 
 from .. import rng, settings, storage
+from ..cli import renamed
 from ..data import ImageRecords, Images, example
 from ..data.identity import changed
 from ..models.network import check_network
-from ..trained import check_guidance
+from ..sampling import check_guidance
 from ..types import shown
 from .config import UNRECORDED, Config, named
 from .initial import check_start
@@ -30,7 +31,9 @@ PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
 
 def check(config: Config) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
-    config.objective.check(config.batch)
+    fields = [field.name for field in dataclasses.fields(config.objective)]
+    with renamed({f"{name}=": f"--objective.{name.replace('_', '-')} " for name in fields}):
+        config.objective.check(config.batch)
     check_start(config)
     for field in dataclasses.fields(config):
         if field.name not in UNRECORDED:
