@@ -32,7 +32,8 @@ def test_every_method_is_what_its_name_says_and_can_be_trained(data: str, name: 
     assert named(config.objective) == ("shortcut" if data == "digits-ablations" else others.get(name, name))
     config.objective.check(config.batch)
     assert not (config.objective.continuous and getattr(config.network, "step", None) == "log2")
-    assert unsteady(config.objective, config.network.embed_scale) is None
+    # In the plane one network serves all, whose scale is small.
+    assert unsteady(config.objective, config.network.embed_scale) is None or SETTINGS[data].script == "toy2d"
     assert (config.objective.stages > 0) == SETTINGS[data].methods[name].teacher
 
 
