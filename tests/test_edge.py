@@ -223,9 +223,11 @@ def test_metrics_in_other_bytes_are_refused_by_the_name_of_their_file(tmp_path, 
     [("--source.path nowhere", "with --source.path"), ("--source.path nowhere.png --source.label x", "with --source.path")],
 )
 def test_encode_names_its_own_options(tmp_path, capsys, monkeypatch, name, words):
+    from eqx_shortcut.data import encode
     from eqx_shortcut.pretrained import autoencoder_files
 
     monkeypatch.setattr(autoencoder_files, "load_autoencoder", lambda path: None)
+    monkeypatch.setattr(encode, "encode", lambda source, *args, **options: source.build())
     kind = "parquet" if "label" in name else "image-folder"
     with pytest.raises(SystemExit) as stop:
         cli.main(["encode", f"source:{kind}", *name.split(), "--vae", str(tmp_path), "--out", str(tmp_path / "latents")])
@@ -236,9 +238,12 @@ def test_encode_names_its_own_options(tmp_path, capsys, monkeypatch, name, words
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ("--batch 7", "batch 7 is not a multiple of --objective.bootstrap-every 2: use a batch of 10"),
+        (
+            "--batch 24 --objective.bootstrap-every 5",
+            "batch 24 is not a multiple of --objective.bootstrap-every 5: use a batch of 25",
+        ),
         ("--batch 8 --objective.dt-bias", "with --objective.bootstrap-every 2 and"),
-        ("objective:mean-flow --network.step linear --batch 7", "or --objective.bootstrap-every 7"),
+        ("objective:mean-flow --network.step linear --batch 24 --objective.bootstrap-every 5", "a batch of 20 or 25, or --obj"),
     ],
 )
 def test_training_names_the_options_of_its_objective(tmp_path, capsys, monkeypatch, args, words):

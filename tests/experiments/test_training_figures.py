@@ -1,9 +1,9 @@
 """What is measured and drawn during a run: there, finite, the same after an interruption, and no trace in the training."""
 
-import re
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import jax
