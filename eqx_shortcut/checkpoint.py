@@ -67,7 +67,10 @@ class Checkpoints:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
-                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
+                # Not asynchronously: if one cannot be made, threads wait for it for minutes, and the process for them.
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._write_checksums, create_directories_asynchronously=False
+                ),
             ),
         )
 

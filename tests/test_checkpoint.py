@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import equinox as eqx
@@ -461,6 +462,37 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_leaves_nothing_
         found = restored(tmp_path / when)
         assert found is not None and found[1:] == ({"next_index": 30}, [])
         assert_same(found[0], state_at(30))
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+FAILING = {
+    "making the folder": ("etils.epath.backend._OsPathBackend", "makedirs"),
+    "writing the arrays": ("orbax.checkpoint._src.serialization.ocdbt_utils", "merge_ocdbt_per_process_files"),
+    "writing the hashes": ("eqx_shortcut.checkpoint", "_hashes"),
+    "giving it its name": ("etils.epath.backend._OsPathBackend", "rename"),
+}
+
+
+@pytest.mark.parametrize("where", FAILING)
+def test_a_save_that_fails_leaves_no_thread_that_keeps_the_process_alive(copy, monkeypatch, where):
+    """Wherever it fails; the next one is written."""
+    owner, name = FAILING[where]
+    before, checkpoints = set(threading.enumerate()), Checkpoints(copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{owner}.{name}", refuse)
+        for step in (30, 40):
+            with pytest.raises(CheckpointError, match=r"Permission denied.*checkpoint 20 is intact"):
+                checkpoints.save(state_at(step), {}, wait=True)
+    checkpoints.save(state_at(50), {})
+    checkpoints.close()
+    assert checkpoints.steps()[-2:] == [20, 50]
+    left = [thread for thread in set(threading.enumerate()) - before if not thread.daemon and "asyncio" not in thread.name]
+    for thread in left:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in left), left
 
 
 def uploaded(folder: pathlib.Path, store: Objects, name: str) -> str:

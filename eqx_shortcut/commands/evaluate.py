@@ -23,11 +23,9 @@ import tyro
 
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from ..evaluate.results import floor_key
-from ..ranges import Count, Finite, Natural, Several, Share
-from ._opening import Weights, decoder, finite
-
-TIMES = "times of guidance"
+from ..evaluate.results import TIMES, floor_key
+from ..ranges import Count, Finite, Natural, Several
+from ._opening import SamplingOptions, Weights, decoder, finite
 
 Decode = Callable[[Any], Any]
 """From samples to pictures."""
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Measuring):
+class Config(SamplingOptions, Measuring):
     """Measures the samples of a trained run."""
 
     run: Annotated[Place, tyro.conf.Positional]
@@ -50,10 +48,6 @@ class Config(Measuring):
     """Numbers of sampling steps (1 or more)."""
     guidance: tuple[Finite, ...] = (1.0,)
     """Guidance scales; 1 is none."""
-    guidance_interval: tuple[Share, Share] | None = None
-    """Guide at steps that start at these times alone, 0 noise, 1 data; by default at all, or as in training (0 to 1)."""
-    guide_always: bool = False
-    """Apply them also at step sizes where the network contains the guidance it was trained with."""
     count: Several = 50_000
     """Samples for each (2 or more)."""
     labels: Literal["balanced", "random", "data"] = "balanced"
@@ -237,8 +231,8 @@ def record_of(
     config: Config, model: "Trained", features: "Features", real: "Statistics", weights: Weights, steps: int, guidance: float
 ) -> dict[str, Any]:
     """What defines a row of the table."""
-    applied = guidance == 1 or config.guide_always or model.objective.guides(steps)
-    between = config.guidance_interval if guidance != 1 else None
+    how = config.sampling(steps, guidance)
+    applied = guidance == 1 or how.guides(model.objective)
     return {
         "steps": steps,
         "guidance": guidance,
@@ -255,15 +249,15 @@ def record_of(
             "statistics": real.hash[:16],
             "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
             "neighbours among": str(config.neighbours),
-            **({} if between is None else {TIMES: "{:g} to {:g}".format(*between)}),
+            **how.record,
         },
     }
 
 
 def title_of(cell: dict[str, Any]) -> str:
     """The name of a row, and of the folder of its features."""
-    times = f" {TIMES} {cell['protocol'][TIMES]}" if TIMES in cell["protocol"] else ""
-    return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{times}"
+    more = "".join(f" {name} {cell['protocol'][name]}" for name in (TIMES, "sampler") if name in cell["protocol"])
+    return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{more}"
 
 
 def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:
@@ -288,12 +282,9 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
                 everywhere,
                 key,
                 noise(everywhere, key, at),
-                steps=steps,
+                config.sampling(steps, guidance),
                 indices=at,
                 labels=chosen,
-                guidance=guidance,
-                guidance_interval=config.guidance_interval,
-                guide_always=config.guide_always,
             )
             yield np.asarray(decode(finite(images, config.run)))[: places.stop - start]
 

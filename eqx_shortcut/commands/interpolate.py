@@ -14,7 +14,7 @@ from typing import Any
 
 from ..cli import check_out
 from ..ranges import Count, Natural, Several
-from ._opening import Drawing, chosen_labels, evenly, guided_note, open_run
+from ._opening import Drawing, chosen_labels, evenly, open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,9 @@ def main(config: Config) -> None:
     """Loads the run, samples along each arc and writes the pictures."""
     import jax.numpy as jnp
     import numpy as np
-    from tqdm import tqdm
 
     from .. import figures, rng
+    from ..progress import bar
     from ..trained import noise, sample_from
 
     check_out(config.out, ".png")
@@ -56,20 +56,18 @@ def main(config: Config) -> None:
         check_out(config.gif, ".gif")
     model, pictures, _ = open_run(config)
     labels, names = chosen_labels(config, model)
+    how = config.sampling(config.steps, config.guidance)
     key = rng.key(config.seed)
     rows = []
-    for row in tqdm(range(config.rows), unit="row", delay=1, dynamic_ncols=True):
+    for row in bar(range(config.rows), unit="row", delay=1):
         x = sample_from(
             model,
             key,
             arc(noise(model, key, 2 * row + jnp.arange(2)), config.points),
-            steps=config.steps,
+            how,
             # One number for all, so that noise that a sampler adds between its steps stays the same along the arc.
             indices=jnp.full(config.points, 2 * row),
             labels=labels[row % len(labels)],
-            guidance=config.guidance,
-            guidance_interval=config.guidance_interval,
-            guide_always=config.guide_always,
         )
         rows.append(pictures(x))
     images = np.stack(rows)
@@ -78,7 +76,7 @@ def main(config: Config) -> None:
     if config.gif:
         figures.animation(np.concatenate([images, images[:, -2:0:-1]], axis=1).swapaxes(0, 1)[:, None], config.gif)
     written = f"{config.out} and {config.gif}" if config.gif else config.out
-    step = f"{config.steps} step{'s'[: config.steps > 1]}, {guided_note(config, model, config.steps)}"
+    step = f"{config.steps} step{'s'[: config.steps > 1]}, {how.note(model.objective)}"
     print(f"{written}: {step}, weights {config.weights} of training step {model.step}, seed {config.seed}")
 
 

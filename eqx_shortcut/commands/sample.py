@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cli import check_out
 from ..ranges import Count, Natural
-from ._opening import Drawing, Opened, chosen_labels, guided_note, open_run
+from ._opening import Drawing, Opened, chosen_labels, open_run
 
 if TYPE_CHECKING:
     from ..trained import Trained
@@ -50,7 +50,7 @@ class Config(Drawing):
 
 def main(config: Config) -> None:
     """Loads the run, samples, writes what was asked for and says what it did."""
-    from tqdm import tqdm
+    from ..progress import bar
 
     check(config)
     arrays = config.out.suffix.lower() == ".npz"
@@ -58,11 +58,12 @@ def main(config: Config) -> None:
     wanted, names = chosen(config, opened.model)
     write = {".png": write_grid, ".npz": write_array}.get(config.out.suffix.lower(), write_folder)
     # Shown only if it takes a while, so that what is refused at once is a sentence alone.
-    with tqdm(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1, dynamic_ncols=True) as bar:
-        write(config, opened, wanted, names, bar)
+    with bar(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1) as shown:
+        write(config, opened, wanted, names, shown)
     for steps in config.steps:
         each = f" of each of {len(config.seed)} seeds" if len(config.seed) > 1 else ""
-        print(f"{name(config, names, steps)}: {config.count} samples{each}, {guided_note(config, opened.model, steps)}")
+        note = config.sampling(steps, config.guidance).note(opened.model.objective)
+        print(f"{name(config, names, steps)}: {config.count} samples{each}, {note}")
     seeds = f"seed{'s'[: len(config.seed) > 1]} {', '.join(map(str, config.seed))}"
     print(f"{config.out}: weights {config.weights} of training step {opened.model.step}, {seeds}")
 
@@ -153,12 +154,9 @@ def draw(config: Config, opened: Opened, wanted: Wanted, steps: int, span: Span)
         model,
         rng.key(span.seed),
         len(indices),
+        config.sampling(steps, config.guidance),
         first=span.first,
-        steps=steps,
         **given,
-        guidance=config.guidance,
-        guidance_interval=config.guidance_interval,
-        guide_always=config.guide_always,
         batch=len(indices),
     )
     count = span.last - span.first
@@ -193,7 +191,8 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
     from .. import figures, settings
 
     several = {"seeds": config.seed, "count": config.count} if len(config.seed) > 1 else {"seeds": config.seed}
-    times = {"guidance_interval": config.guidance_interval} if config.guidance_interval else {}
+    changed = {"guidance_interval": None, "sampler": "own", "time_shift": 1}
+    more = {key: getattr(config, key) for key, usual in changed.items() if getattr(config, key) != usual}
     named = ("weights", "steps", "guidance", "guide_always")
     record = {
         "run": str(config.run),
@@ -202,7 +201,7 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
         **({} if config.conditions is None else {"conditions": str(config.conditions)}),
         **{key: getattr(config, key) for key in named},
         **several,
-        **times,
+        **more,
     }
     settings.match_or_write(
         config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out"

@@ -12,7 +12,7 @@ import pathlib
 
 from ..cli import check_out
 from ..ranges import Count, Natural, Several
-from ._opening import Drawing, chosen_labels, evenly, guided_note, open_run
+from ._opening import Drawing, chosen_labels, evenly, open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ def main(config: Config) -> None:
     """Loads the run, samples at each number of steps and writes the picture."""
     import jax.numpy as jnp
     import numpy as np
-    from tqdm import tqdm
 
     from .. import figures, rng
+    from ..progress import bar
     from ..trained import noise, trajectory
 
     check_out(config.out, ".png")
@@ -50,18 +50,15 @@ def main(config: Config) -> None:
     labels, names = chosen_labels(config, model)
     key, place = rng.key(config.seed), jnp.array([config.sample])
     rows, beside = [], []
-    for steps in tqdm(config.steps, unit="sampler", delay=1, dynamic_ncols=True):
+    for steps in bar(config.steps, unit="sampler", delay=1):
         way = trajectory(
             model,
             key,
             noise(model, key, place),
-            steps=steps,
+            config.sampling(steps, config.guidance),
             points=evenly(steps + 1, config.columns),
             indices=place,
             labels=labels[config.sample % len(labels)],
-            guidance=config.guidance,
-            guidance_interval=config.guidance_interval,
-            guide_always=config.guide_always,
         )
         for points in (way.x, way.data):
             row = pictures(points[:, 0])
@@ -72,6 +69,6 @@ def main(config: Config) -> None:
         beside += [f"{steps} step{'s'[: steps > 1]}", "data seen from there"]
     figures.grid(np.stack(rows), config.out, labels=beside)
     for steps in config.steps:
-        print(f"{steps} step{'s'[: steps > 1]}: {guided_note(config, model, steps)}")
+        print(f"{steps} step{'s'[: steps > 1]}: {config.sampling(steps, config.guidance).note(model.objective)}")
     what = f"sample {config.sample}, {names[config.sample % len(names)]}, seed {config.seed}"
     print(f"{config.out}: {what}, weights {config.weights} of training step {model.step}")

@@ -71,14 +71,14 @@ class LatentImages:
 
     @property
     def digest(self) -> str | None:
-        """What tells the cache from others, wherever it lies; None without one."""
+        """SHA-256 of the cache's manifest, the same wherever it lies; None without a cache."""
         from .latents import MANIFEST
 
         return None if self.cache is None else hashlib.sha256((self.cache / MANIFEST).read_bytes()).hexdigest()
 
     @property
     def identity(self) -> "Identity | None":
-        """What the images of the cache are, wherever they lay; None without one."""
+        """The identity of the images that the cache was made of; None without a cache."""
         from .latents import read_manifest
 
         return None if self.cache is None else read_manifest(self.cache).get("identity")
@@ -150,13 +150,11 @@ class LatentImages:
 
 def _on_disk(cache: storage.Path) -> storage.Path:
     """A cache that can be mapped into memory: itself, or a copy of one that lies in an object store."""
-    from tqdm import tqdm
-
-    from .. import distributed
+    from .. import distributed, progress
     from .latents import copied
 
     if not storage.is_remote(cache):
         return cache
     quiet = not distributed.is_main_process()
-    progress = functools.partial(tqdm, desc=f"copying {cache}", unit="file", dynamic_ncols=True, disable=quiet)
-    return copied(cache, storage.cache_home() / "latents", each=progress)
+    each = functools.partial(progress.bar, desc=f"copying {cache}", unit="file", quiet=quiet)
+    return copied(cache, storage.cache_home() / "latents", each=each)

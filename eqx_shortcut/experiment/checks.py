@@ -13,7 +13,7 @@ from ..cli import renamed
 from ..data import ImageRecords, Images, example
 from ..data.identity import changed
 from ..models.network import check_network
-from ..trained import check_guidance
+from ..sampling import check_guidance
 from ..types import shown
 from .config import UNRECORDED, Config, named
 from .initial import check_start

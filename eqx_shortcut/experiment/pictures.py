@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from .. import distributed, figures, rng, storage
 from ..evaluate.by_time import Asked, all_rows, curves, fraction
 from ..evaluate.denoising import Denoised
+from ..sampling import Sampling
 from ..trained import Trained, sample
 from .examples import Data
 from .run import Run
@@ -46,7 +47,7 @@ def drawn(run: Run, model: Trained, guidance: float = 1.0) -> list[Float[Array, 
     """Samples at each number of steps, from the same noise; says which are not finite."""
     count = columns(run.data)
     told = asked_for(run, model, count)
-    found = [sample(model, jax.random.key(0), count, steps=n, guidance=guidance, **told) for n in GRID_STEPS]
+    found = [sample(model, jax.random.key(0), count, Sampling(n, guidance), **told) for n in GRID_STEPS]
     bad = [str(n) for n, x in zip(GRID_STEPS, found, strict=True) if not np.isfinite(x).all()]
     if bad and distributed.is_main_process():
         warn(f"samples after step {model.step} are not finite in {', '.join(bad)} steps: a smaller learning rate may help")

@@ -153,6 +153,22 @@ def test_a_run_that_is_stopped_and_continued_ends_as_if_undisturbed(base, whole)
     go_on(base, "terminated", whole[0])
 
 
+def test_a_second_start_of_a_run_is_told_who_trains_it_and_leaves_it_alone(tmp_path):
+    line, folder = command("digits", *tiny("--name twice --steps 1000000")), tmp_path / "runs" / "digits" / "twice"
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 200
+        while not read_lines(folder / "metrics.jsonl") and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = call(tmp_path, *line)
+        alive = run.poll() is None
+        run.terminate()
+        assert run.wait(timeout=60) == 143 and alive
+    assert second.returncode == 1, second.stderr
+    assert f"twice is being trained by process {run.pid} on " in sentence(second)
+    assert sentence(second).endswith("to take over, delete runs/digits/twice/lock.json, which ends it, and repeat")
+    assert not (folder / "lock.json").exists() and Checkpoints.any(folder / "checkpoints")
+
+
 @pytest.mark.slow
 def test_a_run_stopped_in_every_way_and_continued_ends_as_if_undisturbed(base, whole):
     name = "stopped"
