@@ -9,10 +9,10 @@ rows, embedding and average; learning rate and schedule are those of all.
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
-from eqx_shortcut.experiment.config import AnyObjective, Config
-from eqx_shortcut.objectives import Objective
+from eqx_shortcut.experiment.config import Config
+from eqx_shortcut.objectives import OBJECTIVES
 
 EXPERIMENTS = pathlib.Path(__file__).parent
 TEACHER = "flow-matching"
@@ -60,10 +60,6 @@ class Setting:
     """Features in which samples are judged beside pixels (--quality.features)."""
     measure: str = "frechet"
     """What the figure shows, and the first table."""
-
-
-OBJECTIVES: dict[str, type[Objective]] = {name.name: kind for kind, name in map(get_args, get_args(AnyObjective))}
-"""All objectives by their names on the command line."""
 
 
 def steady(name: str) -> str:

@@ -15,7 +15,7 @@ import operator
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -25,6 +25,7 @@ from eqx_shortcut.cli import Place, command
 from eqx_shortcut.experiment.config import AnyObjective, named
 from eqx_shortcut.models import MLPConfig
 from eqx_shortcut.objectives import (
+    OBJECTIVES,
     ConsistencyDistillation,
     ContinuousConsistency,
     FlowMatching,
@@ -55,9 +56,6 @@ SHOWN, PATHS, REACH = 3000, 150, 2.6
 RINGS = np.sqrt(-2 * np.log(1 - np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])))
 """Radii within which those shares of the noise lie."""
 RAYS = 2 * np.pi * np.arange(24) / 24
-
-OBJECTIVES: dict[str, type[Objective]] = {name.name: kind for kind, name in map(get_args, get_args(AnyObjective))}
-"""All objectives by their names on the command line."""
 
 PLANE = {
     # An adaptive weight biases the mean wherever errors are not symmetric, as between two modes.
@@ -203,9 +201,8 @@ def train(config: Config) -> "Trained":
 
 def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
-    from tqdm import tqdm
-
     from eqx_shortcut import rng
+    from eqx_shortcut.progress import bar
     from eqx_shortcut.train import Diverged, check_finite, init_state, make_update
     from eqx_shortcut.trained import Trained
     from eqx_shortcut.types import Batch
@@ -223,12 +220,12 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "C
         state = dataclasses.replace(state, networks=networks)
     update = make_update(objective, tx, ema_decay=config.ema_decay, steps=config.steps)
     steps = several(lambda state: update((None, prepare), state))
-    with tqdm(total=config.steps, desc=type(objective).__name__, unit="step", dynamic_ncols=True) as bar:
+    with bar(total=config.steps, desc=type(objective).__name__, unit="step") as shown:
         for done in range(0, config.steps, LOG_EVERY):
             number = min(done + LOG_EVERY, config.steps)
             state, metrics = steps(state, number - done)
             note(number, metrics)
-            bar.update(number - done)
+            shown.update(number - done)
             try:
                 check_finite(number, metrics)
             except Diverged as error:

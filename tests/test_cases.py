@@ -1,6 +1,6 @@
 """Inputs over which users of such tools stumbled: each of ../shared/cases does what is right now.
 
-They were written for commands that lay in experiments/ (see CHANGELOG.md), and run here as they are, beside shims of their names.
+They were written for commands that lay in experiments/ (see CHANGELOG.md), and run as they are, beside shims of their names.
 """
 
 import os

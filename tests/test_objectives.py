@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import Batch, losses, samplers
+import flat
+from eqx_shortcut import Batch, samplers
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
     AtEnds,
@@ -240,7 +241,7 @@ def test_flow_matching_is_its_loss_with_dropout_on(key):
     online = networks().online
     found, metrics = FlowMatching(steps=8, label_dropout=0.5)(networks(), batch(), key, PROGRESS)
     field = NetworkField(online, k_mask)
-    expected, _ = losses.flow_matching(field, batch(), k_draws, steps=8, null=9, dropout=0.5)
+    expected, _ = flat.flow_matching(field, batch(), k_draws, steps=8, null=9, dropout=0.5)
     np.testing.assert_allclose([found, metrics["loss"]], expected, rtol=1e-6)
 
 
@@ -253,7 +254,7 @@ def test_shortcut_is_its_loss_on_targets_without_dropout(key, average):
     both = networks()
     objective = Shortcut(steps=4, bootstrap_every=4, bootstrap_ema=average, label_dropout=0.5, **SETTINGS)
     found, metrics = objective(both, batch(), key, PROGRESS)
-    expected, _ = losses.shortcut(
+    expected, _ = flat.shortcut(
         NetworkField(both.online, k_mask),
         batch(),
         k_draws,
@@ -278,7 +279,7 @@ def called(objective, key, progress=0.5):
 @pytest.mark.parametrize(("progress", "level"), [(0, 2), (0.33, 2), (0.34, 1), (0.66, 1), (0.67, 0), (0.99, 0)])
 def test_progressive_distillation_is_its_loss_at_the_stage_s_level_guided_in_the_first(key, progress, level, guidance):
     found, both, k_draws, field = called(ProgressiveDistillation(steps=8, guidance=guidance, clip=1.0), key, progress)
-    expected, _ = losses.progressive_distillation(
+    expected, _ = flat.progressive_distillation(
         field,
         batch(),
         k_draws,
@@ -295,14 +296,14 @@ def test_progressive_distillation_is_its_loss_at_the_stage_s_level_guided_in_the
 def test_consistency_distillation_is_its_loss_from_one_teacher(key, progress):
     found, both, k_draws, field = called(ConsistencyDistillation(steps=8, guidance=2.0, clip=1.0), key, progress)
     helpers = {"target": NetworkField(both.ema), "teacher": NetworkField(both.teacher), "null": both.null}
-    expected, _ = losses.consistency_distillation(field, batch(), k_draws, steps=8, guidance=2.0, clip=1.0, **helpers)
+    expected, _ = flat.consistency_distillation(field, batch(), k_draws, steps=8, guidance=2.0, clip=1.0, **helpers)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("progress", "level"), [(0, 0), (0.33, 0), (0.34, 1), (0.67, 2), (0.99, 2)])
 def test_consistency_training_is_its_loss_with_the_gap_halved_at_equal_intervals(key, progress, level):
     found, both, k_draws, field = called(ConsistencyTraining(steps=8), key, progress)
-    expected, _ = losses.consistency_training(field, batch(), k_draws, target=NetworkField(both.ema), level=level)
+    expected, _ = flat.consistency_training(field, batch(), k_draws, target=NetworkField(both.ema), level=level)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -310,13 +311,13 @@ def test_live_reflow_is_its_loss_on_the_network_itself(key):
     settings = {"steps": 8, "bootstrap_every": 4, "rollout": 3, "guidance": 2.0}
     found, both, k_draws, field = called(LiveReflow(label_dropout=0.5, **settings), key)
     helpers = {"target": NetworkField(both.online), "null": both.null}
-    expected, _ = losses.live_reflow(field, batch(), k_draws, dropout=0.5, **helpers, **settings)
+    expected, _ = flat.live_reflow(field, batch(), k_draws, dropout=0.5, **helpers, **settings)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_diffusion_is_its_loss(key):
     found, both, k_draws, field = called(Diffusion(steps=8, label_dropout=0.5), key)
-    expected, _ = losses.diffusion(field, batch(), k_draws, steps=8, null=both.null, dropout=0.5)
+    expected, _ = flat.diffusion(field, batch(), k_draws, steps=8, null=both.null, dropout=0.5)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -369,8 +370,8 @@ def test_only_the_online_network_is_trained(key, objective):
 @pytest.mark.parametrize(
     ("objective", "loss"),
     [
-        (LiveReflow(steps=8, bootstrap_every=4), losses.live_reflow),
-        (Shortcut(steps=8, bootstrap_every=4, bootstrap_ema=False), losses.shortcut),
+        (LiveReflow(steps=8, bootstrap_every=4), flat.live_reflow),
+        (Shortcut(steps=8, bootstrap_every=4, bootstrap_ema=False), flat.shortcut),
     ],
     ids=["reflow", "shortcut"],
 )

@@ -50,9 +50,9 @@ def main(config: Config) -> None:
     """Loads the run, samples along each arc and writes the pictures."""
     import jax.numpy as jnp
     import numpy as np
-    from tqdm import tqdm
 
     from .. import figures, rng
+    from ..progress import bar
     from ..trained import noise, sample_from
 
     check_out(config.out, ".png")
@@ -63,7 +63,7 @@ def main(config: Config) -> None:
     how = config.sampling(config.steps, config.guidance)
     key = rng.key(config.seed)
     rows = []
-    for row in tqdm(range(config.rows), unit="row", delay=1, dynamic_ncols=True):
+    for row in bar(range(config.rows), unit="row", delay=1):
         x = sample_from(
             model,
             key,

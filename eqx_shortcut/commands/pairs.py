@@ -49,10 +49,10 @@ def main(config: Config) -> None:
     """Writes the files that are missing and says what it did."""
     import jax.numpy as jnp
     import numpy as np
-    from tqdm import tqdm
 
     from .. import rng, settings
     from ..data.pairs import MANIFEST, Pairs, shard_path, shards, write_shard
+    from ..progress import bar
     from ..sampling import Sampling
     from ..trained import load, noise, sample
 
@@ -69,7 +69,7 @@ def main(config: Config) -> None:
     settings.match_or_write(config.out / MANIFEST, manifest, "other pairs", "Repeat their settings, or name another --out")
     key = rng.key(config.seed)
     missing = [(i, part) for i, part in enumerate(shards(manifest)) if not shard_path(config.out, i).exists()]
-    for index, numbers in tqdm(missing, desc="pairs", unit="file", dynamic_ncols=True):
+    for index, numbers in bar(missing, desc="pairs", unit="file"):
         indices = jnp.asarray(numbers)
         labels = indices % model.classes if model.labelled else jnp.full_like(indices, model.classes)
         x = sample(

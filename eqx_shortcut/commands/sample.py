@@ -49,7 +49,7 @@ class Config(Drawing):
 
 def main(config: Config) -> None:
     """Loads the run, samples, writes what was asked for and says what it did."""
-    from tqdm import tqdm
+    from ..progress import bar
 
     check(config)
     arrays = config.out.suffix.lower() == ".npz"
@@ -57,8 +57,8 @@ def main(config: Config) -> None:
     wanted, names = chosen(config, opened.model)
     write = {".png": write_grid, ".npz": write_array}.get(config.out.suffix.lower(), write_folder)
     # Shown only if it takes a while, so that what is refused at once is a sentence alone.
-    with tqdm(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1, dynamic_ncols=True) as bar:
-        write(config, opened, wanted, names, bar)
+    with bar(total=len(config.steps) * len(config.seed) * config.count, unit="sample", delay=1) as shown:
+        write(config, opened, wanted, names, shown)
     for steps in config.steps:
         each = f" of each of {len(config.seed)} seeds" if len(config.seed) > 1 else ""
         note = config.sampling(steps, config.guidance).note(opened.model.objective)

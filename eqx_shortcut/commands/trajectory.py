@@ -44,9 +44,9 @@ def main(config: Config) -> None:
     """Loads the run, samples at each number of steps and writes the picture."""
     import jax.numpy as jnp
     import numpy as np
-    from tqdm import tqdm
 
     from .. import figures, rng
+    from ..progress import bar
     from ..trained import noise, trajectory
 
     check_out(config.out, ".png")
@@ -54,7 +54,7 @@ def main(config: Config) -> None:
     labels, names = chosen_labels(config, model)
     key, place = rng.key(config.seed), jnp.array([config.sample])
     rows, beside = [], []
-    for steps in tqdm(config.steps, unit="sampler", delay=1, dynamic_ncols=True):
+    for steps in bar(config.steps, unit="sampler", delay=1):
         way = trajectory(
             model,
             key,

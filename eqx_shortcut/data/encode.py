@@ -1,16 +1,17 @@
 """From images to a cache of latents: what is missing is encoded, what is there is kept."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from .. import distributed, settings, sharding, storage
 from ..pretrained.autoencoder import Autoencoder, fingerprint
+from ..progress import bar
 from . import DataError, Images
 from .identity import Identity, changed, summary
 from .identity import identity as identity_of_images
@@ -40,16 +41,18 @@ def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch
             check_identity(out / DRAFT, found)
             settings.match_or_write(out / DRAFT, record, "another cache", "Repeat its settings, or name another folder")
     with distributed.barrier():
+        missing = []
         for part, data in images.items():
             (out / part).mkdir(parents=True, exist_ok=True)
-            ranges = shard_rows(len(data.labels), shard)
-            mine = range(jax.process_index(), len(ranges), jax.process_count())
-            missing = [i for i in mine if not Shard(out / part, i).checksum_file.exists()]
-            for index in missing:
-                title = f"{part} {index + 1}/{len(ranges)}"
-                moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, title, mirror=source.mirror)
-                note_replaced(Shard(out / part, index), data, ranges[index])
-                Shard(out / part, index).write(moments, labels)
+            numbered = list(enumerate(shard_rows(len(data.labels), shard)))[jax.process_index() :: jax.process_count()]
+            parts = [(Shard(out / part, index), data, rows) for index, rows in numbered]
+            missing += [part for part in parts if not part[0].checksum_file.exists()]
+        total = sum(len(rows) for _, _, rows in missing)
+        with bar(total=total, desc="encoding", unit="image", quiet=not distributed.is_main_process()) as shown:
+            for file, data, rows in missing:
+                moments, labels = encode_shard(autoencoder, data, rows, batch, mesh, shown.update, mirror=source.mirror)
+                note_replaced(file, data, rows)
+                file.write(moments, labels)
     counts = {part: len(data.labels) for part, data in images.items()}
     with distributed.barrier():
         if distributed.is_main_process():
@@ -127,14 +130,16 @@ def encode_shard(
     rows: range,
     batch: int,
     mesh: jax.sharding.Mesh,
-    title: str,
+    each: Callable[[int], Any],
     *,
     mirror: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of the images `rows` and, if `mirror`, of their mirror images, and their labels."""
+    """Moments of the images `rows` and, if `mirror`, of their mirror images, and their labels.
+
+    `each` is told the number of images after each batch.
+    """
     moments, labels = [], []
-    starts, quiet = range(rows.start, rows.stop, batch), not distributed.is_main_process()
-    for start in tqdm(starts, desc=f"encoding {title}", unit="batch", dynamic_ncols=True, disable=quiet):
+    for start in range(rows.start, rows.stop, batch):
         numbers = np.arange(start, min(start + batch, rows.stop))
         found = data.rows(numbers)
         found = data.note(found) if isinstance(data, ImageRecords) else found
@@ -143,6 +148,7 @@ def encode_shard(
         moments.append(np.asarray(_moments(autoencoder, pixels, data.peak, mirror=mirror))[: len(numbers)])
         check_finite(moments[-1], lambda row, first=start: data.where(first + row))
         labels.append(found["labels"])
+        each(len(numbers))
     return np.concatenate(moments), np.concatenate(labels)
 
 

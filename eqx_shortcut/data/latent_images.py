@@ -150,13 +150,11 @@ class LatentImages:
 
 def _on_disk(cache: storage.Path) -> storage.Path:
     """A cache that can be mapped into memory: itself, or a copy of one that lies in an object store."""
-    from tqdm import tqdm
-
-    from .. import distributed
+    from .. import distributed, progress
     from .latents import copied
 
     if not storage.is_remote(cache):
         return cache
     quiet = not distributed.is_main_process()
-    progress = functools.partial(tqdm, desc=f"copying {cache}", unit="file", dynamic_ncols=True, disable=quiet)
-    return copied(cache, storage.cache_home() / "latents", each=progress)
+    each = functools.partial(progress.bar, desc=f"copying {cache}", unit="file", quiet=quiet)
+    return copied(cache, storage.cache_home() / "latents", each=each)

@@ -90,7 +90,8 @@ def collect_parts(
     something else than `record` says.
     """
     import jax
-    from tqdm import tqdm
+
+    from ..progress import bar
 
     described = {**record, "count": count, "part": part, "keep": keep, "features": dict(features.protocol)}
     with distributed.barrier():
@@ -99,13 +100,13 @@ def collect_parts(
             settings.match_or_write(folder / "settings.json", described, other, remedy)
     ranges = [range(start, min(start + part, count)) for start in range(0, count, part)]
     mine = ranges[jax.process_index() :: jax.process_count()]
-    with distributed.barrier(), tqdm(total=sum(map(len, mine)), desc=title, unit="image", dynamic_ncols=True) as bar:
+    with distributed.barrier(), bar(total=sum(map(len, mine)), desc=title, unit="image") as shown:
         for places in mine:
             if not part_path(folder, places).exists():
-                seen = counted(batches(places), bar)
+                seen = counted(batches(places), shown)
                 collect(seen, features, keep=max(0, min(keep, places.stop) - places.start)).save(part_path(folder, places))
             else:
-                bar.update(len(places))
+                shown.update(len(places))
     return merged([Collected.load(part_path(folder, places)) for places in ranges]) if distributed.is_main_process() else None
 
 
@@ -154,11 +155,11 @@ def notes_as_lines() -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}")
 
 
-def counted(batches: Iterator[np.ndarray], bar: Any) -> Iterator[np.ndarray]:
+def counted(batches: Iterator[np.ndarray], shown: Any) -> Iterator[np.ndarray]:
     """The batches, each counted on the bar when it was used."""
     for images in batches:
         yield images
-        bar.update(len(images))
+        shown.update(len(images))
 
 
 def part_path(folder: storage.Path, places: range) -> storage.Path:

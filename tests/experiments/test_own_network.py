@@ -16,6 +16,7 @@ from eqx_shortcut.experiment import Config, Experiment, Figures, Quality
 from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.objectives import ConsistencyTraining, FlowMatching, MeanFlow, Shortcut
 from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.sampling import Sampling
 
 MODULE = """
 import dataclasses
