@@ -2,7 +2,7 @@
 
     python benchmarks/mutations.py --known                                    # the listed changes that tests once did not see
     python benchmarks/mutations.py --sample 100 --seed 0 --out results.jsonl  # that many mutants, drawn from all
-    python benchmarks/mutations.py --module guidance --module losses/_pairs   # all of these modules
+    python benchmarks/mutations.py --module guidance --module losses/_intervals   # all of these modules
 
 Prints a line for each survivor and, at the end, the score. With `--out` each result is written as it comes, and a run that
 finds results there goes on after them; a module that has changed since starts anew. A mutant is killed when a test fails, or
@@ -83,7 +83,7 @@ TESTS = {
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
     ),
-    "losses/_pairs": (
+    "losses/_intervals": (
         *papers("lagrangian", "mean_flow", "esc_learns_from_the_lines_of_its_batch", "alpha_flow"),
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
@@ -118,40 +118,38 @@ class Patch(NamedTuple):
 KNOWN = {
     "told guidance upside down": Patch("losses/_mean_flow", "1 - 1 / told.scale", "1 / told.scale"),
     "guided by the field, not by the head": Patch(
-        "losses/_mean_flow", "velocity_target(own, draws, guidance", "velocity_target(field, draws, guidance"
+        "losses/_mean_flow", "velocity_target(field if velocity is None else velocity, draws", "velocity_target(field, draws"
     ),
     "the head without its adaptive weight": Patch(
-        "losses/_mean_flow", "elements=lines.x[0].size, power=power", "elements=lines.x[0].size, power=0.0"
+        "losses/_mean_flow", "weighed(error, at_once, weigh, reduction)", "weighed(error, at_once, (), reduction)"
     ),
     "no loss of the head row by row": Patch(
         "losses/_mean_flow",
-        "loss + (head if reduction is None else jnp.mean(head))",
-        "loss + (0 if reduction is None else jnp.mean(head))",
+        "return loss + head,",
+        "return loss + (0 if reduction is None else head),",
     ),
     "steps of alpha-Flow unguided": Patch(
         "losses/_alpha_flow",
-        "lines = velocity_target(target, draws, guidance=guidance, null=null)",
-        "lines = velocity_target(target, draws)",
+        "velocity_target(target, steps, guidance)",
+        "velocity_target(target, steps)",
     ),
     "velocities guided by the field, not by the target": Patch(
-        "losses/_pairs", "velocity_target(own, rest, guidance", "velocity_target(field, rest, guidance"
+        "losses/_alpha_flow", "velocity_target(target, lines, guidance)", "velocity_target(field, lines, guidance)"
     ),
     "a learned weight in place of the adaptive one": Patch(
-        "losses/_regression", "weights.learned(loss, ", "weights.learned(unit * scaled, "
+        "losses/_regression", "weight(loss, rows), weigh, error)", "weight(error, rows), weigh, error)"
     ),
-    "continuous consistency drops no label": Patch(
-        "losses/_continuous_consistency", "at=at, null=null, dropout=dropout", "at=at, null=null"
-    ),
+    "continuous consistency drops no label": Patch("losses/_continuous_consistency", "at=at, guidance=guidance)", "at=at)"),
     "consistency distillation unguided": Patch(
-        "losses/_consistency", "guided(teacher, guidance, null)", "guided(teacher, 1.0, null)"
+        "objectives/_consistency", "self.guidance, networks.null)", "1.0, networks.null)"
     ),
     "no bias of shortcut's steps": Patch(
         "losses/_shortcut", "times.dyadic_levels(n, steps, bias=dt_bias)", "times.dyadic_levels(n, steps)"
     ),
     "the tangent of Eulerian always stopped": Patch(
         "losses/_flow_map",
-        "eulerian_error(field, draws, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)",
-        "eulerian_error(field, draws, stop_tangent=True, jvp=jvp)",
+        "eulerian_error(field, steps, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)",
+        "eulerian_error(field, steps, stop_tangent=True, jvp=jvp)",
     ),
     "a gradient through Eulerian's own velocity": Patch(
         "losses/_flow_map",

@@ -7,6 +7,7 @@ import pytest
 
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import Shortcut
+from eqx_shortcut.sampling import Sampling
 from eqx_shortcut.trained import Trained, sample
 from eqx_shortcut.types import Batch
 
@@ -20,7 +21,7 @@ def test_sample(benchmark, batch: Batch, key: jax.Array, steps: int, guidance: f
     model = Trained(network, Shortcut(), shape, 10, step=0)
 
     def run():
-        jax.block_until_ready(sample(model, key, count, steps=steps, guidance=guidance))
+        jax.block_until_ready(sample(model, key, count, Sampling(steps, guidance=guidance)))
 
     run()
     benchmark(run)

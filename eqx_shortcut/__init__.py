@@ -14,6 +14,7 @@ _typecheck.install(__name__)
 
 if TYPE_CHECKING:
     from . import guidance, losses, paths, rows, samplers, steps, tangents, times, weights
+    from .sampling import Sampling
     from .trained import Trained, load, sample
     from .types import Batch, Cond, Draws, Field, Metrics, Regression
 
@@ -26,6 +27,7 @@ __all__ = [
     "Field",
     "Metrics",
     "Regression",
+    "Sampling",
     "Trained",
     "guidance",
     "load",
@@ -40,12 +42,12 @@ __all__ = [
     "weights",
 ]
 
-_TRAINED = ("Trained", "load", "sample")
+_PLACES = {"Trained": ".trained", "load": ".trained", "sample": ".trained", "Sampling": ".sampling"}
 
 
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module 'eqx_shortcut' has no attribute {name!r}")
-    if name[0].islower() and name not in _TRAINED:
+    if name[0].islower() and name not in _PLACES:
         return importlib.import_module(f".{name}", __name__)
-    return getattr(importlib.import_module(".trained" if name in _TRAINED else ".types", __name__), name)
+    return getattr(importlib.import_module(_PLACES.get(name, ".types"), __name__), name)

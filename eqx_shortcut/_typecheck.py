@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-EDGE = ("__main__", "cli", "commands", "interrupts", "ranges", "experiment.config", "experiment.main")
-"""What `--help` is made of, for which nothing of the checker may be imported: settings check themselves (see ranges)."""
+EDGE = ("__main__", "cli", "commands", "interrupts", "ranges", "optimizer", "objectives", "data.sources")
+EDGE += ("experiment.config", "experiment.main")
+"""Settings and the command line, which are not checked: settings check themselves (see ranges), an objective's loss is checked
+where it is defined, and `--help` need not wait for the checker."""
 
 
 def install(package: str) -> None:

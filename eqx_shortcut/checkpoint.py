@@ -67,7 +67,10 @@ class Checkpoints:
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(kept),
-                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+                # Not asynchronously: if one cannot be made, threads wait for it for minutes, and the process for them.
+                async_options=ocp.options.AsyncOptions(
+                    post_finalization_callback=self._write_checksums, create_directories_asynchronously=False
+                ),
             ),
         )
 
@@ -84,10 +87,10 @@ class Checkpoints:
         """Start to save; returns when the state has been copied, so that it may be donated.
 
         A step that was saved already is left as it is. Raises CheckpointError if this save (with `wait`) or the one
-        before could not be written, see `settle`.
+        before could not be written, see `wait`.
         """
         step = int(state.step)
-        self.settle()
+        self.wait()
         if step == self._last:
             return
         self._remove_half_written()
@@ -106,7 +109,7 @@ class Checkpoints:
         """Whether a checkpoint is being written."""
         return self._manager.is_saving_in_progress()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for what is being written.
 
         Raises CheckpointError if it could not be: what there is of it is removed, and the same or another step may be saved.
@@ -182,7 +185,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for what is being written. Raises CheckpointError if it could not be."""
-        self.settle()
+        self.wait()
         self._manager.close()
 
     def _unwritten(self, error: Exception) -> CheckpointError:
@@ -214,7 +217,7 @@ class Checkpoints:
     def _unfinished(self) -> list[storage.Path]:
         """Folders of checkpoints that are not whole: in an object store they have their names already."""
         found = self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}")
-        return [path for path in found if not _whole(path) and (path.name.isdigit() or TMP_DIR_SUFFIX in path.name)]
+        return [path for path in found if not _whole(path) and (path.name.isdecimal() or TMP_DIR_SUFFIX in path.name)]
 
     def _set_aside(self, steps: Iterable[int]) -> None:
         with distributed.barrier():
@@ -222,25 +225,24 @@ class Checkpoints:
                 (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
         self._manager.reload()
 
-    def _seal(self) -> None:
+    def _write_checksums(self) -> None:
         # Orbax calls this when every item is written, just before the folder gets its name: so a checkpoint that bears
         # its name has its hashes. In an object store it gets its mark next.
         for folder in self._unfinished():
             storage.write(folder / MANIFEST, json.dumps(_hashes(folder, _folders(folder)), indent=1))
 
     def _verify(self, step: int, items: Iterable[str] | None = None) -> None:
-        """Raises CheckpointError unless the files of these items, or of all, are those that were written."""
-        folder, written = self.folder / str(step), self._manifest(step)
-        if items is None:
-            items = self._written(step) | _folders(folder)
-        found = _hashes(folder, items)
-        expected = {name: digest for name, digest in written.items() if name.split("/")[0] in items}
-        for name in sorted(found.keys() | expected.keys()):
-            if name not in found:
+        """Raises CheckpointError unless the files of these items, or of all, are those that were written.
+
+        What others left beside them (`.DS_Store`, `._NAME`) is not looked at.
+        """
+        folder = self.folder / str(step)
+        for name, digest in sorted(self._manifest(step).items()):
+            if items is not None and name.split("/")[0] not in items:
+                continue
+            if not (folder / name).exists():
                 raise CheckpointError(f"file {name} is missing")
-            if name not in expected:
-                raise CheckpointError(f"file {name} has been added since it was written")
-            if found[name] != expected[name]:
+            if storage.checksum([folder / name]) != digest:
                 raise CheckpointError(f"file {name} has changed since it was written")
 
     def _manifest(self, step: int) -> dict[str, str]:
@@ -255,7 +257,7 @@ def _steps(folder: storage.Path) -> list[int]:
 
 
 def _whole(folder: storage.Path) -> bool:
-    return folder.name.isdigit() and (not storage.is_remote(folder) or ocp.utils.is_checkpoint_finalized(folder))
+    return folder.name.isdecimal() and (not storage.is_remote(folder) or ocp.utils.is_checkpoint_finalized(folder))
 
 
 def _rebuilt(like: TrainState, items: dict[str, PyTree]) -> TrainState:

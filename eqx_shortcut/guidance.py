@@ -28,18 +28,6 @@ class Guided(eqx.Module):
     stop: Float[Array, " batch"]
 
 
-class Guidance(NamedTuple):
-    """The velocity `scale v + (1 - scale - mix) u_null + mix u_cond` for `t` in an interval, else `v`.
-
-    A network trained on it answers the guided velocity of scale `scale / (1 - mix)` in one evaluation (Geng et al.
-    2025). Numbers, or arrays of one a row.
-    """
-
-    scale: float | Float[Array, " batch"] = 1.0
-    mix: float | Float[Array, " batch"] = 0.0
-    interval: tuple[float | Float[Array, " batch"], float | Float[Array, " batch"]] = (0.0, 1.0)
-
-
 class Scales(NamedTuple):
     """Guidance scales drawn for each row with density `1/scale` between the two, and told to the network by `Guided`.
 
@@ -51,6 +39,39 @@ class Scales(NamedTuple):
     high: float = 8.0
     intervals: bool = False
     interval: tuple[float, float] = (0.0, 1.0)
+
+
+class Guidance(NamedTuple):
+    """Classifier-free guidance of a loss: conditions are hidden by chance, and what is learnt is guided by how that answers.
+
+    Each row's condition is replaced by `null`, the condition without its batch axis, with probability `dropout`. MeanFlow and
+    its relatives then learn the velocity `scale v + (1 - scale - mix) u_null + mix u_cond` for `t` in `interval`, else `v`: the
+    guided one of scale `scale / (1 - mix)`, in one evaluation (Geng et al. 2025). The methods of Frans et al. (2024) guide
+    their teacher by `scale`. Numbers, or arrays of one a row.
+    """
+
+    null: Cond = None
+    dropout: float = 0.0
+    scale: float | Float[Array, ""] | Float[Array, " batch"] | Scales = 1.0
+    """1 is none; Scales: each row draws its own, which the network is told (improved MeanFlow)."""
+    mix: float | Float[Array, " batch"] = 0.0
+    interval: tuple[float | Float[Array, " batch"], float | Float[Array, " batch"]] = (0.0, 1.0)
+    all_steps: bool = False
+    """Guide the targets of every step size anew, and not those of the finest alone (shortcut)."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether targets are guided: unless the scale is 1 and the mix 0, as numbers."""
+        return not (_is_number(self.scale, 1) and _is_number(self.mix, 0))
+
+    def of(self, field: Field, *, first: int | None = None, groups: int = 1) -> Field:
+        """`guided(field, scale, null, first=first, groups=groups)`; raises ValueError for options that it has no use for."""
+        if isinstance(self.scale, Scales) or not _is_number(self.mix, 0) or self.interval != (0.0, 1.0):
+            raise ValueError(
+                f"scale={self.scale}, mix={self.mix}, interval={self.interval}: this loss guides a field by one number at all "
+                "times, leave mix at 0 and interval at (0, 1)"
+            )
+        return guided(field, self.scale, self.null, first=first, groups=groups)
 
 
 def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, " batch"]) -> Guided:
@@ -79,25 +100,25 @@ def guided_velocity(
     t: Float[Array, " batch"],
     v: Float[Array, "batch *shape"],
     cond: Cond,
-    null: Cond,
     guidance: Guidance | None,
 ) -> Float[Array, "batch *shape"]:
     """`v` guided by what `field` answers at `d = 0` with and without its condition (see Guidance); no gradient passes.
 
-    Rows whose condition is the null one keep `v`, and without guidance all rows do. `null` is the condition without its batch
-    axis. A concrete mix of 0 saves the evaluation with the condition.
+    Rows whose condition is the null one keep `v`, and without guidance all rows do. A concrete mix of 0 saves the evaluation
+    with the condition. Raises ValueError for `Scales`, which have to be drawn and told first.
     """
-    if guidance is None:
+    if guidance is None or not guidance.inside:
         return v
-    scale, mix, interval = guidance
-    unmixed = isinstance(mix, float | int) and mix == 0
+    scale, mix, interval = guidance.scale, guidance.mix, guidance.interval
+    if isinstance(scale, Scales):
+        raise ValueError(f"scale={scale} is told to the network, which improved_mean_flow alone does: name a number")
 
     def row(value):
         return rows(jnp.broadcast_to(jnp.asarray(value, t.dtype), t.shape), x)
 
     asked = (x, t, jnp.zeros_like(t))
-    nothing = null_rows(cond, null, "guidance")
-    if unmixed:
+    nothing = null_rows(cond, guidance.null, "guidance")
+    if _is_number(mix, 0):
         mixed = row(scale) * v + row(1 - scale) * predict(field, *asked, nothing)
     else:
         both = predict(field, *_interleave((*asked, cond), (*asked, nothing))).reshape(x.shape[0], 2, *x.shape[1:])
@@ -111,15 +132,15 @@ def same_condition(a: Cond, b: Cond, shape: tuple[int, int]) -> Bool[Array, "row
     return _same(jax.tree.map(lambda p: p[:, None], a), jax.tree.map(lambda q: q[None], b), shape)
 
 
-def drop_condition(key: PRNGKeyArray, cond: Cond, null: Cond, rate: float, n: int) -> Cond:
-    """`cond` with each of its `n` rows replaced by `null` with probability `rate`.
+def drop_condition(key: PRNGKeyArray, cond: Cond, guidance: Guidance | None, n: int) -> Cond:
+    """`cond` with each of its `n` rows replaced by `guidance.null` with probability `guidance.dropout`.
 
-    `null` is the condition without its batch axis. Raises ValueError if a rate is asked for and `null` is missing.
+    Raises ValueError if a dropout is asked for and `null` is missing.
     """
-    if rate == 0.0 or cond is None:
+    if guidance is None or guidance.dropout == 0.0 or cond is None:
         return cond
-    drop = jax.random.bernoulli(key, rate, (n,))
-    return where_rows(drop, null_rows(cond, null, f"dropout={rate}"), cond)
+    drop = jax.random.bernoulli(key, guidance.dropout, (n,))
+    return where_rows(drop, null_rows(cond, guidance.null, f"dropout={guidance.dropout}"), cond)
 
 
 def guided(
@@ -139,7 +160,7 @@ def guided(
     few more rows are evaluated than guided. A concrete scale of 1 is the conditional field itself, of 0 at all times the
     unconditional one: no second evaluation.
     """
-    if first == 0 or (isinstance(scale, float | int) and scale == 1):
+    if first == 0 or _is_number(scale, 1):
         return field
 
     def unconditional(x, t, d, cond):
@@ -170,7 +191,11 @@ def guided(
 
     if first is not None:
         return some_rows
-    return unconditional if isinstance(scale, float | int) and scale == 0 and interval is None else all_rows
+    return unconditional if _is_number(scale, 0) and interval is None else all_rows
+
+
+def _is_number(value, number):
+    return isinstance(value, float | int) and value == number
 
 
 def _within(t, interval):

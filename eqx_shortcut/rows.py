@@ -93,15 +93,23 @@ def shares() -> int:
     return math.prod(sizes.get(axis, 1) for axis in BATCH)
 
 
-def check_divides(batch: int, every: int) -> None:
-    """Raise ValueError, with the remedy, unless `every` divides `batch`."""
-    if batch % every:
-        choices = ", ".join(str(k) for k in range(2, batch + 1) if batch % k == 0)
-        raise ValueError(f"batch {batch} is not a multiple of every={every}: pad the batch, or choose every in ({choices})")
+def check_divides(batch: int, every: int, name: str = "every", *, shares: int = 1) -> None:
+    """Raise ValueError, with the nearest batches and divisors that work, unless `every` divides `batch`.
+
+    What works leaves `shares` rows or more of `batch / every`; `name` is what the sentence calls `every`.
+    """
+    if batch % every == 0:
+        return
+    below = batch // every * every
+    batches = dict.fromkeys(str(max(n, shares * every)) for n in (below, below + every))
+    divisors = [k for k in range(2, batch // shares + 1) if batch % k == 0]
+    near = [str(k) for part in ([k for k in divisors if k < every][-1:], [k for k in divisors if k > every][:1]) for k in part]
+    other = f", or {name}={' or '.join(near)}" if near else ""
+    raise ValueError(f"batch {batch} is not a multiple of {name}={every}: use a batch of {' or '.join(batches)}{other}")
 
 
-def check_share(batch: int, every: int) -> None:
-    """Raise ValueError, with the remedy, unless one row in `every` can be set apart and others are left."""
+def check_share(batch: int, every: int, *, shares: int = 1) -> None:
+    """Raise ValueError, with the remedy, unless one row in `every` can be set apart, `shares` or more, and others are left."""
     if every < 2:
         raise ValueError(f"bootstrap_every={every} leaves no row for flow matching: use 2 or more")
-    check_divides(batch, every)
+    check_divides(batch, every, "bootstrap_every", shares=shares)

@@ -195,6 +195,11 @@ class Sampler:
     times: Times | None = None
 
     @property
+    def name(self) -> str:
+        """Loop and times in words."""
+        return self.run.__name__ + ("" if self.times is None else f" at times {self.times}")
+
+    @property
     def asks_velocity(self) -> bool:
         """Whether the field is asked at `d = 0` alone."""
         return self.run in (heun, midpoint)

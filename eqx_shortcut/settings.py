@@ -171,7 +171,7 @@ def _renamed(found: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in taken} | {"data": data}
 
 
-def settle(path: storage.Path, value: dict[str, Any], other: str, remedy: str) -> None:
+def match_or_write(path: storage.Path, value: dict[str, Any], other: str, remedy: str) -> None:
     """Writes settings to a file, or makes sure that the one found holds the same; raises ValueError naming what differs.
 
     The sentence is "FOLDER holds OTHER: what differs. REMEDY".

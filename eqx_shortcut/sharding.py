@@ -52,7 +52,7 @@ def replicate(tree: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     return jax.tree.map(lambda leaf: _place(leaf, everywhere) if eqx.is_array(leaf) else leaf, tree)
 
 
-def spread(tree: PyTree) -> PyTree:
+def sharded(tree: PyTree) -> PyTree:
     """Every array of the tree with its rows over the devices of the mesh in use (`jax.set_mesh`) that see different rows.
 
     Inside jit. Without a mesh, or where the devices do not divide the rows, it stays as it is.
@@ -61,7 +61,7 @@ def spread(tree: PyTree) -> PyTree:
     return _constrained(tree, PartitionSpec(BATCH), lambda array: n > 1 and array.ndim > 0 and array.shape[0] % n == 0)
 
 
-def whole(tree: PyTree) -> PyTree:
+def replicated(tree: PyTree) -> PyTree:
     """Every array of the tree whole on every device of the mesh in use (`jax.set_mesh`), so that any process can read it.
 
     Inside jit. Without a mesh it stays as it is.
@@ -141,8 +141,8 @@ def check_batch(batch: int, mesh: jax.sharding.Mesh, accumulate: int = 1) -> Non
     if batch % n:
         below = batch // n * n
         choices = f"{below} or {below + n}" if below else f"{n}"
-        turns = f" in {accumulate} turns" * (accumulate > 1)
-        raise ValueError(f"batch {batch} does not divide over {devices} devices{turns}: use {choices}")
+        microbatches = f" in {accumulate} microbatches" * (accumulate > 1)
+        raise ValueError(f"batch {batch} does not divide over {devices} devices{microbatches}: use {choices}")
 
 
 def fsdp_spec(shape: Sequence[int], devices: int, *, itemsize: int = 4, whole: int = 4 * 2**20) -> PartitionSpec:

@@ -1,5 +1,6 @@
 """Samplers of times `t` and step sizes `d`, and schedules over training."""
 
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -53,6 +54,12 @@ def dyadic_levels(n: int, steps: int, *, bias: bool = False) -> Int[np.ndarray, 
 def finest_rows(n: int, steps: int, *, bias: bool = False) -> int:
     """How many of `n` bootstrap rows `dyadic_levels` gives to the finest level: they stand first."""
     return (n // 2 if bias else n) // log2_steps(steps)
+
+
+def rows_of_all_levels(steps: int, *, bias: bool = False) -> int:
+    """The fewest bootstrap rows to which `dyadic_levels` gives every level; more of them have every level, too."""
+    levels = log2_steps(steps)
+    return next(n for n in itertools.count(levels) if np.unique(dyadic_levels(n, steps, bias=bias)).size == levels)
 
 
 def level_groups(n: int, steps: int) -> int:

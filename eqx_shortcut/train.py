@@ -140,7 +140,7 @@ def loss_of_step(
     progress = _share(state.step, steps)
 
     def loss_fn(trained):
-        networks = dataclasses.replace(state.networks.with_trained(trained), turns=accumulate)
+        networks = dataclasses.replace(state.networks.with_trained(trained), microbatches=accumulate)
         return objective(networks, batch, k_loss, progress)
 
     return batch, loss_fn

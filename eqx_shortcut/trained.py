@@ -16,7 +16,8 @@ from . import settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
 from .guidance import guided, told
 from .objectives import Objective
-from .samplers import Sampler, StepRange, consistency
+from .samplers import StepRange
+from .sampling import Sampling
 from .steps import step
 from .types import Cond, Field, shown
 
@@ -76,28 +77,20 @@ def sample(
     model: Trained,
     key: PRNGKeyArray,
     count: int,
+    steps: Sampling | int = 1,
     *,
-    steps: int = 1,
     first: int = 0,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
-    guidance: float = 1.0,
-    guidance_interval: tuple[float, float] | None = None,
-    guide_always: bool = False,
-    sampler: Sampler | None = None,
     batch: int = 256,
 ) -> Float[Array, "count *shape"]:
-    """Samples number `first` to `first + count - 1` in `steps` steps, in [-1, 1] up to overshoot. Units are the data's.
+    """Samples number `first` to `first + count - 1` in `steps`, in [-1, 1] up to overshoot. Units are the data's.
+
+    `steps` is a number of them, or a Sampling, which may say more: guidance, another sampler than the objective's.
 
     `labels` is one label each, one for all, or None for labels in turn (for no label, if the run was trained so). A run whose
     conditions are no labels takes `conditions`, one each with a leading axis, or one for all without; `model.null` is such a
     one.
-
-    `guidance` other than 1 extrapolates from the velocity without the condition to that with it, except where the objective
-    does not allow it (`model.objective.guides(steps)` is False), unless `guide_always`, and at steps that start at a time
-    outside of `guidance_interval`, two times of [0, 1] (Kynkaanniemi et al. 2024). A network that is told its scale
-    (`model.objective.told`) is told `guidance` and, if it learnt others than one, the interval, which costs no second
-    evaluation; both must be among those of its training. `sampler` takes the place of the objective's own.
 
     Sample `i` depends on the key and `i` alone, not on `count` or `batch`.
     """
@@ -106,46 +99,42 @@ def sample(
     if batch < 1:
         raise ValueError(f"batch={batch}: compute at least 1 sample at once")
     numbers = first + jnp.arange(count)
-    check_sampler(model.objective, sampler)
-    cond, guiding = _settled(model, numbers, labels, conditions, steps, guidance, guidance_interval, guide_always, sampler)
+    sampling = _sampling(steps)
+    cond, guiding = _settled(model, numbers, labels, conditions, sampling)
     parts = []
     for start in range(0, count, batch):
         # The last rows are computed again to fill the batch, which is compiled for one size.
         chosen = jnp.arange(start, start + min(batch, count))
-        places, given = first + chosen, jax.tree.map(lambda a, chosen=chosen: a[jnp.minimum(chosen, count - 1)], cond)
-        x = _advanced(model, key, noise(model, key, places), places, given, _part(steps, 0, steps), guiding, sampler)
+        indices, given = first + chosen, jax.tree.map(lambda a, chosen=chosen: a[jnp.minimum(chosen, count - 1)], cond)
+        x = _advanced(model, key, noise(model, key, indices), indices, given, _whole(sampling), guiding, sampling.sampler)
         parts.append(x[: count - start])
     return jnp.concatenate(parts)
 
 
-def noise(model: Trained, key: PRNGKeyArray, places: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
-    """The noise from which `sample` makes its samples number `places`."""
-    return _normal(key, places, model.shape)
+def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
+    """The noise from which `sample` makes its samples number `indices`."""
+    return _normal(key, indices, model.shape)
 
 
 def sample_from(
     model: Trained,
     key: PRNGKeyArray,
     noise: Float[Array, "batch *shape"],
+    steps: Sampling | int = 1,
     *,
-    steps: int = 1,
-    places: Int[Array, " batch"] | None = None,
+    indices: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
-    guidance: float = 1.0,
-    guidance_interval: tuple[float, float] | None = None,
-    guide_always: bool = False,
-    sampler: Sampler | None = None,
 ) -> Float[Array, "batch *shape"]:
-    """What `sample` makes of this noise as its samples number `places` (0, 1, ... if None), all at once.
+    """What `sample` makes of this noise as its samples number `indices` (0, 1, ... if None), all at once.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
     `jax.jit` labels and conditions are taken as they are, in range or not.
     """
-    places = jnp.arange(noise.shape[0]) if places is None else places
-    check_sampler(model.objective, sampler)
-    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always, sampler)
-    return _advanced(model, key, noise, places, cond, _part(steps, 0, steps), guiding, sampler)
+    indices = jnp.arange(noise.shape[0]) if indices is None else indices
+    sampling = _sampling(steps)
+    cond, guiding = _settled(model, indices, labels, conditions, sampling)
+    return _advanced(model, key, noise, indices, cond, _whole(sampling), guiding, sampling.sampler)
 
 
 class Trajectory(NamedTuple):
@@ -160,30 +149,32 @@ def trajectory(
     model: Trained,
     key: PRNGKeyArray,
     noise: Float[Array, "batch *shape"],
+    steps: Sampling | int,
     *,
-    steps: int,
     points: Sequence[int],
-    places: Int[Array, " batch"] | None = None,
+    indices: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
-    guidance: float = 1.0,
-    guidance_interval: tuple[float, float] | None = None,
-    guide_always: bool = False,
 ) -> Trajectory:
     """The way of the samples of `sample_from`: where they are after so many of their `steps`, `points` in rising order.
 
     Point 0 is the noise, point `steps` the sample, to the bit. Raises ValueError for other points.
     """
-    if sorted(points) != list(points) or not points or points[0] < 0 or points[-1] > steps:
-        raise ValueError(f"points={points}: name one or more of 0 to {steps} in rising order")
-    places = jnp.arange(noise.shape[0]) if places is None else places
-    cond, guiding = _settled(model, places, labels, conditions, steps, guidance, guidance_interval, guide_always)
+    sampling = _sampling(steps)
+    count, sampler = sampling.steps, sampling.sampler
+    if sorted(points) != list(points) or not points or points[0] < 0 or points[-1] > count:
+        raise ValueError(f"points={points}: name one or more of 0 to {count} in rising order")
+    indices = jnp.arange(noise.shape[0]) if indices is None else indices
+    cond, guiding = _settled(model, indices, labels, conditions, sampling)
+    t = np.asarray(points, np.float32) / np.float32(count)
+    if sampler is not None and sampler.times is not None:
+        t = np.asarray(jax.vmap(sampler.times)(jnp.asarray(t)))
     x, done, found, data = noise, 0, [], []
-    for point in points:
-        x, done = _advanced(model, key, x, places, cond, _part(steps, done, point), guiding), point
+    for point, time in zip(points, t, strict=True):
+        x, done = _advanced(model, key, x, indices, cond, _part(count, done, point), guiding, sampler), point
         found.append(x)
-        data.append(x if point == steps else _ahead(model, x, jnp.full(x.shape[0], point / steps), cond, guiding))
-    return Trajectory(jnp.asarray(points, jnp.float32) / steps, jnp.stack(found), jnp.stack(data))
+        data.append(x if point == count else _ahead(model, x, jnp.full(x.shape[0], time), cond, guiding))
+    return Trajectory(jnp.asarray(t), jnp.stack(found), jnp.stack(data))
 
 
 class _Guiding(NamedTuple):
@@ -191,67 +182,20 @@ class _Guiding(NamedTuple):
     interval: tuple[Float[Array, ""], Float[Array, ""]] | None
 
 
-def _settled(model, places, labels, conditions, steps, guidance, interval, guide_always, sampler=None):
-    if steps < 1:
-        raise ValueError(f"steps={steps}: a sample takes at least 1 step")
-    check_guidance(model.objective, guidance, interval)
+def _settled(model, indices, labels, conditions, sampling):
+    sampling.check(model.objective)
+    guidance, interval = sampling.guidance, sampling.guidance_interval
     if guidance != 1 and (not model.labelled or model.nothing is None):
         raise ValueError(f"guidance={guidance:g} goes from no condition to one, and the run was trained without: leave it at 1")
-    cond = _conditions(model, labels, conditions, places)
-    if guidance == 1 or not (guide_always or model.objective.guides(steps)):
+    cond = _conditions(model, labels, conditions, indices)
+    if not sampling.guides(model.objective):
         return cond, None
-    if interval is not None and model.objective.told is None:
-        _check_reached(interval, steps, sampler)
     times = interval if interval is None else (jnp.float32(interval[0]), jnp.float32(interval[1]))
     return cond, _Guiding(jnp.float32(guidance), times)
 
 
-def check_sampler(objective: Objective, sampler: Sampler | None) -> None:
-    """Raises ValueError for a sampler that asks the network for what the objective does not teach it."""
-    if sampler is None:
-        return
-    name = type(objective).__name__
-    if sampler.asks_velocity and objective.velocity_step is None:
-        raise ValueError(f"{sampler.run.__name__} asks for the velocity, which {name} does not teach: use euler or consistency")
-    if sampler.run is consistency and objective.only_step is not None:
-        raise ValueError(f"consistency asks for the whole way to the data, which {name} does not teach: use euler or heun")
-
-
-def _check_reached(interval, steps, sampler):
-    if sampler is not None and sampler.asks_velocity:
-        return
-    shares = np.arange(steps, dtype=np.float32) / np.float32(steps)
-    times = None if sampler is None else sampler.times
-    with jax.ensure_compile_time_eval():
-        starts = shares if times is None else np.asarray(jax.vmap(times)(jnp.asarray(shares)))
-    if not np.any((starts >= interval[0]) & (starts <= interval[1])):
-        raise ValueError(
-            f"guidance_interval={interval} holds the start of none of {steps} steps ({starts[0]:g} to {starts[-1]:g}), so that "
-            "nothing would be guided: begin it at 0, or take more steps"
-        )
-
-
-def check_guidance(objective: Objective, guidance: float, interval: tuple[float, float] | None = None) -> None:
-    """Raises ValueError for times that are none, and for what a network that is told its guidance has not learnt."""
-    scales, (start, stop) = objective.told, interval or (0, 1)
-    if not 0 <= start <= stop <= 1:
-        raise ValueError(f"guidance_interval={interval}: name two times of 0 to 1, the first one first")
-    if scales is not None and not scales.low <= guidance <= scales.high:
-        raise ValueError(
-            f"guidance {guidance:g} is not in {scales.low:g} to {scales.high:g}, the scales that the network is told in "
-            "training: choose one of those"
-        )
-    if scales is None or interval is None:
-        return
-    if not scales.intervals and interval != scales.interval:
-        raise ValueError(
-            f"guidance_interval={interval}: the network learnt guidance at times {scales.interval} and is told no others: "
-            "leave the interval out"
-        )
-    if scales.intervals and not start <= 0.5 <= stop:
-        raise ValueError(
-            f"guidance_interval={interval}: the network is told times before and after 0.5 in training: choose such an interval"
-        )
+def _sampling(steps):
+    return steps if isinstance(steps, Sampling) else Sampling(steps)
 
 
 def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
@@ -269,19 +213,19 @@ def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
             )
 
 
-def _conditions(model, labels, conditions, places):
+def _conditions(model, labels, conditions, indices):
     if labels is not None and conditions is not None:
         raise ValueError("labels and conditions both say what to sample: give one of the two")
     given, nothing = labels if conditions is None else conditions, model.nothing
     if given is None and not (model.labelled and nothing is not None):
-        return _rows_of(nothing, places.shape[0])
+        return _rows_of(nothing, indices.shape[0])
     if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
         raise ValueError("the run was trained without conditions: give neither labels nor conditions")
     if model.null is None:
-        return places % model.classes if given is None else _labels(model, given, places.shape[0])
+        return indices % model.classes if given is None else _labels(model, given, indices.shape[0])
     if given is None or labels is not None:
         raise ValueError(f"conditions of the run are {shown(nothing)}, not labels: give conditions= of that kind")
-    return _given(given, nothing, places.shape[0])
+    return _given(given, nothing, indices.shape[0])
 
 
 def _labels(model, labels, count):
@@ -321,6 +265,10 @@ def _part(*numbers):
     return StepRange(*map(jnp.int32, numbers))
 
 
+def _whole(sampling):
+    return _part(sampling.steps, 0, sampling.steps)
+
+
 def _view(model, guiding):
     if guiding is None:
         return model.field
@@ -331,22 +279,22 @@ def _view(model, guiding):
 
 
 @eqx.filter_jit
-def _advanced(model, key, x, places, cond, part, guiding, sampler=None):
+def _advanced(model, key, x, indices, cond, part, guiding, sampler=None):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
-        return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), places, model.shape)
+        return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), indices, model.shape)
 
-    x, cond = sharding.spread((x, cond))
+    x, cond = sharding.sharded((x, cond))
     run = model.objective.sample if sampler is None else sampler
-    return sharding.whole(run(_view(model, guiding), x, cond, steps=part, renoise=renoise))
+    return sharding.replicated(run(_view(model, guiding), x, cond, steps=part, renoise=renoise))
 
 
 @eqx.filter_jit
 def _ahead(model, x, t, cond, guiding):
-    x, t, cond = sharding.spread((x, t, cond))
-    return sharding.whole(step(_view(model, guiding), x, t, 1 - t, cond))
+    x, t, cond = sharding.sharded((x, t, cond))
+    return sharding.replicated(step(_view(model, guiding), x, t, 1 - t, cond))
 
 
 @partial(jax.jit, static_argnums=2)
-def _normal(key, places, shape):
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(places)
+def _normal(key, indices, shape):
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(indices)

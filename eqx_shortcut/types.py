@@ -1,10 +1,11 @@
 """The vocabulary of the library on one screen."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Literal, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PyTree, Scalar
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
 Cond = PyTree
 """Conditioning: any PyTree of arrays with leading axis `batch` (integer labels, a dict of embeddings, ...), or None."""
@@ -22,6 +23,12 @@ def shown(tree: PyTree) -> str:
 
 Metrics = dict[str, Scalar]
 """Scalars made inside a loss or step, `loss` first."""
+
+Loss = tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]
+"""What a loss answers: the mean over rows, or one value a row without reduction, and its metrics."""
+
+Reduction = Literal["mean"] | None
+"""The mean over rows, or None for one value a row."""
 
 
 @runtime_checkable
@@ -44,6 +51,10 @@ class Batch(eqx.Module):
     cond: Cond = None
     noise: Float[Array, "batch *shape"] | None = None
 
+    def noise_from(self, key: PRNGKeyArray) -> Float[Array, "batch *shape"]:
+        """Its own noise if it has one, else standard normal noise of the shape of `x`."""
+        return jax.random.normal(key, self.x.shape, self.x.dtype) if self.noise is None else self.noise
+
 
 class Draws(eqx.Module):
     """Everything random in a regression, row by row: a target builder is a deterministic function of these."""
@@ -63,3 +74,7 @@ class Regression(eqx.Module):
     d: Float[Array, " batch"]
     cond: Cond
     u: Float[Array, "batch *shape"]
+
+
+Weigh = Callable[[Float[Array, " batch"], Regression], Float[Array, " batch"]]
+"""From what each row counts so far, its mean squared error at first, and its regression to what it counts."""

@@ -1,32 +1,46 @@
-"""What a row's error counts in a loss."""
+"""How much a row's error counts in a loss: functions `(loss, rows) -> loss` of one value a row, applied in turn."""
+
+import dataclasses
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .types import Regression, Weigh
 
-def adaptive(
-    error: Float[Array, " batch"], *, power: float = 1.0, eps: float | Float[Array, " batch"] = 0.01
-) -> Float[Array, " batch"]:
-    """`1 / stop_gradient(error + eps)^power`: with `power` 1 every row pulls alike, with 0 each as hard as it errs.
+
+@dataclasses.dataclass(frozen=True)
+class Adaptive:
+    """Times `1 / stop_gradient(error + eps)^power`: with `power` 1 every row pulls alike, with 0 each as hard as it errs.
 
     Geng et al. (2025). It biases the mean wherever an error is not symmetric about the exact value.
     """
-    return jax.lax.stop_gradient((error + eps) ** -power)
 
+    power: float = 1.0
+    eps: float | Float[Array, ""] = 0.01
+    """Compared with the sum of a row's squared error over its elements, as in the papers."""
+    mean: bool = False
+    """Compare `eps` with the mean over the elements instead, as SoFlow does."""
+    units: bool = True
+    """Measure errors of alpha-Flow's steps in units of alpha (see in_units)."""
+    unit: float | Float[Array, " batch"] = 1.0
+    """Errors are measured in its square, and the loss in it: `unit w(loss / unit^2)`."""
 
-def learned(error: Float[Array, " batch"], log_variance: Float[Array, " batch"]) -> Float[Array, " batch"]:
-    """`exp(-w) error + w`, least at `w = log error`, where its gradient is that of `log error` (Kendall et al. 2018)."""
-    return jnp.exp(-log_variance) * error + log_variance
+    def __call__(self, loss: Float[Array, " batch"], rows: Regression) -> Float[Array, " batch"]:
+        elements = rows.x[0].size
+        eps = jnp.asarray(self.eps * elements if self.mean else self.eps, loss.dtype) / elements
+        scaled = loss / jnp.square(self.unit)
+        return self.unit * scaled * jax.lax.stop_gradient((scaled + eps) ** -self.power)
 
 
 class LogVariance(eqx.Module):
-    """A learned `w(t, d) = sum_jk c_jk cos(pi j t) cos(pi k d) / sqrt(1 + |c|^2)`, the `log_variance` of losses that take one.
+    """`exp(-w) loss + w` with a learned `w(t, d) = sum_jk c_jk cos(pi j t) cos(pi k d) / sqrt(1 + |c|^2)`, 0 at first.
 
-    Its root mean square over uniform `t` and `d` is below 1 and `|w|` below `orders`, whatever the coefficients: an unbounded
-    one grows without limit where a field agrees with itself, right or wrong. 0 at first. Karras et al. (2024) bound theirs
-    alike, sinusoids of the noise level times a vector of norm 1; the cosines of `t` and `d` are ours.
+    It is least at `w = log loss`, where its gradient is that of `log loss` (Kendall et al. 2018). The root mean square of `w`
+    over uniform `t` and `d` is below 1 and `|w|` below `orders`, whatever the coefficients: an unbounded one grows without
+    limit where a field agrees with itself, right or wrong. Karras et al. (2024) bound theirs alike, sinusoids of the noise
+    level times a vector of norm 1; the cosines of `t` and `d` are ours.
     """
 
     coefficients: Float[Array, "orders orders"]
@@ -34,8 +48,29 @@ class LogVariance(eqx.Module):
     def __init__(self, orders: int = 8):
         self.coefficients = jnp.zeros((orders, orders))
 
-    def __call__(self, t: Float[Array, " batch"], d: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    def __call__(self, loss: Float[Array, " batch"], rows: Regression) -> Float[Array, " batch"]:
+        return learned(loss, self.of(rows.t, rows.d))
+
+    def of(self, t: Float[Array, " batch"], d: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        """`w(t, d)` of each row."""
         frequencies = jnp.pi * jnp.arange(self.coefficients.shape[0], dtype=t.dtype)[None]
         of_t, of_d = (jnp.cos(frequencies * values[:, None]) for values in (t, d))
         weights = self.coefficients / jnp.sqrt(1 + jnp.sum(jnp.square(self.coefficients)))
         return jnp.sum((of_t @ weights.astype(t.dtype)) * of_d, axis=1)
+
+
+def learned(loss: Float[Array, " batch"], log_variance: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    """`exp(-w) loss + w` for a learned `w` of each row."""
+    return jnp.exp(-log_variance) * loss + log_variance
+
+
+def halve_steps(loss: Float[Array, " batch"], rows: Regression) -> Float[Array, " batch"]:
+    """Half of it for rows with a step, as in SoFlow's code, whose gradient of these leaves the factor 2 of a square out."""
+    return loss * jnp.where(rows.d > 0, 0.5, jnp.ones_like(rows.d))
+
+
+def in_units(unit: Float[Array, " batch"], weigh: tuple[Weigh, ...]) -> tuple[Weigh, ...]:
+    """`weigh` with errors measured in `unit` by each adaptive weight that does not refuse."""
+    return tuple(
+        dataclasses.replace(weight, unit=unit) if isinstance(weight, Adaptive) and weight.units else weight for weight in weigh
+    )

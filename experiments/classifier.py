@@ -81,10 +81,11 @@ def trained(config: Config, images: "Images") -> "SmallClassifier":
     import optax
     from tqdm import trange
 
+    from eqx_shortcut import rng
     from eqx_shortcut.data import batches, prepare
     from eqx_shortcut.pretrained.small_classifier import SmallClassifier
 
-    k_network, k_train = jax.random.split(jax.random.key(config.seed))
+    k_network, k_train = jax.random.split(rng.key(config.seed))
     network, tx = SmallClassifier(images.classes, key=k_network), config.optimizer.build(config.steps)
     ready = prepare(images, mirror=config.data.mirror)
 

@@ -1,6 +1,7 @@
 """All methods side by side on one data set: the same images, blocks, batch and budget, several seeds.
 
     python experiments/compare.py digits                                    # equal steps, one seed
+    python experiments/compare.py push-t --seeds 3 --more="--data.path pusht_cchi_v7_replay.zarr"
     python experiments/compare.py digits --costs costs.json --seeds 5 --methods shortcut mean-flow flow-matching
 
 Only what is missing in RUNS is trained, so the same command continues, and other methods or seeds can be added. With the file
@@ -43,7 +44,7 @@ Command = tuple[str, ...]
 class Config:
     """A table of methods by number of sampling steps."""
 
-    data: Annotated[Literal["digits", "digits-ablations", "fashion-mnist", "cifar10"], tyro.conf.Positional]
+    data: Annotated[Literal["digits", "digits-ablations", "fashion-mnist", "cifar10", "push-t"], tyro.conf.Positional]
     """The data set, or shortcut models on it with one setting changed each."""
     methods: tuple[str, ...] = ()
     """The methods to train; by default all."""
@@ -278,12 +279,12 @@ def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) 
 
     path = config.table / "table.json"
     if path.exists():
-        there, here = settings.read(path).get("budget"), described(config, budget, costs)
+        there, here = settings.read(path).get("budget"), record_of(config, budget, costs)
         if different := settings.differences(there, here):
             raise ValueError(f"{path} is another table: {settings.named(different)}. Name another place with --out")
 
 
-def described(config: Config, budget: int, costs: Mapping[str, float] | None) -> dict[str, Any]:
+def record_of(config: Config, budget: int, costs: Mapping[str, float] | None) -> dict[str, Any]:
     """What all runs of a table have in common."""
     return {"data": config.data, "steps of shortcut": budget, "costs": costs and dict(costs), "more": config.more}
 
@@ -314,14 +315,14 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     kept = {"commands": known.get("commands", {}) | made, "runs": {name: found[name] for name in names}}
-    (out / "table.json").write_text(json.dumps({"budget": described(config, budget, costs), **kept}, indent=1) + "\n")
+    (out / "table.json").write_text(json.dumps({"budget": record_of(config, budget, costs), **kept}, indent=1) + "\n")
     first, title = tables[0], TITLES.get(tables[0].measure, tables[0].measure)
     steps = sorted({n for curve in first.curves.values() for n in curve})
     figures.quality_plot(first.curves, out / "quality.png", measure=title, floor=list(first.floors))
     shown = dict.fromkeys((steps[0], *(n for n in steps if n == 4), steps[-1]))
     figures.dot_plot(first.curves, out / "methods.png", measure=title, steps=list(shown), floor=list(first.floors))
     drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name / "checkpoints").exists()]
-    for n in (1, 4) if drawn else ():
+    for n in (1, 4) if drawn and config.setting.pictures else ():
         draw(drawn, n, out / f"samples-{n}.png")
     print(text)
     print(f"{out}: table.md, table.json, quality.png and methods.png of {len(names)} runs, samples-*.png of {len(drawn)}")

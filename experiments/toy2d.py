@@ -14,7 +14,7 @@ import json
 import operator
 import pathlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import tyro
@@ -24,6 +24,7 @@ from eqx_shortcut.cli import Place, command
 from eqx_shortcut.experiment.config import AnyObjective, named
 from eqx_shortcut.models import MLPConfig
 from eqx_shortcut.objectives import (
+    OBJECTIVES,
     ConsistencyDistillation,
     ContinuousConsistency,
     FlowMatching,
@@ -54,9 +55,6 @@ SHOWN, PATHS, REACH = 3000, 150, 2.6
 RINGS = np.sqrt(-2 * np.log(1 - np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])))
 """Radii within which those shares of the noise lie."""
 RAYS = 2 * np.pi * np.arange(24) / 24
-
-OBJECTIVES: dict[str, type[Objective]] = {name.name: kind for kind, name in map(get_args, get_args(AnyObjective))}
-"""All objectives by their names on the command line."""
 
 PLANE = {
     # An adaptive weight biases the mean wherever errors are not symmetric, as between two modes.
@@ -171,7 +169,7 @@ def settle(config: Config) -> None:
 
     record = {key: value for key, value in settings.dump(config).items() if key not in ("kind", "runs", "name")}
     path, remedy = config.folder / "config.json", "Start a new one with --name"
-    settings.settle(path, {"experiment": "toy2d", **record}, "another run", remedy)
+    settings.match_or_write(path, {"experiment": "toy2d", **record}, "another run", remedy)
 
 
 def sampler(data: Data) -> "Callable[[PRNGKeyArray, int], Points]":
@@ -201,9 +199,9 @@ def train(config: Config) -> "Trained":
 
 def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
-    import jax
     from tqdm import tqdm
 
+    from eqx_shortcut import rng
     from eqx_shortcut.train import Diverged, check_finite, init_state, make_update
     from eqx_shortcut.trained import Trained
     from eqx_shortcut.types import Batch
@@ -213,7 +211,7 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "C
     def prepare(raw: None, key: "PRNGKeyArray") -> Batch:
         return Batch(points(key, config.batch))
 
-    key = jax.random.key(config.seed)
+    key = rng.key(config.seed)
     build = lambda key: config.network.build((2,), 0, key=key)  # noqa: E731
     state = init_state(build, tx, key, teacher=teacher is not None, extra=objective.extra)
     if teacher is not None:

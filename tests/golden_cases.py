@@ -17,6 +17,7 @@ import pytest
 from jaxtyping import PRNGKeyArray
 
 from eqx_shortcut import losses, reference, rows, times
+from eqx_shortcut.guidance import Guidance, guided
 from eqx_shortcut.models import DiTConfig, NetworkField
 from eqx_shortcut.objectives import Networks, Objective
 from eqx_shortcut.optimizer import AdamW
@@ -218,12 +219,12 @@ def shortcut_teacher(call: Call, fields: Fields) -> tuple[Field, dict[str, Any]]
     scale = float(call.model["cfg_scale"]) if call.model["bootstrap_cfg"] else 1.0
     first = times.finest_rows(call.first, call.steps, bias=bool(call.model["bootstrap_dt_bias"]))
     target = fields.ema if call.model["bootstrap_ema"] else fields.online
-    return target, {"guidance": scale, "null": call.null, "guided_rows": first}
+    return target, {"guidance": Guidance(call.null, scale=scale), "guided_rows": first}
 
 
 def shortcut(call: Call, fields: Fields) -> Regression:
-    target, guided = shortcut_teacher(call, fields)
-    bootstrap = losses.bootstrap_target(target, shortcut_draws(call), **guided)
+    target, options = shortcut_teacher(call, fields)
+    bootstrap = losses.bootstrap_target(target, shortcut_draws(call), **options)
     return _stacked(bootstrap, losses.flow_target(call.flow(call.draws["x_0"], call.images)))
 
 
@@ -231,9 +232,8 @@ def live_reflow(call: Call, fields: Fields) -> Regression:
     n, noise = call.first, call.draws["x_0"]
     t = call.times("t_reflow_int", call.steps, forced=False)
     draws = Draws(call.images[:n], noise[:n], t, jnp.ones_like(t), call.labels[:n])
-    reflow = losses.live_reflow_target(
-        fields.online, draws, steps=call.steps, guidance=float(call.model["cfg_scale"]), null=call.null
-    )
+    guidance = Guidance(call.null, scale=float(call.model["cfg_scale"]))
+    reflow = losses.live_reflow_target(fields.online, draws, steps=call.steps, guidance=guidance)
     return _stacked(reflow, losses.flow_target(call.flow(noise, call.images)))
 
 
@@ -253,7 +253,7 @@ def progressive_guidance(call: Call) -> float | jax.Array:
 
 
 def progressive(call: Call, fields: Fields) -> Regression:
-    return losses.progressive_target(fields.teacher, level_draws(call), guidance=progressive_guidance(call), null=call.null)
+    return losses.progressive_target(guided(fields.teacher, progressive_guidance(call), call.null), level_draws(call))
 
 
 def consistency_draws(call: Call, sections) -> Draws:

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 import equinox as eqx
@@ -297,9 +298,36 @@ def test_what_orbax_adds_for_itself_is_not_needed(copy, name, damage):
     assert_same(found[0], state_at(20))
 
 
+FOREIGN = {
+    "Finder": "20/ema/.DS_Store 20/.DS_Store .DS_Store",
+    "exFAT": "20/optimizer/._manifest.ocdbt 20/._manifest.json ._20",
+    "Windows": "20/loop/Thumbs.db 20/desktop.ini Thumbs.db",
+    "NFS": "20/ema/.nfs000000000001",
+    "a file server": "20/@eaDir/ema 20/ema/d/@eaDir/x",
+    "a syncing tool": "20/ema/manifest.ocdbt.sync-conflict 20.part \u00b2",
+    "a file like those that are read": "20/ema/d/0123",
+}
+"""What other programs leave in folders that they look into or copy."""
+
+
+@pytest.mark.parametrize("program", FOREIGN)
+def test_what_other_programs_leave_damages_nothing(copy, program):
+    for name in FOREIGN[program].split():
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_bytes(b"x")
+    checkpoints = Checkpoints(copy)
+    found = checkpoints.restore(state_at(0))
+    assert found is not None and found[2] == []
+    assert_same(found[0], state_at(20))
+    network, step = checkpoints.restore_network(state_at(0).networks.ema)
+    assert step == 20
+    assert_same(network, state_at(20).networks.ema)
+    checkpoints.save(state_at(40, seed=8), {})
+    checkpoints.close()
+    assert checkpoints.steps()[-1] == 40
+
+
 ADDED = {
-    "a file": lambda folder: (folder / "20" / "ema" / "d" / "0123").write_bytes(b"x"),
-    "an item": lambda folder: shutil.copytree(folder / "20" / "ema", folder / "20" / "more"),
     "an empty folder": lambda folder: (folder / "30").mkdir(),
     "a file with the name of a step": lambda folder: (folder / "30").write_bytes(b"x"),
 }
@@ -308,13 +336,13 @@ ADDED = {
 @pytest.mark.parametrize("what", ADDED)
 def test_what_was_added_is_named_and_nothing_later_minds_it(copy, what):
     ADDED[what](copy)
-    torn = 30 if (copy / "30").exists() else 20
+    torn = 30
     checkpoints = Checkpoints(copy)
     found = checkpoints.restore(state_at(0))
     assert found is not None
     state, _, (note,) = found
     assert_same(state, state_at(torn - 10))
-    assert f"checkpoint {torn} in {copy} is damaged" in note and ("has been added" in note) == (torn == 20)
+    assert f"checkpoint {torn} in {copy} is damaged" in note
     for step in (torn, 40):
         checkpoints.save(state_at(step, seed=8), {})
     checkpoints.close()
@@ -405,7 +433,7 @@ for when in ("waiting", "at the next save", "at the end"):
         checkpoints.save(states[0], {}, wait=when == "waiting")
         if when == "at the next save":
             checkpoints.save(states[1], {})
-        checkpoints.settle()
+        checkpoints.wait()
     except CheckpointError as error:
         print(f"{when}: {error}")
         print(f"{when}: {sorted(path.name for path in checkpoints.folder.iterdir())}")
@@ -434,6 +462,37 @@ def test_a_checkpoint_that_cannot_be_written_is_one_sentence_and_leaves_nothing_
         found = restored(tmp_path / when)
         assert found is not None and found[1:] == ({"next_index": 30}, [])
         assert_same(found[0], state_at(30))
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+FAILING = {
+    "making the folder": ("etils.epath.backend._OsPathBackend", "makedirs"),
+    "writing the arrays": ("orbax.checkpoint._src.serialization.ocdbt_utils", "merge_ocdbt_per_process_files"),
+    "writing the hashes": ("eqx_shortcut.checkpoint", "_hashes"),
+    "giving it its name": ("etils.epath.backend._OsPathBackend", "rename"),
+}
+
+
+@pytest.mark.parametrize("where", FAILING)
+def test_a_save_that_fails_leaves_no_thread_that_keeps_the_process_alive(copy, monkeypatch, where):
+    """Wherever it fails; the next one is written."""
+    owner, name = FAILING[where]
+    before, checkpoints = set(threading.enumerate()), Checkpoints(copy)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{owner}.{name}", refuse)
+        for step in (30, 40):
+            with pytest.raises(CheckpointError, match=r"Permission denied.*checkpoint 20 is intact"):
+                checkpoints.save(state_at(step), {}, wait=True)
+    checkpoints.save(state_at(50), {})
+    checkpoints.close()
+    assert checkpoints.steps()[-2:] == [20, 50]
+    left = [thread for thread in set(threading.enumerate()) - before if not thread.daemon and "asyncio" not in thread.name]
+    for thread in left:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in left), left
 
 
 def uploaded(folder: pathlib.Path, store: Objects, name: str) -> str:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import Batch, losses, samplers, tangents, times, weights
+import flat
+from eqx_shortcut import Batch, samplers, tangents, times, weights
 from eqx_shortcut.guidance import Guidance, Guided, Scales
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
@@ -64,7 +65,7 @@ def batch() -> Batch:
 
 GUIDED: dict[str, Any] = {"guidance": 2.0, "mix": 0.25, "interval": (0.1, 0.8)}
 PAIRS: dict[str, Any] = {"bootstrap_every": 4, "label_dropout": 0.5, "eps": 0.1, **GUIDED}
-SAID = {"guidance": Guidance(2.0, 0.25, (0.1, 0.8)), "dropout": 0.5, "eps": 0.1, "bootstrap_every": 4}
+SAID = {"guidance": Guidance(None, 0.0, 2.0, 0.25, (0.1, 0.8)), "dropout": 0.5, "eps": 0.1, "bootstrap_every": 4}
 LOGIT = times.logit_normal
 LINES = partial(times.logit_normal_pairs, mean=-0.3, std=0.5)
 EVERY = [
@@ -143,7 +144,7 @@ def found_and_expected(objective, name, said, key, progress=0.5):
         said["log_variance"] = both.extra
 
     found = objective(both, batch(), key, jnp.float32(progress))[0]
-    return found, getattr(losses, name)(field, batch(), k_draws, null=both.null, **said)[0]
+    return found, getattr(flat, name)(field, batch(), k_draws, null=both.null, **said)[0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -207,7 +208,7 @@ def test_a_small_alpha_does_not_see_the_dropout_mask(key, objective):
     both, (k_draws, k_mask) = networks(), jax.random.split(key)
     _, metrics = objective(both, batch(), key, jnp.float32(0.7))
     field, other = NetworkField(both.online, k_mask), NetworkField(both.online)
-    _, apart = losses.alpha_flow(field, batch(), k_draws, target=other, alpha=0.01, null=both.null, dropout=0.1)
+    _, apart = flat.alpha_flow(field, batch(), k_draws, target=other, alpha=0.01, null=both.null, dropout=0.1)
     assert metrics["loss_bootstrap"] < 0.05 * apart["loss_bootstrap"]
 
 
@@ -267,11 +268,11 @@ def test_what_contains_guidance_is_not_guided_again(inside):
 @pytest.mark.parametrize(
     ("objective", "rows", "message"),
     [
-        (SoFlow(), 6, r"batch 6 is not a multiple of every=4"),
+        (SoFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),
         (ImprovedMeanFlow(max_scale=4.0, guidance=2.0), 64, r"guidance=2.0 .* leaves guidance at 1 and mix at 0"),
         (ImprovedMeanFlow(intervals=True), 64, r"told beside its scale, and none is: name the highest as max_scale"),
         (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),
-        (AlphaFlow(), 6, r"batch 6 is not a multiple of every=4"),
+        (AlphaFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),
         (ContinuousConsistency(guidance=2.0), 64, r"guidance=2.0 guides a teacher, and there is none: use distil, or"),
     ],
 )

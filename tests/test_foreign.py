@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import flops, objectives, settings, sharding
+from eqx_shortcut import flops, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import ArraySource, batches, example, null_of, prepare
 from eqx_shortcut.data.pipeline import WholeBatches
@@ -23,7 +23,8 @@ from eqx_shortcut.evaluate.by_time import squared_errors
 from eqx_shortcut.evaluate.validation import validation_loss
 from eqx_shortcut.experiment import health
 from eqx_shortcut.models import DiTConfig, MLPConfig, NetworkConfig, check_network
-from eqx_shortcut.objectives import FlowMatching, ImprovedMeanFlow, MeanFlow, Networks, Objective, Shortcut
+from eqx_shortcut.objectives import OBJECTIVES, FlowMatching, ImprovedMeanFlow, MeanFlow, Networks, Objective, Shortcut
+from eqx_shortcut.sampling import Sampling
 from eqx_shortcut.train import TrainState, fit, init_state, make_step
 from eqx_shortcut.trained import Trained, load, noise, sample, sample_from, trajectory
 
@@ -71,11 +72,7 @@ TX = optax.sgd(0.1)
 NETWORK, (TRAIN, HELD_OUT) = PolicyConfig(), Demonstrations().build()
 STORED = jax.tree.map(np.asarray, NETWORK.build(TRAIN.shape, 0, key=jax.random.key(0)))
 NULL = null_of(TRAIN)
-ALL: dict[str, Any] = {
-    name: kind
-    for name in objectives.__all__
-    if dataclasses.is_dataclass(kind := getattr(objectives, name)) and hasattr(kind, "stages")
-}
+ALL: dict[str, Any] = {kind.__name__: kind for kind in OBJECTIVES.values()}
 SHORT = {"steps": 4, "bootstrap_every": 4, "rollout": 2}
 
 
@@ -177,7 +174,7 @@ def test_one_condition_serves_all_samples(model, key):
 def test_guidance_extrapolates_from_the_null_condition(model, key, scale):
     with_it, without = sample(model, key, 5, conditions=SEEN), sample(model, key, 5, conditions=NULL)
     assert np.abs(with_it - without).max() > 1e-2
-    found = sample(model, key, 5, conditions=SEEN, guidance=scale)
+    found = sample(model, key, 5, Sampling(guidance=scale), conditions=SEEN)
     np.testing.assert_allclose(found, without + scale * (with_it - without), atol=1e-4)
 
 
@@ -205,7 +202,7 @@ def test_conditions_that_do_not_fit_are_one_sentence(model, key, name):
         sample(model, key, 4, **asked)
 
 
-@pytest.mark.parametrize("asked", [{"conditions": NULL}, {"labels": 0}, {"guidance": 2.0}])
+@pytest.mark.parametrize("asked", [{"conditions": NULL}, {"labels": 0}, {"steps": Sampling(guidance=2.0)}])
 def test_a_run_without_conditions_refuses_them(model, key, asked):
     hidden = dataclasses.replace(model, labelled=False)
     alone = Trained(Alone(jnp.ones(2)), FlowMatching(steps=4), (16, 2), 0, 1)

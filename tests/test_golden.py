@@ -214,7 +214,7 @@ def test_shortcut_targets(shortcut):
     np.testing.assert_allclose(bootstrapped.mean(), stored["info/bootstrap_ratio"], rtol=1e-6)
 
     target, options = shortcut_teacher(call, fields)
-    teacher = guidance.guided(target, options["guidance"], call.null, first=options["guided_rows"])
+    teacher = options["guidance"].of(target, first=options["guided_rows"])
     draws, halves = shortcut_draws(call), []
     x, _ = paths.linear(draws.noise, draws.x, draws.t)
     steps.two_steps(kept(teacher, halves), x, draws.t, draws.d, draws.cond, clip=4.0)

@@ -141,13 +141,13 @@ def test_observations_guide_actions_of_any_rank(key, first, groups, interval):
 
 def test_observations_are_hidden_whole_and_what_is_hidden_is_not_guided(key):
     x, t = jax.random.normal(key, (8, 4, 2)), jnp.linspace(0, 1, 8)
-    cond = drop_condition(jax.random.key(3), OBSERVED, UNSEEN, 0.5, 8)
+    cond = drop_condition(jax.random.key(3), OBSERVED, Guidance(UNSEEN, 0.5), 8)
     hidden = np.asarray(cond["camera"][:, 0, 0] == 255)
     assert 0 < hidden.sum() < 8
     for name, null in UNSEEN.items():
         np.testing.assert_array_equal(cond[name][hidden], np.broadcast_to(null, cond[name][hidden].shape))
         np.testing.assert_array_equal(cond[name][~hidden], OBSERVED[name][~hidden])
-    v, found = jnp.sin(x), guided_velocity(acting, x, t, jnp.sin(x), cond, UNSEEN, Guidance(2.0))
+    v, found = jnp.sin(x), guided_velocity(acting, x, t, jnp.sin(x), cond, Guidance(UNSEEN, scale=2.0))
     nothing = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), OBSERVED, UNSEEN)
     expected = 2 * v - acting(x, t, 0 * t, nothing)
     np.testing.assert_allclose(found, np.where(hidden[:, None, None], v, expected), atol=1e-5)
@@ -162,7 +162,7 @@ def test_observations_are_the_same_where_every_part_is():
 
 def test_a_null_with_a_batch_axis_is_refused():
     with pytest.raises(ValueError, match=r"dropout=0\.1 needs `null` without a batch axis: found \(8,\) for conditions \(8,\)"):
-        drop_condition(jax.random.key(0), OBSERVED, OBSERVED, 0.1, 8)
+        drop_condition(jax.random.key(0), OBSERVED, Guidance(OBSERVED, 0.1), 8)
 
 
 @pytest.mark.parametrize("first", [None, 2])
@@ -209,14 +209,14 @@ def test_guiding_a_sharded_batch_moves_nothing_between_devices():
 
 def test_conditions_drop_at_their_rate(key):
     n = 8192
-    found = drop_condition(key, jnp.zeros(n, int), jnp.array(1), 0.25, n)
+    found = drop_condition(key, jnp.zeros(n, int), Guidance(jnp.array(1), 0.25), n)
     assert abs(float(jnp.mean(found)) - 0.25) < 5 * np.sqrt(0.25 * 0.75 / n)
 
 
 def test_a_row_drops_whole_or_not_at_all(key):
     n = 64
     cond = {"text": jnp.ones((n, 2, 3)), "label": jnp.arange(n)}
-    found = drop_condition(key, cond, {"text": jnp.zeros((2, 3)), "label": -1}, 0.5, n)
+    found = drop_condition(key, cond, Guidance({"text": jnp.zeros((2, 3)), "label": -1}, 0.5), n)
     dropped = np.asarray(found["label"] == -1)
     assert 0 < dropped.sum() < n
     np.testing.assert_array_equal(found["label"][~dropped], np.arange(n)[~dropped])
@@ -224,18 +224,18 @@ def test_a_row_drops_whole_or_not_at_all(key):
 
 
 def test_rate_one_drops_every_row(key):
-    np.testing.assert_array_equal(drop_condition(key, jnp.arange(5), NULL, 1.0, 5), np.full(5, 9))
+    np.testing.assert_array_equal(drop_condition(key, jnp.arange(5), Guidance(NULL, 1.0), 5), np.full(5, 9))
 
 
 def test_nothing_to_drop_passes_through(key):
     cond = jnp.arange(5)
-    assert drop_condition(key, cond, None, 0.0, 5) is cond
-    assert drop_condition(key, None, None, 0.5, 5) is None
+    assert drop_condition(key, cond, Guidance(), 5) is cond and drop_condition(key, cond, None, 5) is cond
+    assert drop_condition(key, None, Guidance(None, 0.5), 5) is None
 
 
 def test_dropping_without_null_is_refused(key):
     with pytest.raises(ValueError, match=r"dropout=0.1 needs `null`"):
-        drop_condition(key, jnp.arange(5), None, 0.1, 5)
+        drop_condition(key, jnp.arange(5), Guidance(None, 0.1), 5)
 
 
 # Velocities guided in training
@@ -246,12 +246,12 @@ def velocities(key, guidance: Guidance | None, cond=None):
     x, t, d, labels = inputs(key)
     cond = labels if cond is None else cond
     v, nothing = jnp.cos(x), jnp.full(N, NULL)
-    return guided_velocity(field, x, t, v, cond, NULL, guidance), v, field(x, t, 0 * d, labels), field(x, t, 0 * d, nothing), t
+    return guided_velocity(field, x, t, v, cond, guidance), v, field(x, t, 0 * d, labels), field(x, t, 0 * d, nothing), t
 
 
 @pytest.mark.parametrize(("scale", "mix"), [(2.0, 0.0), (1.5, 0.4), (1.0, 0.6), (jnp.linspace(1, 3, N), jnp.linspace(0, 1, N))])
 def test_a_velocity_is_guided_by_its_law(key, scale, mix):
-    found, v, u, u_null, _ = velocities(key, Guidance(scale, mix))
+    found, v, u, u_null, _ = velocities(key, Guidance(NULL, 0.0, scale, mix))
     w, k = (np.broadcast_to(a, N)[:, None] for a in (scale, mix))
     np.testing.assert_allclose(found, w * v + k * u + (1 - w - k) * u_null, atol=1e-5)
 
@@ -265,13 +265,13 @@ def test_the_guided_field_is_the_fixed_point_at_scale_over_one_less_mix():
         v, u_null = jnp.cos(x), jnp.sin(2 * x)
         return jnp.where((cond == NULL)[:, None], u_null, u_null + w * (v - u_null))
 
-    found = guided_velocity(network, x, t, v, cond, NULL, Guidance(1.5, 0.4))
+    found = guided_velocity(network, x, t, v, cond, Guidance(NULL, 0.0, 1.5, 0.4))
     np.testing.assert_allclose(found, u_null + w * (v - u_null), atol=1e-5)
 
 
 def test_rows_outside_of_the_interval_and_without_label_keep_their_velocity(key):
     labels = jnp.arange(N).at[3].set(NULL)
-    found, v, *_, t = velocities(key, Guidance(3.0, 0.0, (0.1, 0.4)), labels)
+    found, v, *_, t = velocities(key, Guidance(NULL, 0.0, 3.0, 0.0, (0.1, 0.4)), labels)
     kept = np.all(np.asarray(found == v), axis=1)
     np.testing.assert_array_equal(kept, (t < 0.1) | (t > 0.4) | (labels == NULL))
     assert 0 < kept.sum() < N
@@ -281,7 +281,7 @@ def test_rows_outside_of_the_interval_and_without_label_keep_their_velocity(key)
 @pytest.mark.parametrize(("mix", "calls"), [(0, [N]), (0.0, [N]), (0.4, [2 * N]), (jnp.zeros(N), [2 * N])])
 def test_without_a_share_of_its_own_the_field_is_asked_without_labels_alone(key, mix, calls):
     counted, (x, t, _, cond) = Counted(), inputs(key)
-    guided_velocity(counted, x, t, jnp.cos(x), cond, NULL, Guidance(2.0, mix))
+    guided_velocity(counted, x, t, jnp.cos(x), cond, Guidance(NULL, 0.0, 2.0, mix))
     assert counted.calls == calls
 
 
@@ -296,7 +296,7 @@ def test_conditions_are_the_same_when_all_of_them_are():
         return jnp.zeros_like(x)
 
     null, x, t = {"text": jnp.array([1.0, 3.0]), "label": jnp.array(0)}, jnp.ones((3, 2)), jnp.full(3, 0.5)
-    found = guided_velocity(network, x, t, x, cond, null, Guidance(2.0))
+    found = guided_velocity(network, x, t, x, cond, Guidance(null, scale=2.0))
     np.testing.assert_array_equal(found, [[2, 2], [1, 1], [2, 2]])
 
 
@@ -316,7 +316,7 @@ def test_scales_are_drawn_with_density_one_over_scale(key):
 
 def test_without_a_label_the_guidance_that_a_network_is_told_stays(key):
     cond = Guided(jnp.arange(N), jnp.full(N, 2.0), jnp.zeros(N), jnp.ones(N))
-    dropped = drop_condition(key, cond, NULL, 1.0, N)
+    dropped = drop_condition(key, cond, Guidance(NULL, 1.0), N)
     np.testing.assert_array_equal(dropped.cond, np.full(N, 9))
     np.testing.assert_array_equal(dropped.scale, cond.scale)
 

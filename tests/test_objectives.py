@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import Batch, losses, samplers
+import flat
+from eqx_shortcut import Batch, samplers
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
     AtEnds,
@@ -215,10 +216,20 @@ def test_shortcut_accepts_the_smallest_batch():
         (ProgressiveDistillation(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
         (ConsistencyDistillation(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
         (ConsistencyTraining(steps=96), 64, r"steps=96 is not a power of two: .*64 or 128"),
-        (LiveReflow(), 20, r"batch 20 is not a multiple of every=8"),
-        (Shortcut(guidance=1.5, dt_bias=True), 104, r"guidance=1.5 would guide nothing: with dt_bias 13 .*larger batch"),
+        (
+            LiveReflow(),
+            20,
+            r"batch 20 is not a multiple of bootstrap_every=8: use a batch of 16 or 24, or bootstrap_every=5 or 10",
+        ),
+        (Shortcut(), 60, r"batch 60 is not a multiple of bootstrap_every=8: use a batch of 56 or 64, or bootstrap_every=6$"),
+        (Shortcut(guidance=1.5, dt_bias=True), 104, r"and dt_bias has 13 bootstrap rows .*d = 1, 1/2 alone: .*at least 112"),
+        (
+            Shortcut(dt_bias=True, steps=4),
+            24,
+            r"3 bootstrap rows for the 2 step sizes of steps=4, .*d = 1 alone: .*at least 32",
+        ),
     ],
-    ids=["rows", "steps", "progressive", "distillation", "training", "indivisible", "guidance"],
+    ids=["rows", "steps", "progressive", "distillation", "training", "indivisible", "both", "guidance", "four"],
 )
 def test_check_names_value_and_remedy(objective, rows, message):
     with pytest.raises(ValueError, match=message):
@@ -230,7 +241,7 @@ def test_flow_matching_is_its_loss_with_dropout_on(key):
     online = networks().online
     found, metrics = FlowMatching(steps=8, label_dropout=0.5)(networks(), batch(), key, PROGRESS)
     field = NetworkField(online, k_mask)
-    expected, _ = losses.flow_matching(field, batch(), k_draws, steps=8, null=9, dropout=0.5)
+    expected, _ = flat.flow_matching(field, batch(), k_draws, steps=8, null=9, dropout=0.5)
     np.testing.assert_allclose([found, metrics["loss"]], expected, rtol=1e-6)
 
 
@@ -243,7 +254,7 @@ def test_shortcut_is_its_loss_on_targets_without_dropout(key, average):
     both = networks()
     objective = Shortcut(steps=4, bootstrap_every=4, bootstrap_ema=average, label_dropout=0.5, **SETTINGS)
     found, metrics = objective(both, batch(), key, PROGRESS)
-    expected, _ = losses.shortcut(
+    expected, _ = flat.shortcut(
         NetworkField(both.online, k_mask),
         batch(),
         k_draws,
@@ -268,7 +279,7 @@ def called(objective, key, progress=0.5):
 @pytest.mark.parametrize(("progress", "level"), [(0, 2), (0.33, 2), (0.34, 1), (0.66, 1), (0.67, 0), (0.99, 0)])
 def test_progressive_distillation_is_its_loss_at_the_stage_s_level_guided_in_the_first(key, progress, level, guidance):
     found, both, k_draws, field = called(ProgressiveDistillation(steps=8, guidance=guidance, clip=1.0), key, progress)
-    expected, _ = losses.progressive_distillation(
+    expected, _ = flat.progressive_distillation(
         field,
         batch(),
         k_draws,
@@ -285,14 +296,14 @@ def test_progressive_distillation_is_its_loss_at_the_stage_s_level_guided_in_the
 def test_consistency_distillation_is_its_loss_from_one_teacher(key, progress):
     found, both, k_draws, field = called(ConsistencyDistillation(steps=8, guidance=2.0, clip=1.0), key, progress)
     helpers = {"target": NetworkField(both.ema), "teacher": NetworkField(both.teacher), "null": both.null}
-    expected, _ = losses.consistency_distillation(field, batch(), k_draws, steps=8, guidance=2.0, clip=1.0, **helpers)
+    expected, _ = flat.consistency_distillation(field, batch(), k_draws, steps=8, guidance=2.0, clip=1.0, **helpers)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("progress", "level"), [(0, 0), (0.33, 0), (0.34, 1), (0.67, 2), (0.99, 2)])
 def test_consistency_training_is_its_loss_with_the_gap_halved_at_equal_intervals(key, progress, level):
     found, both, k_draws, field = called(ConsistencyTraining(steps=8), key, progress)
-    expected, _ = losses.consistency_training(field, batch(), k_draws, target=NetworkField(both.ema), level=level)
+    expected, _ = flat.consistency_training(field, batch(), k_draws, target=NetworkField(both.ema), level=level)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -300,13 +311,13 @@ def test_live_reflow_is_its_loss_on_the_network_itself(key):
     settings = {"steps": 8, "bootstrap_every": 4, "rollout": 3, "guidance": 2.0}
     found, both, k_draws, field = called(LiveReflow(label_dropout=0.5, **settings), key)
     helpers = {"target": NetworkField(both.online), "null": both.null}
-    expected, _ = losses.live_reflow(field, batch(), k_draws, dropout=0.5, **helpers, **settings)
+    expected, _ = flat.live_reflow(field, batch(), k_draws, dropout=0.5, **helpers, **settings)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_diffusion_is_its_loss(key):
     found, both, k_draws, field = called(Diffusion(steps=8, label_dropout=0.5), key)
-    expected, _ = losses.diffusion(field, batch(), k_draws, steps=8, null=both.null, dropout=0.5)
+    expected, _ = flat.diffusion(field, batch(), k_draws, steps=8, null=both.null, dropout=0.5)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -342,9 +353,11 @@ def test_guided_terms_of_a_shortcut_are_those_of_the_finest_step_unless_all_are(
     assert [np.asarray(term.sections).tolist() for term in terms] == expected
 
 
-def test_guidance_of_every_step_needs_no_row_of_the_finest():
-    Shortcut(guidance=1.5, dt_bias=True, guide_all=True).check(104)
-    Shortcut(dt_bias=True).check(104)
+@pytest.mark.parametrize("more", [{}, {"guidance": 1.5}, {"guidance": 1.5, "guide_all": True}])
+def test_every_step_size_has_a_row_whatever_is_guided(more):
+    Shortcut(dt_bias=True, **more).check(112)
+    with pytest.raises(ValueError, match="13 bootstrap rows"):
+        Shortcut(dt_bias=True, **more).check(104)
 
 
 @each
@@ -357,8 +370,8 @@ def test_only_the_online_network_is_trained(key, objective):
 @pytest.mark.parametrize(
     ("objective", "loss"),
     [
-        (LiveReflow(steps=8, bootstrap_every=4), losses.live_reflow),
-        (Shortcut(steps=8, bootstrap_every=4, bootstrap_ema=False), losses.shortcut),
+        (LiveReflow(steps=8, bootstrap_every=4), flat.live_reflow),
+        (Shortcut(steps=8, bootstrap_every=4, bootstrap_ema=False), flat.shortcut),
     ],
     ids=["reflow", "shortcut"],
 )

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import eqx_shortcut
+from eqx_shortcut.sampling import Sampling
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -45,7 +46,7 @@ def named(weights: Weights, steps: int, guidance: float) -> str:
 def sampled(run: pathlib.Path, weights: Weights, steps: int, guidance: float) -> np.ndarray:
     """Four samples of a run, whose labels are 0 to 3."""
     model = eqx_shortcut.load(run, weights=weights)
-    return np.asarray(eqx_shortcut.sample(model, jax.random.key(0), 4, steps=steps, guidance=guidance))
+    return np.asarray(eqx_shortcut.sample(model, jax.random.key(0), 4, Sampling(steps, guidance=guidance)))
 
 
 def lines(run: pathlib.Path) -> list[dict[str, float]]:

@@ -46,7 +46,7 @@ def test_split_takes_rows_by_stride_and_the_rest_in_order(every):
 
 
 def test_split_names_batch_rule_and_remedy():
-    with pytest.raises(ValueError, match=r"batch 9 is not a multiple of every=8: .*choose every in \(3, 9\)"):
+    with pytest.raises(ValueError, match=r"batch 9 is not a multiple of every=8: use a batch of 8 or 16, or every=3 or 9$"):
         split_rows(jnp.zeros((9, 2)), 8)
 
 
@@ -63,8 +63,21 @@ def test_a_share_leaves_rows_for_flow_matching(every):
 def test_a_share_divides_the_batch():
     check_share(12, 2)
     check_share(12, 12)
-    with pytest.raises(ValueError, match=r"batch 12 is not a multiple of every=5: .*choose every in \(2, 3, 4, 6, 12\)"):
+    with pytest.raises(
+        ValueError, match=r"batch 12 is not a multiple of bootstrap_every=5: .* 10 or 15, or bootstrap_every=4 or 6$"
+    ):
         check_share(12, 5)
+
+
+@pytest.mark.parametrize("every", range(2, 9))
+@pytest.mark.parametrize("shares", [1, 2, 5])
+def test_what_a_refusal_offers_works(every, shares):
+    for batch in filter(lambda batch: batch % every, range(60)):
+        with pytest.raises(ValueError) as caught:
+            check_share(batch, every, shares=shares)
+        batches, _, divisors = str(caught.value).partition(": use a batch of ")[2].partition(", or bootstrap_every=")
+        offered = [(int(n), every) for n in batches.split(" or ")] + [(batch, int(k)) for k in divisors.split(" or ") if k]
+        assert all(n % k == 0 and n // k >= shares and k >= 2 for n, k in offered) and len(offered) <= 4
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 2)])

@@ -38,7 +38,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_that
 
 
 def test_each_turn_of_a_batch_is_divided_too():
-    with pytest.raises(ValueError, match=r"batch 24 does not divide over 8 devices in 2 turns: use 16 or 32$"):
+    with pytest.raises(ValueError, match=r"batch 24 does not divide over 8 devices in 2 microbatches: use 16 or 32$"):
         sharding.check_batch(24, sharding.make_mesh(), accumulate=2)
     sharding.check_batch(32, sharding.make_mesh(), accumulate=4)
 
@@ -46,9 +46,9 @@ def test_each_turn_of_a_batch_is_divided_too():
 @pytest.mark.parametrize(("rows", "share"), [(16, 2), (12, 12)])
 def test_rows_are_spread_over_the_mesh_in_use_where_it_divides_them_and_made_whole_again(rows, share):
     x, mesh = jnp.arange(3.0 * rows).reshape(rows, 3), sharding.make_mesh(data=2, fsdp=4)
-    inside = jax.jit(lambda x: sharding.spread(x) + 1)
+    inside = jax.jit(lambda x: sharding.sharded(x) + 1)
     with jax.set_mesh(mesh):
-        spread, again = inside(x), jax.jit(lambda x: sharding.whole(sharding.spread(x) + 1))(x)
+        spread, again = inside(x), jax.jit(lambda x: sharding.replicated(sharding.sharded(x) + 1))(x)
     assert len(spread.addressable_shards[0].data) == share
     assert again.sharding.is_fully_replicated
     assert inside(x).sharding.num_devices == 1, "without a mesh nothing is sent"

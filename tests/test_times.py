@@ -71,6 +71,15 @@ def test_levels_are_the_reference_codes(steps, bias):
         assert times.finest_rows(n, steps, bias=bias) == guided
 
 
+@pytest.mark.parametrize(("bias", "rows"), [(False, {2: 1, 4: 2, 8: 3, 128: 7}), (True, {2: 1, 4: 4, 8: 6, 128: 14})])
+def test_the_fewest_rows_of_all_levels(bias, rows):
+    for steps, fewest in rows.items():
+        assert times.rows_of_all_levels(steps, bias=bias) == fewest
+        for n in range(1, 3 * fewest):
+            levels = set(times.dyadic_levels(n, steps, bias=bias).tolist())
+            assert (levels == set(range(times.log2_steps(steps)))) == (n >= fewest)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_finest_rows_stand_first(bias):
     levels = times.dyadic_levels(64, 32, bias=bias)

@@ -165,7 +165,7 @@ class Weighed(Squares):
     def __call__(self, networks, batch: Batch, key, progress):
         line, noise = networks.online, jax.random.normal(key, (batch.x.shape[0], 2))
         error, t = jnp.mean((batch.x @ line.w + line.b[None] - noise) ** 2, axis=1), jnp.linspace(0, 1, len(noise))
-        return (loss := jnp.mean(weights.learned(error, networks.extra(t, 1 - t)))), {"loss": loss}
+        return (loss := jnp.mean(weights.learned(error, networks.extra.of(t, 1 - t)))), {"loss": loss}
 
     def extra(self, key):
         return weights.LogVariance(3)

@@ -27,6 +27,7 @@ from eqx_shortcut.objectives import (
 )
 from eqx_shortcut.rows import rows
 from eqx_shortcut.samplers import StepRange
+from eqx_shortcut.sampling import Sampling
 from eqx_shortcut.train import TrainState
 from eqx_shortcut.trained import Trained, load, noise, sample, sample_from, trajectory
 
@@ -110,10 +111,10 @@ def test_samples_number_first_and_on_are_those_of_a_longer_row_in_any_batch(mode
 
 
 def test_the_noise_of_a_sample_is_known(model, key):
-    places = jnp.array([4, 0])
+    indices = jnp.array([4, 0])
     t = jnp.zeros(2)
-    expected = noise(model, key, places) + eqx.filter_jit(model.field)(noise(model, key, places), t, t + 1, places % CLASSES)
-    np.testing.assert_allclose(sample(model, key, 5)[places], expected, atol=1e-5)
+    expected = noise(model, key, indices) + eqx.filter_jit(model.field)(noise(model, key, indices), t, t + 1, indices % CLASSES)
+    np.testing.assert_allclose(sample(model, key, 5)[indices], expected, atol=1e-5)
     assert noise(model, key, jnp.arange(500)).shape == (500, *SHAPE)
     assert abs(float(noise(model, key, jnp.arange(500)).std()) - 1) < 5 / np.sqrt(2 * 500 * 16)
 
@@ -141,12 +142,12 @@ def test_a_trajectory_goes_from_the_noise_to_the_sample_to_the_bit(model, key, o
     """Whichever points are asked for."""
     other = Trained(model.network, objective, SHAPE, CLASSES, 5)
     start = noise(other, key, jnp.arange(2))
-    way = trajectory(other, key, start, steps=5, points=range(6), guidance=guidance)
+    way = trajectory(other, key, start, Sampling(5, guidance=guidance), points=range(6))
     np.testing.assert_allclose(way.t, np.arange(6) / 5, rtol=1e-6)
     np.testing.assert_array_equal(way.x[0], start)
-    np.testing.assert_array_equal(way.x[-1], sample(other, key, 2, steps=5, guidance=guidance))
+    np.testing.assert_array_equal(way.x[-1], sample(other, key, 2, Sampling(5, guidance=guidance)))
     np.testing.assert_array_equal(way.data[-1], way.x[-1])
-    some = trajectory(other, key, start, steps=5, points=(2, 5), guidance=guidance)
+    some = trajectory(other, key, start, Sampling(5, guidance=guidance), points=(2, 5))
     np.testing.assert_array_equal(some.x, way.x[jnp.array([2, 5])])
     assert len({bytes(np.asarray(x)) for x in way.x}) == 6
 
@@ -172,7 +173,7 @@ def test_noise_added_between_the_steps_is_that_of_the_sample_s_number(model, key
     """One start and several numbers: what differs is what the sampler adds."""
     other = Trained(model.network, ConsistencyTraining(steps=4), SHAPE, CLASSES, 5)
     start = jnp.repeat(noise(other, key, jnp.array([3])), 2, axis=0)
-    same, each = (sample_from(other, key, start, steps=2, places=jnp.array(p), labels=0) for p in ((3, 3), (3, 4)))
+    same, each = (sample_from(other, key, start, steps=2, indices=jnp.array(p), labels=0) for p in ((3, 3), (3, 4)))
     for x in (same[0], same[1], each[0]):
         np.testing.assert_allclose(x, sample(other, key, 2, first=3, steps=2, labels=0)[0], atol=1e-5)
     assert not np.allclose(each[1], same[1], atol=1e-2)
@@ -194,8 +195,11 @@ def test_a_run_without_labels_samples_without(run, tmp_path, key):
     [
         ({"labels": 1}, "label 1 for a run that was trained without labels: leave it out"),
         ({"labels": jnp.array([CLASSES, 2, 1, 0])}, "label 2 for a run that was trained without labels"),
-        ({"guidance": 4.0}, "guidance=4 goes from no condition to one, and the run was trained without: leave it at 1"),
-        ({"labels": CLASSES, "guidance": 0.0}, "guidance=0 goes from no condition to one"),
+        (
+            {"steps": Sampling(guidance=4)},
+            "guidance=4 goes from no condition to one, and the run was trained without: leave it at 1",
+        ),
+        ({"labels": CLASSES, "steps": Sampling(guidance=0.0)}, "guidance=0 goes from no condition to one"),
     ],
 )
 def test_a_run_without_labels_refuses_labels_and_guidance(model, key, asked, said):
@@ -222,17 +226,17 @@ def test_labels_are_in_turn_or_one_for_all_or_one_each(model, key):
 def test_guidance_extrapolates_from_unlabelled_to_labelled(model, key):
     labelled, unlabelled = sample(model, key, 4, labels=1), sample(model, key, 4, labels=CLASSES)
     for scale in (0, 0.5, 3):
-        found = sample(model, key, 4, labels=1, guidance=scale)
+        found = sample(model, key, 4, Sampling(guidance=scale), labels=1)
         np.testing.assert_allclose(found, unlabelled + scale * (labelled - unlabelled), atol=1e-4)
 
 
 def test_guidance_is_not_applied_where_the_network_contains_it(model, key):
     inside = Trained(model.network, Shortcut(steps=4, guidance=2.0), SHAPE, CLASSES, 5)
     for steps in (1, 2):
-        plain, scaled = (sample(inside, key, 4, steps=steps, guidance=scale) for scale in (1.0, 3.0))
+        plain, scaled = (sample(inside, key, 4, Sampling(steps, guidance=scale)) for scale in (1.0, 3.0))
         np.testing.assert_array_equal(plain, scaled)
-        assert not np.allclose(sample(inside, key, 4, steps=steps, guidance=3.0, guide_always=True), plain, atol=1e-3)
-    plain, scaled = (sample(inside, key, 4, steps=4, guidance=scale) for scale in (1.0, 3.0))
+        assert not np.allclose(sample(inside, key, 4, Sampling(steps, guidance=3.0, guide_always=True)), plain, atol=1e-3)
+    plain, scaled = (sample(inside, key, 4, Sampling(4, guidance=scale)) for scale in (1.0, 3.0))
     assert not np.allclose(plain, scaled, atol=1e-3)
 
 
@@ -258,7 +262,7 @@ def test_a_network_that_is_told_its_guidance_is_told_the_scale_at_every_step(tol
     )
     expected = eqx.filter_jit(lambda x: samplers.euler(tell, x, labels, steps=steps))(start)
     last_places = 16 * np.finfo(np.float32).eps * np.abs(expected).max()  # two programs, whose sums differ in order
-    np.testing.assert_allclose(sample(told_model, key, 4, steps=steps, guidance=3.0), expected, rtol=0, atol=last_places)
+    np.testing.assert_allclose(sample(told_model, key, 4, Sampling(steps, guidance=3.0)), expected, rtol=0, atol=last_places)
     assert not np.allclose(sample(told_model, key, 4, steps=steps), expected, atol=1e-3)
 
 
@@ -268,11 +272,11 @@ def test_steps_that_start_outside_of_the_interval_are_not_guided(model, key):
     for i in range(4):
         field = guided(model.field, 3.0, CLASSES) if i in (1, 2) else model.field
         x = samplers.euler(field, x, labels, steps=StepRange(*map(jnp.int32, (4, i, i + 1))))
-    found = sample(model, key, 4, steps=4, guidance=3.0, guidance_interval=(0.25, 0.5))
+    found = sample(model, key, 4, Sampling(4, guidance=3.0, guidance_interval=(0.25, 0.5)))
     np.testing.assert_allclose(found, x, atol=1e-5)
-    everywhere, plain = (sample(model, key, 4, steps=4, guidance=scale) for scale in (3.0, 1.0))
+    everywhere, plain = (sample(model, key, 4, Sampling(4, guidance=scale)) for scale in (3.0, 1.0))
     assert np.abs(found - everywhere).max() > 1e-2 and np.abs(found - plain).max() > 1e-2
-    always = sample(model, key, 4, steps=4, guidance=3.0, guidance_interval=(0.0, 1.0))
+    always = sample(model, key, 4, Sampling(4, guidance=3.0, guidance_interval=(0.0, 1.0)))
     np.testing.assert_allclose(always, everywhere, atol=1e-5)
 
 
@@ -283,7 +287,7 @@ def test_steps_that_start_outside_of_the_interval_are_not_guided(model, key):
 def test_guidance_at_times_at_which_no_step_starts_is_refused(model, key, steps, interval, sampler):
     said = rf"guidance_interval=.* holds the start of none of {steps} steps .*: begin it at 0, or take more steps"
     with pytest.raises(ValueError, match=said):
-        sample(model, key, 2, steps=steps, guidance=3.0, guidance_interval=interval, sampler=sampler)
+        sample(model, key, 2, Sampling(steps, guidance=3.0, guidance_interval=interval, sampler=sampler))
 
 
 def test_another_sampler_takes_the_place_of_the_objective_s(model, key):
@@ -291,9 +295,9 @@ def test_another_sampler_takes_the_place_of_the_objective_s(model, key):
     times = samplers.Shifted(2.0)
     expected = samplers.heun(guided(model.field, 2.0, CLASSES), start, labels, steps=3, times=times)
     chosen = samplers.Sampler(samplers.heun, times)
-    found = sample(model, key, 4, steps=3, guidance=2.0, sampler=chosen)
+    found = sample(model, key, 4, Sampling(3, guidance=2.0, sampler=chosen))
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert np.abs(found - sample(model, key, 4, steps=3, guidance=2.0)).max() > 1e-3
+    assert np.abs(found - sample(model, key, 4, Sampling(3, guidance=2.0))).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -305,14 +309,15 @@ def test_another_sampler_takes_the_place_of_the_objective_s(model, key):
 )
 def test_a_sampler_that_asks_for_what_was_not_taught_is_refused(model, key, objective, loop, said):
     with pytest.raises(ValueError, match=said):
-        sample(dataclasses.replace(model, objective=objective), key, 2, sampler=samplers.Sampler(loop))
+        sample(dataclasses.replace(model, objective=objective), key, 2, Sampling(sampler=samplers.Sampler(loop)))
 
 
 def test_a_network_that_is_told_times_of_guidance_is_told_those_of_the_sampler(told_model, key):
     other = dataclasses.replace(TOLD, interval=(0.125, 1.0))
-    expected = sample(Trained(told_model.network, other, SHAPE, CLASSES, 5), key, 4, guidance=3.0)
-    np.testing.assert_allclose(sample(told_model, key, 4, guidance=3.0, guidance_interval=(0.125, 1.0)), expected, atol=1e-5)
-    assert not np.allclose(sample(told_model, key, 4, guidance=3.0), expected, atol=1e-3)
+    expected = sample(Trained(told_model.network, other, SHAPE, CLASSES, 5), key, 4, Sampling(guidance=3.0))
+    found = sample(told_model, key, 4, Sampling(guidance=3.0, guidance_interval=(0.125, 1.0)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not np.allclose(sample(told_model, key, 4, Sampling(guidance=3.0)), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -329,8 +334,9 @@ def test_a_network_that_is_told_times_of_guidance_is_told_those_of_the_sampler(t
     ],
 )
 def test_times_of_guidance_that_are_none_or_not_learnt_are_refused(told_model, key, objective, interval, said):
+    other = Trained(told_model.network, objective, SHAPE, CLASSES, 5)
     with pytest.raises(ValueError, match=said):
-        sample(Trained(told_model.network, objective, SHAPE, CLASSES, 5), key, 4, guidance=2.0, guidance_interval=interval)
+        sample(other, key, 4, Sampling(guidance=2.0, guidance_interval=interval))
 
 
 class Product(eqx.Module):
@@ -345,7 +351,7 @@ class Product(eqx.Module):
 def test_telling_the_guidance_evaluates_the_network_once_and_extrapolating_twice(key):
     def evaluations(objective, guidance):
         model = Trained(Product(jnp.ones((16, 16))), objective, SHAPE, CLASSES, 5)
-        draw = lambda x: sample_from(model, key, x, guidance=guidance, labels=jnp.arange(4) % CLASSES)  # noqa: E731
+        draw = lambda x: sample_from(model, key, x, Sampling(guidance=guidance), labels=jnp.arange(4) % CLASSES)  # noqa: E731
         return flops.flops(jax.make_jaxpr(draw)(jnp.zeros((4, *SHAPE)))) / (4 * 2 * 16 * 16)
 
     assert [evaluations(TOLD, scale) for scale in (1.0, 3.0)] == [1, 1]
@@ -355,7 +361,7 @@ def test_telling_the_guidance_evaluates_the_network_once_and_extrapolating_twice
 @pytest.mark.parametrize("scale", [0.5, 4.5])
 def test_a_scale_that_the_network_was_not_told_in_training_is_refused(told_model, key, scale):
     with pytest.raises(ValueError, match=f"guidance {scale} is not in 1 to 4, the scales that the network is told in training"):
-        sample(told_model, key, 4, guidance=scale)
+        sample(told_model, key, 4, Sampling(guidance=scale))
 
 
 @pytest.mark.parametrize(("label", "wrong"), [(4, 4), (-1, -1), ([0, 1, 7], 7), ([0, -2, 7], -2)])

@@ -9,10 +9,11 @@ import tyro
 
 from .. import ranges
 from ..cli import Place
-from ..ranges import Finite, Share
+from ..ranges import Finite, Positive, Share
 
 if TYPE_CHECKING:
     from ..pretrained.autoencoder import Autoencoder
+    from ..sampling import Sampling
     from ..trained import Trained
 
 
@@ -20,18 +21,39 @@ Weights = Literal["ema", "online"] | float
 """Which weights of a run (see eqx_shortcut.load)."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Options of samplers; `sampling` is the value that they make."""
+
+    guidance_interval: tuple[Share, Share] | None = None
+    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
+    guide_always: bool = False
+    """Guide also at step sizes where the network contains the guidance it was trained with."""
+    sampler: Literal["own", "euler", "heun", "midpoint", "consistency"] = "own"
+    """Loop over the steps: the objective's own, or another."""
+    time_shift: Positive = 1.0
+    """Above 1 more of the steps of a named --sampler lie near the noise, below 1 near the data."""
+
+    def sampling(self, steps: int, guidance: float) -> "Sampling":
+        """So many steps at this guidance scale. Raises ValueError for a shift of the times of no named sampler."""
+        from .. import samplers
+        from ..sampling import Sampling
+
+        if self.sampler == "own" and self.time_shift != 1:
+            raise ValueError(f"--time-shift {self.time_shift:g} changes the times of a named sampler: name it with --sampler")
+        times = None if self.time_shift == 1 else samplers.Shifted(self.time_shift)
+        chosen = None if self.sampler == "own" else samplers.Sampler(getattr(samplers, self.sampler), times)
+        return Sampling(steps, guidance, self.guidance_interval, self.guide_always, chosen)
+
+
 @dataclasses.dataclass(frozen=True)
-class Opening:
+class Opening(SamplingOptions):
     """A trained run, and how it is sampled."""
 
     run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
     guidance: Finite = 1.0
     """Guidance scale; 1 is none."""
-    guidance_interval: tuple[Share, Share] | None = None
-    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
-    guide_always: bool = False
-    """Apply it also at step sizes where the network contains the guidance it was trained with."""
     weights: Weights = "ema"
     """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
     step: int | None = None
@@ -135,14 +157,6 @@ def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[st
     labels = [find(names, name) for name in config.classes]
     print(f"labels {', '.join(f'{label} ({names[label]})' for label in labels)}")
     return labels, [names[label] for label in labels]
-
-
-def guided_note(config: Opening, model: "Trained", steps: int) -> str:
-    """The guidance of samples in so many steps, in words."""
-    refused = config.guidance != 1 and not (config.guide_always or model.objective.guides(steps))
-    note = " (not applied: not what the network was trained for at this step size)" if refused else ""
-    times = "" if config.guidance_interval is None else " at times {:g} to {:g}".format(*config.guidance_interval)
-    return f"guidance {config.guidance}{times}{note}"
 
 
 def class_names(run: pathlib.Path) -> tuple[str, ...]:

@@ -24,11 +24,9 @@ import tyro
 from .. import ranges
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from ..evaluate.results import floor_key
-from ..ranges import Finite, Share
-from ._opening import Weights, decoder
-
-TIMES = "times of guidance"
+from ..evaluate.results import TIMES, floor_key
+from ..ranges import Finite
+from ._opening import SamplingOptions, Weights, decoder
 
 Decode = Callable[[Any], Any]
 """From samples to pictures."""
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Measuring):
+class Config(SamplingOptions, Measuring):
     """Measures the samples of a trained run."""
 
     run: Annotated[Place, tyro.conf.Positional]
@@ -51,10 +49,6 @@ class Config(Measuring):
     """Numbers of sampling steps."""
     guidance: tuple[Finite, ...] = (1.0,)
     """Guidance scales; 1 is none."""
-    guidance_interval: tuple[Share, Share] | None = None
-    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
-    guide_always: bool = False
-    """Apply them also at step sizes where the network contains the guidance it was trained with."""
     count: int = 50_000
     """Samples for each."""
     labels: Literal["balanced", "random", "data"] = "balanced"
@@ -119,7 +113,7 @@ def main(config: Config) -> None:
     for weights in (first, *others):
         model = model if weights == first else load(config.run, weights=weights, step=config.step)
         for steps, guidance in itertools.product(config.steps, config.guidance):
-            cell = described(config, model, features, real, weights, steps, guidance)
+            cell = record_of(config, model, features, real, weights, steps, guidance)
             cells.append(cell)
             if not any(is_of(row, cell) for row in found["results"]):
                 draw = sampler(config, decode, model, labels, steps, guidance)
@@ -230,12 +224,12 @@ def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "
     return np.arange(config.count) % model.classes
 
 
-def described(
+def record_of(
     config: Config, model: "Trained", features: "Features", real: "Statistics", weights: Weights, steps: int, guidance: float
 ) -> dict[str, Any]:
     """What defines a row of the table."""
-    applied = guidance == 1 or config.guide_always or model.objective.guides(steps)
-    between = config.guidance_interval if guidance != 1 else None
+    how = config.sampling(steps, guidance)
+    applied = guidance == 1 or how.guides(model.objective)
     return {
         "steps": steps,
         "guidance": guidance,
@@ -252,15 +246,15 @@ def described(
             "statistics": real.hash[:16],
             "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
             "neighbours among": str(config.neighbours),
-            **({} if between is None else {TIMES: "{:g} to {:g}".format(*between)}),
+            **how.record,
         },
     }
 
 
 def title_of(cell: dict[str, Any]) -> str:
     """The name of a row, and of the folder of its features."""
-    times = f" {TIMES} {cell['protocol'][TIMES]}" if TIMES in cell["protocol"] else ""
-    return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{times}"
+    more = "".join(f" {name} {cell['protocol'][name]}" for name in (TIMES, "sampler") if name in cell["protocol"])
+    return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{more}"
 
 
 def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", steps: int, guidance: float) -> Batches:
@@ -285,12 +279,9 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
                 everywhere,
                 key,
                 noise(everywhere, key, at),
-                steps=steps,
-                places=at,
+                config.sampling(steps, guidance),
+                indices=at,
                 labels=chosen,
-                guidance=guidance,
-                guidance_interval=config.guidance_interval,
-                guide_always=config.guide_always,
             )
             yield np.asarray(decode(images))[: places.stop - start]
 

@@ -56,7 +56,8 @@ def main(config: Config) -> None:
     if not config.out.absolute().parent.is_dir():
         raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
     model = load(config.run, weights=config.weights, step=config.step)
-    if config.guidance != 1 and not (config.guide_always or model.objective.guides(config.steps)):
+    how = config.sampling(config.steps, config.guidance)
+    if config.guidance != 1 and not how.guides(model.objective):
         raise ValueError(
             f"--guidance {config.guidance} does not apply to {config.run} in {config.steps} step{'s'[: config.steps > 1]}: "
             "leave it at 1, or insist with --guide-always"
@@ -90,16 +91,13 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
     from ..trained import noise, sample_from
 
     def draw(seed, labels):
-        key, places = jax.random.key(seed), jnp.arange(labels.shape[0])
+        key, indices = jax.random.key(seed), jnp.arange(labels.shape[0])
         x = sample_from(
             model,
             key,
-            noise(model, key, places),
-            steps=config.steps,
+            noise(model, key, indices),
+            config.sampling(config.steps, config.guidance),
             labels=labels,
-            guidance=config.guidance,
-            guidance_interval=config.guidance_interval,
-            guide_always=config.guide_always,
         )
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
 

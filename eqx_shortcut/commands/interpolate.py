@@ -13,7 +13,7 @@ import pathlib
 from typing import Any
 
 from ..cli import check_out
-from ._opening import Drawing, chosen_labels, evenly, guided_note, open_run
+from ._opening import Drawing, chosen_labels, evenly, open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,7 @@ def main(config: Config) -> None:
         check_out(config.gif, ".gif")
     model, pictures, _ = open_run(config)
     labels, names = chosen_labels(config, model)
+    how = config.sampling(config.steps, config.guidance)
     key = rng.key(config.seed)
     rows = []
     for row in tqdm(range(config.rows), unit="row", delay=1, dynamic_ncols=True):
@@ -67,13 +68,10 @@ def main(config: Config) -> None:
             model,
             key,
             arc(noise(model, key, 2 * row + jnp.arange(2)), config.points),
-            steps=config.steps,
+            how,
             # One number for all, so that noise that a sampler adds between its steps stays the same along the arc.
-            places=jnp.full(config.points, 2 * row),
+            indices=jnp.full(config.points, 2 * row),
             labels=labels[row % len(labels)],
-            guidance=config.guidance,
-            guidance_interval=config.guidance_interval,
-            guide_always=config.guide_always,
         )
         rows.append(pictures(x))
     images = np.stack(rows)
@@ -82,7 +80,7 @@ def main(config: Config) -> None:
     if config.gif:
         figures.animation(np.concatenate([images, images[:, -2:0:-1]], axis=1).swapaxes(0, 1)[:, None], config.gif)
     written = f"{config.out} and {config.gif}" if config.gif else config.out
-    step = f"{config.steps} step{'s'[: config.steps > 1]}, {guided_note(config, model, config.steps)}"
+    step = f"{config.steps} step{'s'[: config.steps > 1]}, {how.note(model.objective)}"
     print(f"{written}: {step}, weights {config.weights} of training step {model.step}, seed {config.seed}")
 
 

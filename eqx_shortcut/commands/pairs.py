@@ -53,6 +53,7 @@ def main(config: Config) -> None:
 
     from .. import rng, settings
     from ..data.pairs import MANIFEST, Pairs, shard_path, shards, write_shard
+    from ..sampling import Sampling
     from ..trained import load, noise, sample
 
     model = load(config.run, weights=config.weights)
@@ -65,22 +66,21 @@ def main(config: Config) -> None:
         "classes": model.classes,
         **{name: getattr(config, name) for name in ("weights", "count", "steps", "guidance", "seed", "shard")},
     }
-    settings.settle(config.out / MANIFEST, manifest, "other pairs", "Repeat their settings, or name another --out")
+    settings.match_or_write(config.out / MANIFEST, manifest, "other pairs", "Repeat their settings, or name another --out")
     key = rng.key(config.seed)
     missing = [(i, part) for i, part in enumerate(shards(manifest)) if not shard_path(config.out, i).exists()]
     for index, numbers in tqdm(missing, desc="pairs", unit="file", dynamic_ncols=True):
-        places = jnp.asarray(numbers)
-        labels = places % model.classes if model.labelled else jnp.full_like(places, model.classes)
+        indices = jnp.asarray(numbers)
+        labels = indices % model.classes if model.labelled else jnp.full_like(indices, model.classes)
         x = sample(
             model,
             key,
             len(numbers),
+            Sampling(config.steps, config.guidance),
             first=numbers.start,
-            steps=config.steps,
             labels=labels,
-            guidance=config.guidance,
             batch=config.batch,
         )
-        pairs = Pairs(np.asarray(noise(model, key, places)), np.asarray(x), np.asarray(labels), model.classes)
+        pairs = Pairs(np.asarray(noise(model, key, indices)), np.asarray(x), np.asarray(labels), model.classes)
         write_shard(shard_path(config.out, index), pairs)
     print(f"{config.out}: {config.count} pairs of {config.run} in {config.steps} steps, weights {config.weights}")

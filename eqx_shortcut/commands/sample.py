@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cli import check_out
-from ._opening import Drawing, Opened, chosen_labels, guided_note, open_run
+from ._opening import Drawing, Opened, chosen_labels, open_run
 
 if TYPE_CHECKING:
     from ..trained import Trained
@@ -61,7 +61,8 @@ def main(config: Config) -> None:
         write(config, opened, wanted, names, bar)
     for steps in config.steps:
         each = f" of each of {len(config.seed)} seeds" if len(config.seed) > 1 else ""
-        print(f"{name(config, names, steps)}: {config.count} samples{each}, {guided_note(config, opened.model, steps)}")
+        note = config.sampling(steps, config.guidance).note(opened.model.objective)
+        print(f"{name(config, names, steps)}: {config.count} samples{each}, {note}")
     seeds = f"seed{'s'[: len(config.seed) > 1]} {', '.join(map(str, config.seed))}"
     print(f"{config.out}: weights {config.weights} of training step {opened.model.step}, {seeds}")
 
@@ -98,14 +99,14 @@ class Wanted(NamedTuple):
     labels: list[int]
     conditions: Any = None
 
-    def at(self, places: Any) -> dict[str, Any]:
-        """What samples number `places` are for, in the words of `sample`."""
+    def at(self, indices: Any) -> dict[str, Any]:
+        """What samples number `indices` are for, in the words of `sample`."""
         import jax
         import numpy as np
 
         if self.conditions is None:
-            return {"labels": np.array(self.labels, np.int32)[places % len(self.labels)]}
-        return {"conditions": jax.tree.map(lambda leaf: leaf[places % len(leaf)], self.conditions)}
+            return {"labels": np.array(self.labels, np.int32)[indices % len(self.labels)]}
+        return {"conditions": jax.tree.map(lambda leaf: leaf[indices % len(leaf)], self.conditions)}
 
 
 def chosen(config: Config, model: "Trained") -> tuple[Wanted, list[str]]:
@@ -157,22 +158,19 @@ def draw(config: Config, opened: Opened, wanted: Wanted, steps: int, span: Span)
 
     model = opened.model
     # The last span is filled up, and so needs no program of its own.
-    places = span.first + np.arange(min(config.batch, config.count))
-    given = wanted.at(places)
+    indices = span.first + np.arange(min(config.batch, config.count))
+    given = wanted.at(indices)
     x = sample(
         model,
         rng.key(span.seed),
-        len(places),
+        len(indices),
+        config.sampling(steps, config.guidance),
         first=span.first,
-        steps=steps,
         **given,
-        guidance=config.guidance,
-        guidance_interval=config.guidance_interval,
-        guide_always=config.guide_always,
-        batch=len(places),
+        batch=len(indices),
     )
     count = span.last - span.first
-    labels = given.get("labels", np.full(len(places), 0, np.int32))
+    labels = given.get("labels", np.full(len(indices), 0, np.int32))
     return opened.pictures(x[:count]), labels[:count]
 
 
@@ -203,7 +201,8 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
     from .. import figures, settings
 
     several = {"seeds": config.seed, "count": config.count} if len(config.seed) > 1 else {"seeds": config.seed}
-    times = {"guidance_interval": config.guidance_interval} if config.guidance_interval else {}
+    changed = {"guidance_interval": None, "sampler": "own", "time_shift": 1}
+    more = {key: getattr(config, key) for key, usual in changed.items() if getattr(config, key) != usual}
     named = ("weights", "steps", "guidance", "guide_always")
     record = {
         "run": str(config.run),
@@ -212,9 +211,11 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
         **({} if config.conditions is None else {"conditions": str(config.conditions)}),
         **{key: getattr(config, key) for key in named},
         **several,
-        **times,
+        **more,
     }
-    settings.settle(config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out")
+    settings.match_or_write(
+        config.out / RECORD, settings.dump(record), "other samples", "Repeat their settings, or name another --out"
+    )
     with ThreadPoolExecutor() as pool:
         for span in spans(config):
             paths = [config.out / f"{span.place + i:06d}.png" for i in range(span.last - span.first)]

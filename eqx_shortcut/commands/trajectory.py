@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 
 from ..cli import check_out
-from ._opening import Drawing, chosen_labels, evenly, guided_note, open_run
+from ._opening import Drawing, chosen_labels, evenly, open_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +59,10 @@ def main(config: Config) -> None:
             model,
             key,
             noise(model, key, place),
-            steps=steps,
+            config.sampling(steps, config.guidance),
             points=evenly(steps + 1, config.columns),
-            places=place,
+            indices=place,
             labels=labels[config.sample % len(labels)],
-            guidance=config.guidance,
-            guidance_interval=config.guidance_interval,
-            guide_always=config.guide_always,
         )
         for points in (way.x, way.data):
             row = pictures(points[:, 0])
@@ -76,6 +73,6 @@ def main(config: Config) -> None:
         beside += [f"{steps} step{'s'[: steps > 1]}", "data seen from there"]
     figures.grid(np.stack(rows), config.out, labels=beside)
     for steps in config.steps:
-        print(f"{steps} step{'s'[: steps > 1]}: {guided_note(config, model, steps)}")
+        print(f"{steps} step{'s'[: steps > 1]}: {config.sampling(steps, config.guidance).note(model.objective)}")
     what = f"sample {config.sample}, {names[config.sample % len(names)]}, seed {config.seed}"
     print(f"{config.out}: {what}, weights {config.weights} of training step {model.step}")

@@ -32,19 +32,19 @@ def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch
     with distributed.barrier():
         images = dict(zip(PARTS, source.build(), strict=True))
         found = identity_of_images(images["train"], images["held_out"])
-        settled = described(source, autoencoder, images["train"], shard) | {"identity": found}
+        record = record_of(source, autoencoder, images["train"], shard) | {"identity": found}
         print_first(f"{out}: {summary(images['train'], images['held_out'])}")
         mesh = sharding.make_mesh(devices=jax.local_devices())
         sharding.check_batch(batch, mesh)
         if distributed.is_main_process():
             check_identity(out / DRAFT, found)
-            settings.settle(out / DRAFT, settled, "another cache", "Repeat its settings, or name another folder")
+            settings.match_or_write(out / DRAFT, record, "another cache", "Repeat its settings, or name another folder")
     with distributed.barrier():
         for part, data in images.items():
             (out / part).mkdir(parents=True, exist_ok=True)
             ranges = shard_rows(len(data.labels), shard)
             mine = range(jax.process_index(), len(ranges), jax.process_count())
-            missing = [i for i in mine if not Shard(out / part, i).seal.exists()]
+            missing = [i for i in mine if not Shard(out / part, i).checksum_file.exists()]
             for index in missing:
                 title = f"{part} {index + 1}/{len(ranges)}"
                 moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, title, mirror=source.mirror)
@@ -53,11 +53,11 @@ def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch
     counts = {part: len(data.labels) for part, data in images.items()}
     with distributed.barrier():
         if distributed.is_main_process():
-            finish(out, settled, counts, shard)
+            finish(out, record, counts, shard)
     return {**counts, "replaced": sum(len(part["replaced"]) for part in read_manifest(out)["parts"].values())}
 
 
-def described(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
+def record_of(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
     """What defines the bytes of a cache."""
     height, width, channels = autoencoder.latent_shape(images.shape)
     posterior = eqx.filter_eval_shape(autoencoder.encode, jax.ShapeDtypeStruct(images.shape, jnp.float32))
@@ -165,11 +165,15 @@ def _moments(autoencoder, pixels, peak, *, mirror):
     return jnp.stack(sides, axis=1).astype(jnp.float16)
 
 
-def finish(out: storage.Path, settled: dict[str, Any], counts: dict[str, int], shard: int) -> None:
+def finish(out: storage.Path, record: dict[str, Any], counts: dict[str, int], shard: int) -> None:
     """Writes the manifest, with which a cache is whole."""
     parts = {}
     for part, count in counts.items():
         files = [Shard(out / part, i) for i in range(len(shard_rows(count, shard)))]
         replaced = {index: why for file in files for index, why in settings.read(file.replaced).items()}
-        parts[part] = {"count": count, "shards": [storage.read_text(file.seal) for file in files], "replaced": replaced}
-    storage.write(out / MANIFEST, json.dumps({**settled, "parts": parts}, indent=1))
+        parts[part] = {
+            "count": count,
+            "shards": [storage.read_text(file.checksum_file) for file in files],
+            "replaced": replaced,
+        }
+    storage.write(out / MANIFEST, json.dumps({**record, "parts": parts}, indent=1))

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, UInt8
@@ -13,7 +13,6 @@ from ..types import Batch
 from . import pixels
 from .errors import BadImage, DataError
 from .formats.idx import read_idx
-from .formats.parquet import ParquetRecords, open_parquet
 from .preprocess import decode
 
 
@@ -177,6 +176,8 @@ class CIFAR10:
         return self._read("train"), self._read("test")
 
     def _read(self, part: str) -> Images:
+        from .formats.parquet import open_parquet
+
         files = sorted(self.path.glob(f"{part}-*.parquet"))
         if not files:
             raise DataError(
@@ -197,7 +198,7 @@ class CIFAR10:
         return Images(np.stack(pixels), labels.astype(np.int32), classes=10, names=self.names)
 
 
-def _decode(records: ParquetRecords, index: int) -> UInt8[np.ndarray, "height width 3"]:
+def _decode(records: Any, index: int) -> UInt8[np.ndarray, "height width 3"]:
     try:
         return decode(records.encoded(index))
     except BadImage as error:

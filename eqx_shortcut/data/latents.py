@@ -105,7 +105,7 @@ class Shard:
         return self.folder / f"{self.index:05d}.labels.npy"
 
     @property
-    def seal(self) -> storage.Path:
+    def checksum_file(self) -> storage.Path:
         """A shard that has it is whole."""
         return self.folder / f"{self.index:05d}.sha256"
 
@@ -123,7 +123,7 @@ class Shard:
         try:
             _save(self.moments, moments.astype(np.float16))
             _save(self.labels, labels.astype(np.int32))
-            storage.write(self.seal, self.checksum())
+            storage.write(self.checksum_file, self.checksum())
         except OSError as error:
             raise DataError(
                 f"{self.moments} could not be written ({error}): free space on the disk and repeat the same command"
@@ -163,18 +163,18 @@ def read_latents(folder: str | os.PathLike[str], part: str, *, check: bool = Fal
     manifest = read_manifest(folder)
     try:
         found, moments, classes = manifest["parts"][part], tuple(manifest["moments"]), manifest["classes"]
-        ranges, seals = shard_rows(found["count"], manifest["shard"]), found["shards"]
+        ranges, checksums = shard_rows(found["count"], manifest["shard"]), found["shards"]
         scale, shift = manifest["autoencoder"]["scale"], manifest["autoencoder"]["shift"]
     except (KeyError, TypeError) as error:
         raise _foreign(folder, error) from error
-    if len(ranges) != len(seals):
-        raise DataError(f"{folder / MANIFEST} names {len(seals)} shards, its images fill {len(ranges)}: delete it {AGAIN}")
+    if len(ranges) != len(checksums):
+        raise DataError(f"{folder / MANIFEST} names {len(checksums)} shards, its images fill {len(ranges)}: delete it {AGAIN}")
     arrays, labels = [], []
     for index, rows in enumerate(ranges):
         shard = Shard(folder / part, index)
         arrays.append(_array(shard.moments, (len(rows), *moments), np.float16))
         labels.append(_array(shard.labels, (len(rows),), np.int32))
-        if check and shard.checksum() != seals[index]:
+        if check and shard.checksum() != checksums[index]:
             raise _changed(shard)
     return Latents(folder, part, tuple(arrays), np.concatenate(labels), classes, scale, shift, class_names(manifest))
 
@@ -189,7 +189,9 @@ def _foreign(folder: storage.Path, error: Exception) -> DataError:
 
 
 def _changed(shard: Shard) -> DataError:
-    return DataError(f"{shard.moments} or its labels have changed since they were written: delete {shard.seal} {AGAIN}")
+    return DataError(
+        f"{shard.moments} or its labels have changed since they were written: delete {shard.checksum_file} {AGAIN}"
+    )
 
 
 def blank(folder: storage.Path) -> Latents:
@@ -218,18 +220,18 @@ def copied(cache: storage.Path, home: storage.Path, each: Callable[[list[Shard]]
     local = home / storage.checksum([cache / MANIFEST])
     try:
         parts = manifest["parts"].items()
-        seals = {Shard(local / name, i): seal for name, part in parts for i, seal in enumerate(part["shards"])}
+        checksums = {Shard(local / name, i): checksum for name, part in parts for i, checksum in enumerate(part["shards"])}
     except (KeyError, TypeError, AttributeError) as error:
         raise _foreign(cache, error) from error
     local.mkdir(parents=True, exist_ok=True)
-    for shard in each([shard for shard in seals if not shard.seal.exists()]):
+    for shard in each([shard for shard in checksums if not shard.checksum_file.exists()]):
         source = Shard(cache / shard.folder.name, shard.index)
         shard.folder.mkdir(exist_ok=True)
         _copy(source.moments, shard.moments)
         _copy(source.labels, shard.labels)
-        if shard.checksum() != seals[shard]:
+        if shard.checksum() != checksums[shard]:
             raise _changed(source)
-        storage.write(shard.seal, seals[shard])
+        storage.write(shard.checksum_file, checksums[shard])
     storage.write(local / MANIFEST, (cache / MANIFEST).read_bytes())
     return local
 

@@ -1,4 +1,7 @@
-"""Where images of any size are, in every format that people have them in: folder, parquet, TensorFlow Datasets, NumPy."""
+"""Images of any size, in every format that people have them in: folder, parquet, TensorFlow Datasets, NumPy.
+
+Each source imports the reader of its format when it opens it: `--help` lists the sources and reads nothing.
+"""
 
 import abc
 import dataclasses
@@ -9,10 +12,6 @@ import tyro
 
 from .classes import split
 from .errors import DataError
-from .formats.arrays import find_arrays, open_arrays
-from .formats.folder import open_folders
-from .formats.parquet import open_parquet
-from .formats.tfds import open_split, splits
 from .images import Images, black
 from .names import listed
 from .parts import find_files
@@ -73,6 +72,8 @@ class ImageFolder(Photos):
     folder. Folders inside a class belong to it."""
 
     def parts(self) -> Parts:
+        from .formats.folder import open_folders
+
         return open_folders(self.path)
 
 
@@ -85,6 +86,8 @@ class Parquet(Photos):
     """Column of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
+        from .formats.parquet import open_parquet
+
         train, held_out, aside = find_files(self.path, "parquet")
         if not train:
             raise DataError(f"no parquet file at {self.path.absolute()}: name the file or its folder with --data.path")
@@ -107,6 +110,8 @@ class TFDS(Photos):
     """Feature of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
+        from .formats.tfds import open_split, splits
+
         found = splits(self.path)
         if self.split not in found:
             listed = f"the splits {', '.join(found)}" if found else "no tfrecord or array_record files"
@@ -130,6 +135,8 @@ class Arrays(Photos):
     """Array of the labels, where several could be meant or it has no usual name."""
 
     def parts(self) -> Parts:
+        from .formats.arrays import find_arrays, open_arrays
+
         if not self.path.is_dir():
             return open_arrays(self.path, self.label), None
         train, held_out = find_arrays(self.path)

@@ -96,7 +96,7 @@ def collect_parts(
     with distributed.barrier():
         if distributed.is_main_process():
             other, remedy = "features of other images", "Remove the folder, or repeat its settings"
-            settings.settle(folder / "settings.json", described, other, remedy)
+            settings.match_or_write(folder / "settings.json", described, other, remedy)
     ranges = [range(start, min(start + part, count)) for start in range(0, count, part)]
     mine = ranges[jax.process_index() :: jax.process_count()]
     with distributed.barrier(), tqdm(total=sum(map(len, mine)), desc=title, unit="image", dynamic_ncols=True) as bar:

@@ -13,6 +13,10 @@ TITLES = {
 """Names of measures that are not their own."""
 
 
+TIMES = "times of guidance"
+"""The name in a protocol of the interval in which samples were guided."""
+
+
 class Row(NamedTuple):
     """What was measured of a run at a number of sampling steps, and how."""
 

@@ -12,7 +12,7 @@ from .. import rng, settings, storage
 from ..data import ImageRecords, Images, example
 from ..data.identity import changed
 from ..models.network import check_network
-from ..trained import check_guidance
+from ..sampling import check_guidance
 from ..types import shown
 from .config import UNRECORDED, Config, named
 from .initial import check_start

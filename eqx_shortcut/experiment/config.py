@@ -1,69 +1,35 @@
 """The settings of an experiment: everything its command line offers."""
 
 import dataclasses
+import functools
+import operator
 import pathlib
-import re
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import numpy as np
 import tyro
 
-from .. import ema, storage
+from .. import ema, objectives, storage
 from ..cli import Place
 from ..data import Source
 from ..models.network import NetworkConfig
-from ..objectives import (
-    ESC,
-    AlphaFlow,
-    ConsistencyDistillation,
-    ConsistencyTraining,
-    ContinuousConsistency,
-    Diffusion,
-    Eulerian,
-    FlowMatching,
-    ImprovedMeanFlow,
-    Lagrangian,
-    LiveReflow,
-    MeanFlow,
-    Objective,
-    ProgressiveDistillation,
-    ProgressiveMap,
-    Shortcut,
-    SoFlow,
-    SplitMeanFlow,
-    TerminalVelocity,
-)
+from ..objectives import OBJECTIVES, Objective
 from ..optimizer import AdamW, Muon
 
-AnyObjective = (
-    Annotated[Shortcut, tyro.conf.subcommand("shortcut")]
-    | Annotated[FlowMatching, tyro.conf.subcommand("flow-matching")]
-    | Annotated[ProgressiveDistillation, tyro.conf.subcommand("progressive-distillation")]
-    | Annotated[ConsistencyDistillation, tyro.conf.subcommand("consistency-distillation")]
-    | Annotated[ConsistencyTraining, tyro.conf.subcommand("consistency-training")]
-    | Annotated[LiveReflow, tyro.conf.subcommand("live-reflow")]
-    | Annotated[Diffusion, tyro.conf.subcommand("diffusion")]
-    | Annotated[MeanFlow, tyro.conf.subcommand("mean-flow")]
-    | Annotated[ImprovedMeanFlow, tyro.conf.subcommand("improved-mean-flow")]
-    | Annotated[ESC, tyro.conf.subcommand("esc")]
-    | Annotated[AlphaFlow, tyro.conf.subcommand("alpha-flow")]
-    | Annotated[SplitMeanFlow, tyro.conf.subcommand("split-mean-flow")]
-    | Annotated[SoFlow, tyro.conf.subcommand("so-flow")]
-    | Annotated[Lagrangian, tyro.conf.subcommand("lagrangian")]
-    | Annotated[TerminalVelocity, tyro.conf.subcommand("terminal-velocity")]
-    | Annotated[Eulerian, tyro.conf.subcommand("eulerian")]
-    | Annotated[ProgressiveMap, tyro.conf.subcommand("progressive-map")]
-    | Annotated[ContinuousConsistency, tyro.conf.subcommand("continuous-consistency")]
-)
-
+if TYPE_CHECKING:
+    AnyObjective = Objective
+else:
+    AnyObjective = functools.reduce(
+        operator.or_, (Annotated[kind, tyro.conf.subcommand(name)] for name, kind in OBJECTIVES.items())
+    )
 
 AnyOptimizer = Annotated[AdamW, tyro.conf.subcommand("adamw")] | Annotated[Muon, tyro.conf.subcommand("muon")]
 
 
 def named(objective: Objective) -> str:
-    """Its class in lower case with dashes, by which its runs are called."""
-    return re.sub("(?<=[a-z])(?=[A-Z])", "-", type(objective).__name__).lower()
+    """The name of its subcommand, by which its runs are called."""
+    return objectives.named(type(objective))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..data.pipeline import host_batches
 from ..evaluate import Features, Moments, Statistics, collect, compare, frechet_distance, moments, pixels
 from ..evaluate.features import block, coarse
 from ..evaluate.parts import Measuring, real_statistics
+from ..sampling import Sampling
 from ..trained import Trained, sample
 from .config import Config, Judge
 from .run import Run
@@ -105,7 +106,7 @@ def draw_for(config: Config, model: Trained, labels: np.ndarray, *, steps: int, 
     """The samples that are judged: one for each label, always from the same noise."""
     given = jax.numpy.asarray(labels) if model.labelled else None
     key, batch = rng.key(config.quality.seed), config.quality.batch
-    return np.asarray(sample(model, key, len(labels), steps=steps, labels=given, guidance=guidance, batch=batch))
+    return np.asarray(sample(model, key, len(labels), Sampling(steps, guidance), labels=given, batch=batch))
 
 
 def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:

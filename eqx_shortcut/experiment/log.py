@@ -75,7 +75,7 @@ def read_lines(path: storage.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text().splitlines():
+    for line in storage.read_text(path).splitlines():
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -114,15 +114,15 @@ _validation_loss = eqx.filter_jit(validation_loss)
 
 @eqx.filter_jit
 def _squared_errors(*args: Any, times: int):
-    return sharding.whole(squared_errors(*args, times=times))
+    return sharding.replicated(squared_errors(*args, times=times))
 
 
 @eqx.filter_jit
 def _denoised(*args: Any):
-    return sharding.whole(denoised(*args))
+    return sharding.replicated(denoised(*args))
 
 
-_whole = eqx.filter_jit(sharding.whole)
+_whole = eqx.filter_jit(sharding.replicated)
 
 
 def _key(number: int) -> jax.Array:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from .. import distributed, figures, rng, storage
 from ..evaluate.by_time import Asked, all_rows, curves, fraction
 from ..evaluate.denoising import Denoised
+from ..sampling import Sampling
 from ..trained import Trained, sample
 from .examples import Data
 from .run import Run
@@ -45,7 +46,7 @@ def drawn(run: Run, model: Trained, guidance: float = 1.0) -> list[Float[Array, 
     """Samples at each number of steps, from the same noise."""
     count = columns(run.data)
     told = asked_for(run, model, count)
-    return [sample(model, jax.random.key(0), count, steps=n, guidance=guidance, **told) for n in GRID_STEPS]
+    return [sample(model, jax.random.key(0), count, Sampling(n, guidance), **told) for n in GRID_STEPS]
 
 
 def write_samples(path: storage.Path, run: Run, model: Trained) -> None:

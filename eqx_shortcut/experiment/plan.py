@@ -39,8 +39,8 @@ def plan(config: Config) -> None:
     if isinstance(config.network, DiTConfig):
         height, width = (side // config.network.patch for side in rows.shape[:2])
         print(f"tokens             {height * width} an example ({height} x {width} patches)")
-    turns = f" in {config.accumulate} turns" * (config.accumulate > 1)
-    print(f"batch a device     {config.batch // groups}{turns} ({config.batch} over {in_words(mesh)})")
+    microbatches = f" in {config.accumulate} microbatches" * (config.accumulate > 1)
+    print(f"batch a device     {config.batch // groups}{microbatches} ({config.batch} over {in_words(mesh)})")
     print(f"state a device     {parts} GiB")
     print(f"work a step        {flops(traced.jaxpr) / 1e9:,.1f} GFLOP in products and convolutions, over all devices")
     print(f"memory a device    {memory_of(memory) / 2**30:.2f} GiB as compiled for {jax.default_backend()}")

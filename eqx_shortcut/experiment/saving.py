@@ -76,7 +76,7 @@ class Saver(Event):
         """Waits for what is being written, and warns if it could not be."""
         self._writing = False
         with self._tolerated():
-            self._checkpoints.settle()
+            self._checkpoints.wait()
 
     def _start(self, state: TrainState) -> None:
         self.flush()

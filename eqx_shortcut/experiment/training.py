@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Iterator
 
 from .. import distributed, storage
 from ..checkpoint import Checkpoints
@@ -14,6 +15,7 @@ from .checks import check_data, check_record
 from .config import Judge
 from .events import Events
 from .judging import judged, open_measures
+from .lock import Lock
 from .monitor import Monitor
 from .records import Norms, Profile, Recorder, SpikeWatch
 from .run import Run
@@ -27,22 +29,26 @@ def execute(run: Run, judge: Judge | None) -> None:
     with distributed.barrier():
         check_record(run.folder / "config.json", run.record)
     state = None if run.begun else run.first()
-    with distributed.barrier():
+    with opened_folder(run) as lock:
+        model = train(run, None if run.begun else state, Monitor(run, measures), lock)
+        quality = judged(run, model, measures) if run.config.quality.steps else None
         if distributed.is_main_process():
-            open_folder(run)
-    model = train(run, state, Monitor(run, measures))
-    quality = judged(run, model, measures) if run.config.quality.steps else None
-    if distributed.is_main_process():
-        report.ends(run, quality)
+            report.ends(run, quality)
 
 
-def open_folder(run: Run) -> None:
-    """Makes the run folder and writes the settings."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    storage.write(run.folder / "config.json", json.dumps(run.record, indent=1))
+@contextlib.contextmanager
+def opened_folder(run: Run) -> Iterator[Lock]:
+    """Makes the run folder, which is this run's alone inside, and writes the settings. Raises LockError if it is another's."""
+    lock, held = Lock(run.folder), contextlib.ExitStack()
+    with held:
+        with distributed.barrier():
+            if distributed.is_main_process():
+                held.enter_context(lock.held())
+                storage.write(run.folder / "config.json", json.dumps(run.record, indent=1))
+        yield lock
 
 
-def train(run: Run, state: TrainState | None, monitor: Monitor) -> Trained:
+def train(run: Run, state: TrainState | None, monitor: Monitor, lock: Lock) -> Trained:
     """The run's training to its last step, from the state given, or from the newest whole checkpoint."""
     checkpoints = run.checkpoints()
     with contextlib.closing(run.loader()) as loader:
@@ -54,7 +60,7 @@ def train(run: Run, state: TrainState | None, monitor: Monitor) -> Trained:
             report.begins(run, state)
         norms = Norms(run, start=int(state.step))
         with contextlib.closing(events_of(run, state, monitor, norms, checkpoints, loader)) as events:
-            state = fit(norms.watching(run.step()), state, loader, until=run.config.steps, events=[events])
+            state = fit(norms.watching(run.step()), state, loader, until=run.config.steps, events=[lock, events])
     checkpoints.close()
     return run.average(state)
 

@@ -20,17 +20,17 @@ from ._flow_map import (
     terminal_velocity,
 )
 from ._flow_matching import flow_draws, flow_matching, flow_target
+from ._intervals import Intervals, posterior_draws, velocity_target
 from ._live_reflow import live_reflow, live_reflow_draws, live_reflow_target
 from ._mean_flow import improved_mean_flow, mean_flow, mean_flow_target
-from ._pairs import pair_draws, posterior_draws, velocity_target
 from ._progressive import level_draws, progressive_distillation, progressive_target
-from ._regression import balance, reduce, regress, row_error
+from ._regression import regress, row_error
 from ._shortcut import bootstrap_target, check_strata, shortcut, shortcut_draws
 
 __all__ = [
+    "Intervals",
     "alpha_flow",
     "alpha_flow_target",
-    "balance",
     "bootstrap_target",
     "check_strata",
     "consistency_distillation",
@@ -56,12 +56,10 @@ __all__ = [
     "live_reflow_target",
     "mean_flow",
     "mean_flow_target",
-    "pair_draws",
     "posterior_draws",
     "progressive_distillation",
     "progressive_map",
     "progressive_target",
-    "reduce",
     "regress",
     "row_error",
     "shortcut",

@@ -7,16 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import tangents, times
+from .. import tangents, times, weights
 from ..guidance import Guidance
+from ..rows import split_rows
 from ..steps import clipped, precise, split_steps
-from ..types import Batch, Cond, Field, Metrics, Regression
-from ._mean_flow import mean_flow_target
-from ._pairs import bootstrap_and_flow, velocity_target
-from ._regression import Reduction, Weight, regress
+from ..types import Batch, Field, Loss, Reduction, Regression, Weigh
+from ._intervals import Intervals, velocity_target
+from ._mean_flow import LOGIT_NORMAL, mean_flow_target
+from ._regression import regress, weighed_steps
 
-SOLUTION_TIMES = partial(times.logit_normal, mean=0.2)
-"""SoFlow's times of rows of `d = 0`."""
+SOLUTION = Intervals(times.logit_normal_ends, velocity_times=partial(times.logit_normal, mean=0.2))
+"""SoFlow's times."""
 
 
 def alpha_flow(
@@ -26,58 +27,32 @@ def alpha_flow(
     *,
     target: Field,
     alpha: float | Float[Array, ""],
-    bootstrap_every: int = 4,
-    pairs: times.Pairs = times.logit_normal_pairs,
-    velocity_times: times.Times | None = None,
+    intervals: Intervals = LOGIT_NORMAL,
     guidance: Guidance | None = None,
-    null: Cond = None,
-    dropout: float = 0.0,
     clip: float | None = None,
     jvp: tangents.Jvp = jax.jvp,
-    per_alpha: bool = True,
-    power: float = 1.0,
-    eps: float | Float[Array, ""] = 0.01,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (weights.Adaptive(),),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`mean |u - sg(alpha v + (1 - alpha) target(x + alpha d v, t + alpha d, (1 - alpha) d))|^2` with `u = field(x, t, d)`.
 
     From flow matching of the trajectory at `alpha = 1` to MeanFlow at 0, where the target is `v + d Du/Dt` by `jvp`; `alpha`
     may be traced (`times.sigmoid_fall` of the progress). `target` is an average of `field`, or `field` itself; it also guides
-    `v`. One row in `bootstrap_every` is such a row, the others have `d = 0` and regress `v`. `clip` limits the target, in
-    units of `x`: a target is a line's velocity among others, and where one beyond the limit is cut the bias is `O(1/alpha)`.
-    Both fields are asked for such rows in float32 if they can (`steps.precise`).
+    `v`. `clip` limits the target, in units of `x`: a target is a line's velocity among others, and where one beyond the limit
+    is cut the bias is `O(1/alpha)`. Both fields are asked for steps in float32 if they can (`steps.precise`).
 
-    With `per_alpha` errors are measured in units of `alpha`: a row weighs `1/alpha 1/sg(error/alpha^2 + eps)^power`, the
-    error being its summed square, and its gradient tends to MeanFlow's as `alpha` falls. (The paper's weight
-    `alpha/(error + c)` is `eps = c/alpha^2`; it lets that gradient vanish.) Without, a row weighs `1/sg(error + eps)^power`.
-    The rest is as in `mean_flow`. The bias at the exact field is `O(alpha)` with `power=0`. Zhang et al. (2025).
+    `weights.Adaptive` measures errors of steps in units of alpha, unless `units` is False: a row weighs
+    `1/alpha 1/sg(error/alpha^2 + eps)^power`, the error being its summed square, and its gradient tends to MeanFlow's as
+    `alpha` falls. (The paper's weight `alpha/(error + c)` is `eps = c/alpha^2`; it lets that gradient vanish.) The bias at the
+    exact field is `O(alpha)` with `power=0`. Zhang et al. (2025).
     """
-
-    def build(draws):
-        lines = velocity_target(target, draws, guidance=guidance, null=null)
-        rows = alpha_flow_target(precise(target), lines, alpha, clip=clip, jvp=jvp)
-        return regress(precise(field), rows), rows
-
-    unit = jnp.where(jnp.asarray(alpha) == 0, 1, alpha) if per_alpha else 1.0
-    return bootstrap_and_flow(
-        field,
-        batch,
-        key,
-        build,
-        target,
-        pairs=pairs,
-        velocity_times=velocity_times,
-        bootstrap_every=bootstrap_every,
-        guidance=guidance,
-        null=null,
-        dropout=dropout,
-        reduction=reduction,
-        unit=unit,
-        power=power,
-        eps=eps,
-        weight=weight,
-    )
+    every = intervals.bootstrap_every
+    steps, lines = split_rows(intervals.draw(batch, key, guidance), every)
+    average = alpha_flow_target(precise(target), velocity_target(target, steps, guidance), alpha, clip=clip, jvp=jvp)
+    bootstrap = regress(precise(field), average), average
+    stepped = (jnp.arange(batch.x.shape[0]) % every == 0) & (jnp.asarray(alpha) != 0)
+    weigh = weights.in_units(jnp.where(stepped, alpha, 1).astype(batch.x.dtype), weigh)
+    return weighed_steps(field, bootstrap, velocity_target(target, lines, guidance), every, weigh, reduction)
 
 
 def so_flow(
@@ -87,34 +62,17 @@ def so_flow(
     *,
     target: Field,
     alpha: float | Float[Array, ""] = 0.002,
-    pairs: times.Pairs = times.logit_normal_ends,
-    velocity_times: times.Times | None = SOLUTION_TIMES,
-    eps: float = 0.01,
-    weight: Weight | None = None,
+    intervals: Intervals = SOLUTION,
+    weigh: tuple[Weigh, ...] = (weights.Adaptive(mean=True), weights.halve_steps),
     **options: Any,
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`alpha_flow` at a small `alpha`, without tangent: three rows in four are flow matching, each is weighed by its error.
 
     `alpha` falls from 0.1 to 0.002 over training (`times.exponential_fall`), the default being the last. A row's error is
-    compared with `eps` as a mean over its elements, and rows with a step count half, as in the authors' code, whose gradient of
-    these leaves the factor 2 of a square out. `options` are those of `alpha_flow`. SoFlow (2025).
+    compared with `eps` as a mean over its elements, and rows with a step count half, as in the authors' code. `options` are
+    those of `alpha_flow`. SoFlow (2025).
     """
-    return alpha_flow(
-        field,
-        batch,
-        key,
-        target=target,
-        alpha=alpha,
-        pairs=pairs,
-        velocity_times=velocity_times,
-        eps=eps * batch.x[0].size,
-        weight=_halved if weight is None else lambda t, d: _halved(t, d) * weight(t, d),
-        **options,
-    )
-
-
-def _halved(t, d):
-    return jnp.where(d > 0, 0.5, jnp.ones_like(d))
+    return alpha_flow(field, batch, key, target=target, alpha=alpha, intervals=intervals, weigh=weigh, **options)
 
 
 def alpha_flow_target(

@@ -1,15 +1,16 @@
 """Consistency models (Song et al. 2023) in velocity form: `x + (1 - t) field(x, t, 1 - t)` is the same all along a path."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, times
-from ..guidance import guided
 from ..rows import rows as per_row
 from ..steps import clipped, precise, predict, step
-from ..types import Batch, Cond, Draws, Field, Metrics, Regression
+from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._progressive import level_draws
-from ._regression import Reduction, Weight, reduce, regress, rms
+from ._regression import regress, weighed
 
 
 def consistency_distillation(
@@ -20,26 +21,20 @@ def consistency_distillation(
     target: Field,
     teacher: Field,
     steps: int = 128,
-    guidance: float = 1.0,
-    null: Cond = None,
     clip: float | None = 4.0,
     floor: float = 1e-5,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`field` at `t` agrees with `target` at the point that one step `1/steps` of `teacher` leads to.
 
-    `target` is an average of `field`; `teacher` knows the velocity at `d = 1/steps` and is guided by `guidance` (with
-    `null`, the condition without its batch axis). `clip` limits the teacher's point, in units of `x`. At the exact field
-    the target is exact up to `O(1/steps^2)`, or, where that point is cut, up to the cut over `1 - t`. Song et al. (2023),
-    algorithm 2, as in Frans et al. (2024), table 1.
+    `target` is an average of `field`; `teacher` knows the velocity at `d = 1/steps` (guide it by `guidance.guided`). `clip`
+    limits the teacher's point, in units of `x`. At the exact field the target is exact up to `O(1/steps^2)`, or, where that
+    point is cut, up to the cut over `1 - t`. Song et al. (2023), algorithm 2, as in Frans et al. (2024), table 1.
     """
-    level = times.log2_steps(steps)
-    draws = consistency_draws(batch, key, level=level)
-    teacher = guided(teacher, guidance, null)
+    draws = consistency_draws(batch, key, level=times.log2_steps(steps))
     rows = consistency_distillation_target(precise(target), teacher, draws, gap=1 / steps, clip=clip, floor=floor)
-    loss = reduce(regress(precise(field), rows), rows, weight, reduction)
-    return loss, {"loss": jnp.mean(loss), "velocity": rms(rows.u)}
+    return weighed(regress(precise(field), rows), rows, weigh, reduction)
 
 
 def consistency_training(
@@ -50,9 +45,9 @@ def consistency_training(
     target: Field,
     level: times.Level,
     floor: float = 1e-5,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`field` at `t` agrees with `target` at `t + 2^-level` on the straight line of the same noise and data.
 
     `target` is an average of `field`; `level` rises from 0 to `log2(steps) - 1` over training and may be traced. At the exact
@@ -62,14 +57,14 @@ def consistency_training(
     draws = consistency_draws(batch, key, level=level)
     gap = jnp.exp2(-jnp.asarray(level, draws.t.dtype))
     rows = consistency_training_target(precise(target), draws, gap=gap, floor=floor)
-    loss = reduce(regress(precise(field), rows), rows, weight, reduction)
-    return loss, {"loss": jnp.mean(loss), "velocity": rms(rows.u), "level": jnp.asarray(level, rows.t.dtype)}
+    loss, metrics = weighed(regress(precise(field), rows), rows, weigh, reduction)
+    return loss, metrics | {"level": jnp.asarray(level, rows.t.dtype)}
 
 
 def consistency_draws(batch: Batch, key: PRNGKeyArray, *, level: times.Level) -> Draws:
     """Noise, `t` on the grid of `2^level` sections, and `d = 1 - t`: the whole way to the data."""
     draws = level_draws(batch, key, level=level)
-    return Draws(draws.x, draws.noise, draws.t, 1 - draws.t, draws.cond)
+    return dataclasses.replace(draws, d=1 - draws.t)
 
 
 def consistency_distillation_target(

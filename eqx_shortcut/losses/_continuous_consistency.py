@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, tangents, times
-from ..guidance import drop_condition, guided
+from ..guidance import Guidance, drop_condition
 from ..rows import rows as per_row
 from ..steps import predict
-from ..types import Batch, Cond, Draws, Field, Metrics, Regression
-from ._regression import Reduction, Weight, balance, rms, row_error
+from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
+from ._regression import rms, row_error, weighed
 
 CONSISTENCY_TIMES = partial(times.logit_normal, mean=1.0, std=1.4)
 """Noise over data of log-normal ratio, `exp(N(-1, 1.4^2))`, as times."""
@@ -26,45 +26,38 @@ def continuous_consistency(
     warmup: float | Float[Array, ""] = 1.0,
     at: times.Times = CONSISTENCY_TIMES,
     std: float = 0.5,
-    guidance: float = 1.0,
-    null: Cond = None,
-    dropout: float = 0.0,
+    guidance: Guidance | None = None,
     jvp: tangents.Jvp = jax.jvp,
     normalise: float | None = 0.1,
-    power: float = 0.0,
-    eps: float = 0.01,
-    log_variance: Weight | None = None,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """sCT, or sCD with a `teacher`: `mean |F - sg(F + g)|^2`, `g` the tangent of the data seen along the trigonometric path.
 
     `F` is `field` at `d = 1 - t` as the network of that path (`paths.trigonometric_velocity`); `std` is the standard deviation
-    of the data. The path's velocity is that of the row's own noise and data, or what `teacher` (guided by `guidance`) answers
-    at `d = 0`. `warmup` is the share of the tangent of `F` in `g`, from 0 to 1 over the first 10,000 steps. `normalise=c`
-    divides `g` by its root mean square plus `c`; None leaves it. `log_variance(t, d)` is a learned weight. Metric `error` is
-    the mean square of `g` as it was before. The mean gradient at the exact field is zero with `warmup=1`, `normalise=None` and
-    `power=0`. Lu and Song (2025).
+    of the data. The path's velocity is that of the row's own noise and data, or the answer of `teacher` at `d = 0`, guided by
+    `guidance`, which also hides conditions. `warmup` is the share of the tangent of `F` in `g`, from 0 to 1 over the first
+    10,000 steps. `normalise=c` divides `g` by its root mean square plus `c`; None leaves it. Metric `error` is the mean square
+    of `g` as it was before. The mean gradient at the exact field is zero with `warmup=1`, `normalise=None` and no adaptive
+    weight. Lu and Song (2025).
     """
-    draws = whole_way_draws(batch, key, at=at, null=null, dropout=dropout)
-    velocity = None if teacher is None else guided(teacher, guidance, null)
+    draws = whole_way_draws(batch, key, at=at, guidance=guidance)
+    velocity = teacher if teacher is None or guidance is None else guidance.of(teacher)
     u, rows, g = continuous_consistency_target(
         field, draws, teacher=velocity, warmup=warmup, std=std, jvp=jvp, normalise=normalise
     )
     scale = paths.trigonometric_scale(paths.angle(rows.t, std), std)
     error = row_error(u, rows.u) / jnp.square(scale)
-    loss = balance(error, rows.t, rows.d, elements=u[0].size, power=power, eps=eps, log_variance=log_variance, weight=weight)
-    metrics = {"loss": jnp.mean(loss), "error": jnp.square(rms(g)), "velocity": rms(rows.u)}
-    return loss if reduction is None else jnp.mean(loss), metrics
+    loss, metrics = weighed(error, rows, weigh, reduction)
+    return loss, metrics | {"error": jnp.square(rms(g))}
 
 
-def whole_way_draws(batch: Batch, key: PRNGKeyArray, *, at: times.Times, null: Cond = None, dropout: float = 0.0) -> Draws:
+def whole_way_draws(batch: Batch, key: PRNGKeyArray, *, at: times.Times, guidance: Guidance | None = None) -> Draws:
     """Noise (the batch's own if it has one), `t` from `at`, `d = 1 - t`, and dropped conditions."""
     k_time, k_noise, k_drop = jax.random.split(key, 3)
     n, dtype = batch.x.shape[0], batch.x.dtype
     t = at(k_time, n, dtype)
-    noise = jax.random.normal(k_noise, batch.x.shape, dtype) if batch.noise is None else batch.noise
-    return Draws(batch.x, noise, t, 1 - t, drop_condition(k_drop, batch.cond, null, dropout, n))
+    return Draws(batch.x, batch.noise_from(k_noise), t, 1 - t, drop_condition(k_drop, batch.cond, guidance, n))
 
 
 def continuous_consistency_target(

@@ -1,13 +1,13 @@
 """Diffusion (Ho et al. 2020): the noise in a point of a variance-preserving path."""
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths
+from ..guidance import Guidance
 from ..rows import rows as per_row
-from ..types import Batch, Cond, Draws, Field, Metrics, Regression
+from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._flow_matching import flow_draws
-from ._regression import Reduction, Weight, reduce, regress, rms
+from ._regression import regress, weighed
 
 
 def diffusion(
@@ -16,20 +16,18 @@ def diffusion(
     key: PRNGKeyArray,
     *,
     steps: int = 128,
-    null: Cond = None,
-    dropout: float = 0.0,
-    weight: Weight | None = None,
+    guidance: Guidance | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`mean |field(a x + s noise, t, 1/steps, cond) - noise|^2` with `a, s = paths.variance_preserving(t)`.
 
     Here `field` predicts noise and not a velocity: sample it through `samplers.ddim_field`, which makes it one. `t` is uniform
-    on `{0, ..., steps - 1}/steps`; `dropout` replaces a row's condition by `null`, the condition without its batch axis. Ho et
-    al. (2020), eq. 14; the baseline of Frans et al. (2024), table 1.
+    on `{0, ..., steps - 1}/steps`; `guidance` hides conditions. Ho et al. (2020), eq. 14; the baseline of Frans et al. (2024),
+    table 1.
     """
-    rows = diffusion_target(flow_draws(batch, key, steps=steps, null=null, dropout=dropout))
-    loss = reduce(regress(field, rows), rows, weight, reduction)
-    return loss, {"loss": jnp.mean(loss), "velocity": rms(rows.u)}
+    rows = diffusion_target(flow_draws(batch, key, steps=steps, guidance=guidance))
+    return weighed(regress(field, rows), rows, weigh, reduction)
 
 
 def diffusion_target(draws: Draws) -> Regression:

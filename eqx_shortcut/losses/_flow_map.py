@@ -9,11 +9,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import paths, tangents, times
 from ..guidance import Guidance
 from ..rows import rows as per_row
+from ..rows import split_rows
 from ..steps import predict
-from ..types import Batch, Cond, Draws, Field, Metrics, Regression
+from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._alpha_flow import alpha_flow_target
-from ._pairs import bootstrap_and_flow, velocity_target
-from ._regression import Reduction, Weight, regress, row_error
+from ._intervals import Intervals, velocity_target
+from ._mean_flow import LOGIT_NORMAL
+from ._regression import regress, row_error, weighed_steps
+
+UNIFORM = Intervals(times.uniform_pairs, velocity_times=times.uniform)
+TERMINAL = Intervals(times.logit_normal_gaps, velocity_times=times.uniform)
 
 
 def lagrangian(
@@ -22,65 +27,32 @@ def lagrangian(
     key: PRNGKeyArray,
     *,
     target: Field,
-    bootstrap_every: int = 4,
-    pairs: times.Pairs = times.uniform_pairs,
-    velocity_times: times.Times | None = times.uniform,
+    intervals: Intervals = UNIFORM,
     guidance: Guidance | None = None,
-    null: Cond = None,
-    dropout: float = 0.0,
     jvp: tangents.Jvp = jax.jvp,
-    power: float = 0.0,
-    eps: float = 0.01,
-    log_variance: Weight | None = None,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`mean |u + d du/dd - sg target(x + d u, t + d, 0)|^2`: the end of a step moves with the velocity at that end.
 
     `u = field(x, t, d)`; the gradient passes through the tangent `du/dd`, and none through `target`, an average of `field` or
-    `field` itself. One row in `bootstrap_every` has `(t, d)` from `pairs`; the others have `d = 0`, `t` from `velocity_times`
-    (None: the starts of `pairs`), and regress the line's velocity, which `guidance` turns into a guided one by `target`'s own.
-    `log_variance(t, d)` is a learned weight. The rest is as in `mean_flow`. The residual vanishes row by row at the exact
+    `field` itself, by whose own velocity `guidance` guides that of the lines. The residual vanishes row by row at the exact
     field. Boffi et al. (2025), Lagrangian self-distillation.
     """
-
-    def build(draws):
-        return lagrangian_error(field, target, draws, jvp=jvp)
-
-    return bootstrap_and_flow(
-        field,
-        batch,
-        key,
-        build,
-        target,
-        pairs=pairs,
-        velocity_times=velocity_times,
-        bootstrap_every=bootstrap_every,
-        guidance=guidance,
-        null=null,
-        dropout=dropout,
-        reduction=reduction,
-        power=power,
-        eps=eps,
-        log_variance=log_variance,
-        weight=weight,
-    )
+    steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
+    error = lagrangian_error(field, target, steps, jvp=jvp)
+    flow = velocity_target(target, lines, guidance)
+    return weighed_steps(field, error, flow, intervals.bootstrap_every, weigh, reduction)
 
 
 def terminal_velocity(
-    field: Field,
-    batch: Batch,
-    key: PRNGKeyArray,
-    *,
-    target: Field,
-    pairs: times.Pairs = times.logit_normal_gaps,
-    **options: Any,
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+    field: Field, batch: Batch, key: PRNGKeyArray, *, target: Field, intervals: Intervals = TERMINAL, **options: Any
+) -> Loss:
     """`lagrangian` with logit-normal step sizes and, as `target`, a fast average of the weights (decay 0.99).
 
     `options` are those of `lagrangian`. Terminal velocity matching (2025).
     """
-    return lagrangian(field, batch, key, target=target, pairs=pairs, **options)
+    return lagrangian(field, batch, key, target=target, intervals=intervals, **options)
 
 
 def eulerian(
@@ -88,49 +60,24 @@ def eulerian(
     batch: Batch,
     key: PRNGKeyArray,
     *,
-    bootstrap_every: int = 4,
-    pairs: times.Pairs = times.uniform_pairs,
-    velocity_times: times.Times | None = times.uniform,
+    intervals: Intervals = UNIFORM,
     guidance: Guidance | None = None,
-    null: Cond = None,
-    dropout: float = 0.0,
     jvp: tangents.Jvp = jax.jvp,
     stop_tangent: bool = False,
     stop_space: bool = True,
-    power: float = 0.0,
-    eps: float = 0.01,
-    log_variance: Weight | None = None,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`mean |u - v - d Du/Dt|^2` with `u = field(x, t, d)` and the network's own velocity `v = sg field(x, t, 0)`.
 
     The residual of MeanFlow with the own velocity for the line's, in the tangent too: it vanishes row by row at the exact
     field. The gradient passes through `du/dt - du/dd` and, unless `stop_space`, through `v . du/dx`, or with `stop_tangent`
-    through neither, which saves a tangent. The rest is as in `lagrangian`. Boffi et al. (2025), Eulerian self-distillation.
+    through neither, which saves a tangent. Boffi et al. (2025), Eulerian self-distillation.
     """
-
-    def build(draws):
-        return eulerian_error(field, draws, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)
-
-    return bootstrap_and_flow(
-        field,
-        batch,
-        key,
-        build,
-        field,
-        pairs=pairs,
-        velocity_times=velocity_times,
-        bootstrap_every=bootstrap_every,
-        guidance=guidance,
-        null=null,
-        dropout=dropout,
-        reduction=reduction,
-        power=power,
-        eps=eps,
-        log_variance=log_variance,
-        weight=weight,
-    )
+    steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
+    error = eulerian_error(field, steps, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)
+    flow = velocity_target(field, lines, guidance)
+    return weighed_steps(field, error, flow, intervals.bootstrap_every, weigh, reduction)
 
 
 def progressive_map(
@@ -140,77 +87,41 @@ def progressive_map(
     *,
     target: Field,
     share: float | None = 0.5,
-    bootstrap_every: int = 4,
-    pairs: times.Pairs = times.uniform_pairs,
-    velocity_times: times.Times | None = times.uniform,
+    intervals: Intervals = UNIFORM,
     guidance: Guidance | None = None,
-    null: Cond = None,
-    dropout: float = 0.0,
     clip: float | None = None,
-    power: float = 0.0,
-    eps: float = 0.01,
-    log_variance: Weight | None = None,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """`mean |u - sg(a step of share d and a step of the rest, both of target)|^2` with `u = field(x, t, d)`.
 
     At the midpoint this is the shortcut target at continuous `t` and `d`; with `share=None` the share is uniform for each row,
-    the target of SplitMeanFlow. `clip` limits the target, in units of `x`. The rest is as in `lagrangian`. The target is exact
-    at the exact field. Boffi et al. (2025), progressive self-distillation.
+    the target of SplitMeanFlow. `clip` limits the target, in units of `x`. `guidance` is that of `lagrangian`. The target is
+    exact at the exact field. Boffi et al. (2025), progressive self-distillation.
     """
     k_draws, k_share = jax.random.split(key)
-
-    def build(draws):
-        alpha = jax.random.uniform(k_share, draws.t.shape, draws.t.dtype) if share is None else share
-        rows = alpha_flow_target(target, velocity_target(target, draws), alpha, own_first=True, clip=clip)
-        return regress(field, rows), rows
-
-    return bootstrap_and_flow(
-        field,
-        batch,
-        k_draws,
-        build,
-        target,
-        pairs=pairs,
-        velocity_times=velocity_times,
-        bootstrap_every=bootstrap_every,
-        guidance=guidance,
-        null=null,
-        dropout=dropout,
-        reduction=reduction,
-        power=power,
-        eps=eps,
-        log_variance=log_variance,
-        weight=weight,
-    )
+    steps, lines = split_rows(intervals.draw(batch, k_draws, guidance), intervals.bootstrap_every)
+    alpha = jax.random.uniform(k_share, steps.t.shape, steps.t.dtype) if share is None else share
+    average = alpha_flow_target(target, velocity_target(target, steps), alpha, own_first=True, clip=clip)
+    bootstrap, flow = (regress(field, average), average), velocity_target(target, lines, guidance)
+    return weighed_steps(field, bootstrap, flow, intervals.bootstrap_every, weigh, reduction)
 
 
 def split_mean_flow(
-    field: Field,
-    batch: Batch,
-    key: PRNGKeyArray,
-    *,
-    target: Field,
-    pairs: times.Pairs = times.logit_normal_pairs,
-    velocity_times: times.Times | None = None,
-    clip: float | None = None,
-    **options: Any,
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+    field: Field, batch: Batch, key: PRNGKeyArray, *, target: Field, intervals: Intervals = LOGIT_NORMAL, **options: Any
+) -> Loss:
     """`progressive_map` with a share that is uniform for each row and logit-normal times: no tangent.
 
     It is `alpha_flow` with `target`'s own first step in place of the line's. The target is exact at the exact field.
     `options` are those of `progressive_map`. Guo et al. (2025).
     """
-    return progressive_map(
-        field, batch, key, target=target, share=None, pairs=pairs, velocity_times=velocity_times, clip=clip, **options
-    )
+    return progressive_map(field, batch, key, target=target, share=None, intervals=intervals, **options)
 
 
 def lagrangian_error(
     field: Field, target: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp
 ) -> tuple[Float[Array, " batch"], Regression]:
-    """`mean |u + d du/dd - sg target(x + d u, t + d, 0)|^2` of each row, and what it says `u` should be."""
+    """`mean |u + d du/dd - sg target(x + d u, t + d, 0)|^2` of each row, and the regression that says what `u` should be."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
     u, slope = tangents.along_step(field, x, t, d, cond, jvp=jvp)
@@ -223,7 +134,7 @@ def lagrangian_error(
 def eulerian_error(
     field: Field, draws: Draws, *, stop_tangent: bool = False, stop_space: bool = True, jvp: tangents.Jvp = jax.jvp
 ) -> tuple[Float[Array, " batch"], Regression]:
-    """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and what it says `u` should be."""
+    """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and the regression that says what `u` should be."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
     own = jax.lax.stop_gradient(predict(field, x, t, jnp.zeros_like(t), cond))

@@ -1,19 +1,14 @@
-"""Regression of a field on a stopped target: the common end of most methods."""
+"""Regression of a field on a stopped target, and what each row counts: the common end of every method."""
 
-from collections.abc import Callable
-from typing import Literal
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .. import weights
 from ..rows import merge_rows, split_rows
 from ..steps import predict
-from ..types import Field, Metrics, Regression
-
-Weight = Callable[[Float[Array, " batch"], Float[Array, " batch"]], Float[Array, " batch"]]
-Reduction = Literal["mean"] | None
+from ..types import Field, Loss, Reduction, Regression, Weigh
 
 
 def regress(field: Field, rows: Regression) -> Float[Array, " batch"]:
@@ -27,55 +22,38 @@ def row_error(u: Float[Array, "batch *shape"], target: Float[Array, "batch *shap
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 
-def reduce(
-    error: Float[Array, " batch"], rows: Regression, weight: Weight | None, reduction: Reduction
-) -> Float[Array, ""] | Float[Array, " batch"]:
-    """`error * weight(t, d)`, as its mean or, with `reduction=None`, row by row."""
-    weighted = error if weight is None else error * weight(rows.t, rows.d)
-    return weighted if reduction is None else jnp.mean(weighted)
+def weighed(error: Float[Array, " batch"], rows: Regression, weigh: tuple[Weigh, ...], reduction: Reduction) -> Loss:
+    """Loss and metrics of the errors of `rows`: each of `weigh` is applied in turn, then the mean is taken."""
+    loss = functools.reduce(lambda loss, weight: weight(loss, rows), weigh, error)
+    return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), "velocity": rms(rows.u)}
 
 
-def regress_both(
-    field: Field, bootstrap: Regression, flow: Regression, every: int, weight: Weight | None, reduction: Reduction
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
-    """Loss and metrics of a batch of which each `every`-th row is a bootstrap row, in one call of the field."""
-    rows = merge_rows(bootstrap, flow, every)
-    error = regress(field, rows)
-    loss = reduce(error, rows, weight, reduction)
-    error_bootstrap, error_flow = split_rows(error, every)
-    return loss, {
-        "loss": jnp.mean(loss),
+def weighed_both(
+    error: Float[Array, " batch"], rows: Regression, every: int, weigh: tuple[Weigh, ...], reduction: Reduction
+) -> Loss:
+    """`weighed` of a batch with a bootstrap row in `every` rows; the metrics tell the two kinds apart."""
+    loss, metrics = weighed(error, rows, weigh, reduction)
+    (error_bootstrap, u_bootstrap), (error_flow, u_flow) = split_rows((error, rows.u), every)
+    return loss, metrics | {
         "loss_flow": jnp.mean(error_flow),
         "loss_bootstrap": jnp.mean(error_bootstrap),
-        "velocity": rms(flow.u),
-        "velocity_bootstrap": rms(bootstrap.u),
+        "velocity": rms(u_flow),
+        "velocity_bootstrap": rms(u_bootstrap),
     }
 
 
-def balance(
-    error: Float[Array, " batch"],
-    t: Float[Array, " batch"],
-    d: Float[Array, " batch"],
-    *,
-    elements: int,
-    power: float = 0.0,
-    eps: float | Float[Array, ""] = 0.0,
-    unit: float | Float[Array, " batch"] = 1.0,
-    log_variance: Weight | None = None,
-    weight: Weight | None = None,
-) -> Float[Array, " batch"]:
-    """What each row's mean squared error over so many `elements` counts.
-
-    Times `weights.adaptive` of the error in units of `unit` squared (`eps` is compared with the sum over the elements, as in
-    the papers), over `unit`; then `weights.learned` with `log_variance(t, d)`; then times `weight(t, d)`.
-    """
-    scaled = error / jnp.square(unit)
-    loss = unit * scaled
-    if power:
-        loss = loss * weights.adaptive(scaled, power=power, eps=jnp.broadcast_to(jnp.asarray(eps, t.dtype) / elements, t.shape))
-    if log_variance is not None:
-        loss = weights.learned(loss, log_variance(t, d))
-    return loss if weight is None else loss * weight(t, d)
+def weighed_steps(
+    field: Field,
+    steps: tuple[Float[Array, " steps"], Regression],
+    lines: Regression,
+    every: int,
+    weigh: tuple[Weigh, ...],
+    reduction: Reduction,
+) -> Loss:
+    """`weighed_both` of the errors of steps, and of `field` on the velocities of `lines`, the rows of `d = 0`."""
+    error, rows = merge_rows(steps, (regress(field, lines), lines), every)
+    loss, metrics = weighed_both(error, rows, every, weigh, reduction)
+    return loss, metrics | {"error": jnp.mean(error)}
 
 
 def rms(x: Float[Array, "*shape"]) -> Float[Array, ""]:

@@ -4,15 +4,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths, times
-from ..guidance import guided
-from ..rows import check_share, dealt, split_rows
+from ..guidance import Guidance
+from ..rows import check_share, dealt, merge_rows, split_rows
 from ..steps import clipped, two_steps
-from ..types import Batch, Cond, Draws, Field, Metrics, Regression
+from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._flow_matching import flow_draws, flow_target
-from ._regression import Reduction, Weight, regress_both
+from ._regression import regress, weighed_both
 
 
 def shortcut(
@@ -23,55 +23,39 @@ def shortcut(
     target: Field,
     steps: int = 128,
     bootstrap_every: int = 8,
-    guidance: float = 1.0,
-    guide_all: bool = False,
-    null: Cond = None,
-    dropout: float = 0.0,
+    guidance: Guidance | None = None,
     dt_bias: bool = False,
     clip: float | None = 4.0,
     floor: float = 1e-5,
-    weight: Weight | None = None,
+    weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
-) -> tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]:
+) -> Loss:
     """Flow matching at `d = 1/steps`, and `field(x, t, d) = two half steps of target` at `d = 2/steps, ..., 1/2, 1`.
 
     Every `bootstrap_every`-th row is a bootstrap row, the others are flow-matching rows; both weigh the same. Rows must
     come in random order: a batch whose labels alternate would bootstrap one of them alone. `target`
-    is the field asked for the half steps (an average of `field`, or `field` itself); no gradient passes it. `guidance`
-    other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it: step sizes are then dealt to
-    `times.level_groups` groups of rows, which keeps guided rows on their devices. With `guide_all` it guides those of every
-    `d` anew. `dropout` replaces
-    conditions of flow rows by `null`, the condition without its batch axis. `dt_bias` favours large steps. `clip` limits
-    the middle point and the target to `[-clip, clip]`, in units of `x`, as in the reference: an answer of the exact field
-    beyond is biased by what is cut of it.
+    is the field asked for the half steps (an average of `field`, or `field` itself); no gradient passes it. `guidance` of a
+    scale other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it: step sizes are then dealt to
+    `times.level_groups` groups of rows, which keeps guided rows on their devices. With `all_steps` it guides those of every
+    `d` anew. Conditions drop in flow rows alone. `dt_bias` favours large steps. `clip` limits the middle point and the target
+    to `[-clip, clip]`, in units of `x`, as in the reference: the cut biases an answer of the exact field beyond.
 
     Raises ValueError if `steps` is not a power of two, `bootstrap_every` does not divide the batch or is below 2, or the
-    bootstrap rows are fewer than the `log2(steps)` step sizes. Frans et al. (2024), eq. 5 and algorithm 1.
+    bootstrap rows do not hold all of the `log2(steps)` step sizes. Frans et al. (2024), eq. 5 and algorithm 1.
     """
     n = batch.x.shape[0]
-    check_strata(n, steps, bootstrap_every)
-    groups = 1 if guidance == 1 or guide_all else times.level_groups(n // bootstrap_every, steps)
-    draws = shortcut_draws(
-        batch,
-        key,
-        steps=steps,
-        bootstrap_every=bootstrap_every,
-        null=null,
-        dropout=dropout,
-        dt_bias=dt_bias,
-        groups=groups,
+    check_strata(n, steps, bootstrap_every, dt_bias=dt_bias)
+    first_only = guidance is not None and guidance.inside and not guidance.all_steps
+    groups = times.level_groups(n // bootstrap_every, steps) if first_only else 1
+    first, rest = shortcut_draws(
+        batch, key, steps=steps, bootstrap_every=bootstrap_every, guidance=guidance, dt_bias=dt_bias, groups=groups
     )
+    guided_rows = times.finest_rows(n // bootstrap_every, steps, bias=dt_bias) if first_only else None
     bootstrap = bootstrap_target(
-        target,
-        draws[0],
-        guidance=guidance,
-        null=null,
-        guided_rows=None if guide_all else times.finest_rows(n // bootstrap_every, steps, bias=dt_bias),
-        groups=groups,
-        clip=clip,
-        floor=floor,
+        target, first, guidance=guidance, guided_rows=guided_rows, groups=groups, clip=clip, floor=floor
     )
-    return regress_both(field, bootstrap, flow_target(draws[1], floor=floor), bootstrap_every, weight, reduction)
+    rows = merge_rows(bootstrap, flow_target(rest, floor=floor), bootstrap_every)
+    return weighed_both(regress(field, rows), rows, bootstrap_every, weigh, reduction)
 
 
 def shortcut_draws(
@@ -80,8 +64,7 @@ def shortcut_draws(
     *,
     steps: int,
     bootstrap_every: int,
-    null: Cond = None,
-    dropout: float = 0.0,
+    guidance: Guidance | None = None,
     dt_bias: bool = False,
     groups: int = 1,
 ) -> tuple[Draws, Draws]:
@@ -94,21 +77,20 @@ def shortcut_draws(
     k_time, k_noise, k_flow = jax.random.split(key, 3)
     if batch.noise is None:
         # Drawn for all rows at once: the generator is a large program, and compiled a second time it would be an eighth of all.
-        batch = dataclasses.replace(batch, noise=jax.random.normal(k_noise, batch.x.shape, batch.x.dtype))
+        batch = dataclasses.replace(batch, noise=batch.noise_from(k_noise))
     first, rest = split_rows(batch, bootstrap_every)
     n, dtype = first.x.shape[0], first.x.dtype
     sections = jnp.asarray(2 ** dealt(times.dyadic_levels(n, steps, bias=dt_bias), groups))
     t = times.grid(k_time, sections, dtype)
     bootstrap = Draws(first.x, first.noise, t, 1 / sections.astype(dtype), first.cond)
-    return bootstrap, flow_draws(rest, k_flow, steps=steps, null=null, dropout=dropout)
+    return bootstrap, flow_draws(rest, k_flow, steps=steps, guidance=guidance)
 
 
 def bootstrap_target(
     target: Field,
     draws: Draws,
     *,
-    guidance: float = 1.0,
-    null: Cond = None,
+    guidance: Guidance | None = None,
     guided_rows: int | None = None,
     groups: int = 1,
     clip: float | None = 4.0,
@@ -116,21 +98,25 @@ def bootstrap_target(
 ) -> Regression:
     """The regression on two half steps of `target` from the point at `t`, limited to `[-clip, clip]`.
 
-    `guidance` other than 1 guides the first `guided_rows` rows (None: all), as dealt to `groups`, in both halves.
+    `guidance` guides the first `guided_rows` rows (None: all), as dealt to `groups`, in both halves.
     """
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=floor)
-    teacher = guided(target, guidance, null, first=guided_rows, groups=groups)
+    teacher = target if guidance is None else guidance.of(target, first=guided_rows, groups=groups)
     u = two_steps(teacher, x, draws.t, draws.d, draws.cond, clip=clip)
     return Regression(x, draws.t, draws.d, draws.cond, clipped(u, clip))
 
 
-def check_strata(n: int, steps: int, bootstrap_every: int) -> None:
+def check_strata(n: int, steps: int, bootstrap_every: int, *, dt_bias: bool = False) -> None:
     """Raise ValueError, with the remedy, if `n` rows cannot hold every step size."""
-    levels = times.log2_steps(steps)
-    check_share(n, bootstrap_every)
-    if n // bootstrap_every < levels:
+    levels, needed = times.log2_steps(steps), times.rows_of_all_levels(steps, bias=dt_bias)
+    check_share(n, bootstrap_every, shares=needed)
+    rows = n // bootstrap_every
+    if rows < needed:
+        held = sorted({2**level for level in times.dyadic_levels(rows, steps, bias=dt_bias).tolist()})
+        trained = ", ".join(f"1/{k}" if k > 1 else "1" for k in held)
         raise ValueError(
-            f"batch {n} with bootstrap_every={bootstrap_every} has {n // bootstrap_every} bootstrap rows for the {levels} "
-            f"step sizes of steps={steps}, and would train d = 1 alone: use a batch of at least "
-            f"{levels * bootstrap_every}, a smaller bootstrap_every, or fewer steps"
+            f"batch {n} with bootstrap_every={bootstrap_every}{' and dt_bias' * dt_bias} has {rows} bootstrap rows for the "
+            f"{levels} step sizes of steps={steps}, and would train d = {trained} "
+            f"alone: use a batch of at least {needed * bootstrap_every}, a smaller bootstrap_every,"
+            f"{' no dt_bias,' * dt_bias} or fewer steps"
         )

@@ -19,13 +19,13 @@ EXACT = "highest"
 class NetworkField(eqx.Module):
     """The field `vmap(network)(x, t, d, cond)`; with a key, each row gets its own dropout mask.
 
-    The rows are taken in so many `turns`, one after another. More than one divides the memory that their activations take
-    for a gradient, which is the same, by as many, for the time of one more forward pass: each turn's are computed again.
+    The rows are taken in `microbatches` parts, one after another. The gradient is the same, and its activations take that
+    many times less memory, for the time of one more forward pass: those of each part are computed again.
     """
 
     network: Any
     key: PRNGKeyArray | None = None
-    turns: int = eqx.field(static=True, default=1)
+    microbatches: int = eqx.field(static=True, default=1)
     exact: bool = eqx.field(static=True, default=False)
 
     @property
@@ -55,8 +55,8 @@ class NetworkField(eqx.Module):
             return self._answers(answer, rows)
 
     def _answers(self, answer, rows):
-        if self.turns == 1:  # also for a number of rows that is known later, as in an exported program
+        if self.microbatches == 1:  # also for a number of rows that is known later, as in an exported program
             return answer(rows)
-        # A call on part of a batch may have fewer rows than turns.
-        turns = math.gcd(self.turns, rows[0].shape[0])
-        return joined(jax.lax.map(jax.checkpoint(answer), in_turns(rows, turns)))
+        # A call on part of a batch may have fewer rows than microbatches.
+        microbatches = math.gcd(self.microbatches, rows[0].shape[0])
+        return joined(jax.lax.map(jax.checkpoint(answer), in_turns(rows, microbatches)))

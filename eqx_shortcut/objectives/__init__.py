@@ -1,7 +1,7 @@
-"""What is trained: a loss bound to the trainer's networks, and the view of a network that samplers call."""
+"""Objectives: a loss bound to the trainer's networks, and the view of a network that samplers call."""
 
 from ._alpha_flow import AlphaFlow, SoFlow, SplitMeanFlow
-from ._base import AtEnds, AtStep, Loss, Networks, Objective, Term, ToData, unsteady
+from ._base import AtEnds, AtStep, Loss, Networks, Objective, Term, ToData, named, unsteady
 from ._consistency import ConsistencyDistillation, ConsistencyTraining, ContinuousConsistency
 from ._diffusion import Diffusion
 from ._flow_map import Eulerian, Lagrangian, ProgressiveMap, TerminalVelocity
@@ -11,8 +11,34 @@ from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
 from ._progressive import ProgressiveDistillation
 from ._shortcut import Shortcut
 
+OBJECTIVES: dict[str, type[Objective]] = {
+    named(kind): kind
+    for kind in (
+        Shortcut,
+        FlowMatching,
+        ProgressiveDistillation,
+        ConsistencyDistillation,
+        ConsistencyTraining,
+        LiveReflow,
+        Diffusion,
+        MeanFlow,
+        ImprovedMeanFlow,
+        ESC,
+        AlphaFlow,
+        SplitMeanFlow,
+        SoFlow,
+        Lagrangian,
+        TerminalVelocity,
+        Eulerian,
+        ProgressiveMap,
+        ContinuousConsistency,
+    )
+}
+"""All objectives by their names on the command line, in its order."""
+
 __all__ = [
     "ESC",
+    "OBJECTIVES",
     "AlphaFlow",
     "AtEnds",
     "AtStep",
@@ -37,5 +63,6 @@ __all__ = [
     "Term",
     "TerminalVelocity",
     "ToData",
+    "named",
     "unsteady",
 ]

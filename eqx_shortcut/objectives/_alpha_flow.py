@@ -10,15 +10,15 @@ from typing import ClassVar
 
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import losses, times
+from .. import losses, times, weights
 from ..ranges import Finite, NotNegative, Positive, PositiveShare, Share
-from ..types import Batch, Field
+from ..types import Batch, Field, Weigh
 from ._base import Loss, Networks, stopped
-from ._pairs import OnLogitNormalPairs, jvp
+from ._pairs import LogitNormalTimes, OnPairs, jvp
 
 
 @dataclasses.dataclass(frozen=True)
-class AlphaFlow(OnLogitNormalPairs):
+class AlphaFlow(LogitNormalTimes, OnPairs):
     """Alpha-Flow (Zhang et al. 2025): from flow matching of the trajectory to MeanFlow, by the share of the first step."""
 
     start: Finite = 0.25
@@ -46,6 +46,10 @@ class AlphaFlow(OnLogitNormalPairs):
             **self.options(networks, progress),
         )
 
+    def weigh(self, networks: Networks) -> tuple[Weigh, ...]:
+        """The adaptive weight, at a power of 0 too: it measures errors in units of alpha."""
+        return (weights.Adaptive(self.power, self.eps),)
+
     def check(self, batch: int) -> None:
         """Rows of both kinds, and a time for alpha to fall."""
         super().check(batch)
@@ -56,7 +60,7 @@ class AlphaFlow(OnLogitNormalPairs):
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitMeanFlow(OnLogitNormalPairs):
+class SplitMeanFlow(LogitNormalTimes, OnPairs):
     """SplitMeanFlow (Guo et al. 2025): a step is one of a random share and one of the rest; no tangent."""
 
     embed_scale_limit: ClassVar[float | None] = None
@@ -71,7 +75,7 @@ class SplitMeanFlow(OnLogitNormalPairs):
 
 
 @dataclasses.dataclass(frozen=True)
-class SoFlow(OnLogitNormalPairs):
+class SoFlow(LogitNormalTimes, OnPairs):
     """SoFlow (2025): alpha-Flow at a small alpha that falls by equal factors; no tangent."""
 
     first: PositiveShare = 0.1
@@ -100,12 +104,9 @@ class SoFlow(OnLogitNormalPairs):
         return times.uniform if self.uniform_velocity else own
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.so_flow(
-            field,
-            batch,
-            key,
-            target=stopped(field),
-            alpha=times.exponential_fall(progress, first=self.first, last=self.last),
-            clip=self.clip,
-            **self.options(networks, progress),
-        )
+        alpha, options = times.exponential_fall(progress, first=self.first, last=self.last), self.options(networks, progress)
+        return losses.so_flow(field, batch, key, target=stopped(field), alpha=alpha, clip=self.clip, **options)
+
+    def weigh(self, networks: Networks) -> tuple[Weigh, ...]:
+        """SoFlow's own: errors are compared as means, and steps count half."""
+        return weights.Adaptive(self.power, self.eps, mean=True), weights.halve_steps

@@ -1,6 +1,7 @@
 """What objectives have in common: what they may call, what they must say, and the views of a network that samplers call."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -12,9 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from .. import ranges, samplers
 from ..guidance import Scales
 from ..models.field import NetworkField
-from ..types import Batch, Cond, Draws, Field, Metrics, Regression
-
-Loss = tuple[Float[Array, ""], Metrics]
+from ..types import Batch, Cond, Draws, Field, Loss, Regression
 
 
 class Networks(eqx.Module):
@@ -30,12 +29,12 @@ class Networks(eqx.Module):
     """What the objective trains beside `online` and sampling does not need (see Objective.extra)."""
     null: Cond = None
     """The condition without its batch axis that stands for none: a class run's label `classes`; None where there are none."""
-    turns: int = eqx.field(static=True, default=1)
+    microbatches: int = eqx.field(static=True, default=1)
     """In so many parts, one after another, a batch goes through `online`."""
 
     def field(self, key: PRNGKeyArray) -> Field:
         """The network to train as a field, each row under its own dropout mask."""
-        return NetworkField(self.online, key, self.turns)
+        return NetworkField(self.online, key, self.microbatches)
 
     @property
     def trained(self) -> Any:
@@ -151,6 +150,11 @@ class Objective(Protocol):
         return True
 
 
+def named(kind: type) -> str:
+    """The class of an objective in lower case with dashes, the name of its subcommand and of its runs."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+
+
 def unsteady(objective: Objective, embed_scale: float) -> str | None:
     """Why a network whose sinusoids have times multiplied by `embed_scale` suits an objective badly; None if it does not."""
     limit = objective.embed_scale_limit
@@ -163,8 +167,8 @@ def unsteady(objective: Objective, embed_scale: float) -> str | None:
     )
 
 
-class OnField(Objective):
-    """What the objectives below have in common: a loss of the online network as a field, and numbers in their ranges."""
+class OnField:
+    """A base beside Objective for a loss of the online network as a field, and settings in their ranges."""
 
     def __post_init__(self) -> None:
         ranges.check(self)

@@ -7,19 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, samplers, times, weights
-from ..guidance import guided
+from ..guidance import Guidance, guided
 from ..models.field import NetworkField
 from ..ranges import NotNegative, Positive, Several, Share
-from ..types import Batch, Cond, Draws, Field
-from ._base import Loss, Networks, OnField, Term, ToData
+from ..types import Batch, Cond, Field
+from ._base import Loss, Networks, Objective, OnField, Term, ToData
 
 
-def _to_data(draws: Draws) -> Draws:
-    return Draws(draws.x, draws.noise, draws.t, 1 - draws.t, draws.cond)
-
-
-class _Consistency(OnField):
-    """What consistency models have in common: they are asked for the whole way to the data, and sampled by jumps to it."""
+class _Consistency(OnField, Objective):
+    """A base of consistency models: they are asked for the whole way to the data, and sampled by jumps to it."""
 
     steps: int
     renoise: bool
@@ -80,20 +76,21 @@ class ConsistencyDistillation(_Consistency):
             batch,
             key,
             target=NetworkField(networks.ema),
-            teacher=NetworkField(networks.teacher),
+            teacher=self._teacher(networks),
             steps=self.steps,
-            guidance=self.guidance,
-            null=networks.null,
             clip=self.clip,
         )
 
+    def _teacher(self, networks):
+        return guided(NetworkField(networks.teacher), self.guidance, networks.null)
+
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Agreement over one step of the teacher."""
-        teacher = guided(NetworkField(networks.teacher), self.guidance, networks.null)
+        field, teacher = NetworkField(networks.ema), self._teacher(networks)
 
         def target(draws):
-            field, gap = NetworkField(networks.ema), 1 / self.steps
-            return losses.consistency_distillation_target(field, teacher, _to_data(draws), gap=gap, clip=self.clip)
+            whole = dataclasses.replace(draws, d=1 - draws.t)
+            return losses.consistency_distillation_target(field, teacher, whole, gap=1 / self.steps, clip=self.clip)
 
         return (Term("consistency", 1.0, jnp.array([self.steps]), target),)
 
@@ -108,13 +105,8 @@ class ConsistencyTraining(_Consistency):
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.consistency_training(
-            field,
-            batch,
-            key,
-            target=NetworkField(networks.ema),
-            level=self._level(progress),
-        )
+        target = NetworkField(networks.ema)
+        return losses.consistency_training(field, batch, key, target=target, level=self._level(progress))
 
     def _level(self, progress):
         return times.stage(progress, times.log2_steps(self.steps))
@@ -124,7 +116,8 @@ class ConsistencyTraining(_Consistency):
         sections = 2 ** self._level(progress)
 
         def target(draws):
-            return losses.consistency_training_target(NetworkField(networks.ema), _to_data(draws), gap=1 / sections)
+            whole = dataclasses.replace(draws, d=1 - draws.t)
+            return losses.consistency_training_target(NetworkField(networks.ema), whole, gap=1 / sections)
 
         return (Term("consistency", 1.0, sections[None], target),)
 
@@ -172,10 +165,9 @@ class ContinuousConsistency(_Consistency):
             teacher=NetworkField(networks.teacher) if self.distil else None,
             warmup=jnp.minimum(progress / self.warmup_share, 1) if self.warmup_share else 1.0,
             std=self.std,
-            guidance=self.guidance,
-            null=networks.null,
+            guidance=Guidance(networks.null, scale=self.guidance),
             normalise=self.normalise,
-            log_variance=networks.extra,
+            weigh=() if networks.extra is None else (networks.extra,),
         )
 
     def extra(self, key: PRNGKeyArray) -> Any:

@@ -22,7 +22,7 @@ class Diffusion(OneStepSize):
     """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.diffusion(field, batch, key, null=networks.null, **self.options)
+        return losses.diffusion(field, batch, key, **self.options(networks))
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """The noise, and no velocity."""

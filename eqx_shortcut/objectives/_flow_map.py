@@ -15,8 +15,8 @@ from ._pairs import OnPairs, jvp
 
 
 @dataclasses.dataclass(frozen=True)
-class _FlowMap(OnPairs):
-    """What the three have in common: uniform times, a learned weight."""
+class _FlowMap:
+    """A base beside OnPairs: uniform times, a learned weight."""
 
     uniform_velocity: bool = True
     """Rows of d = 0 have uniform times; False: the times at which steps start."""
@@ -29,10 +29,6 @@ class _FlowMap(OnPairs):
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
         return weights.LogVariance() if self.log_variance else None
 
-    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
-        """Those of pairs, and the learned weight."""
-        return {**super().options(networks, progress), "log_variance": networks.extra}
-
 
 def _target(field: Field, networks: Networks, ema: bool) -> Field:
     # The network itself under the same dropout mask.
@@ -40,7 +36,7 @@ def _target(field: Field, networks: Networks, ema: bool) -> Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lagrangian(_FlowMap):
+class Lagrangian(_FlowMap, OnPairs):
     """Lagrangian self-distillation (Boffi et al. 2025): the end of a step moves with the velocity at that end."""
 
     target_ema: bool = False
@@ -49,14 +45,8 @@ class Lagrangian(_FlowMap):
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.lagrangian(
-            field,
-            batch,
-            key,
-            target=_target(field, networks, self.target_ema),
-            jvp=jvp(self.finite_difference),
-            **self.options(networks, progress),
-        )
+        target, tangent = _target(field, networks, self.target_ema), jvp(self.finite_difference)
+        return losses.lagrangian(field, batch, key, target=target, jvp=tangent, **self.options(networks, progress))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +70,7 @@ class TerminalVelocity(Lagrangian):
 
 
 @dataclasses.dataclass(frozen=True)
-class Eulerian(_FlowMap):
+class Eulerian(_FlowMap, OnPairs):
     """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
 
     stop_tangent: bool = False
@@ -91,20 +81,12 @@ class Eulerian(_FlowMap):
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        tangent = jvp(self.finite_difference)
-        return losses.eulerian(
-            field,
-            batch,
-            key,
-            stop_tangent=self.stop_tangent,
-            stop_space=self.stop_space,
-            jvp=tangent,
-            **self.options(networks, progress),
-        )
+        options = self.options(networks, progress) | {"stop_tangent": self.stop_tangent, "stop_space": self.stop_space}
+        return losses.eulerian(field, batch, key, jvp=jvp(self.finite_difference), **options)
 
 
 @dataclasses.dataclass(frozen=True)
-class ProgressiveMap(_FlowMap):
+class ProgressiveMap(_FlowMap, OnPairs):
     """Progressive self-distillation (Boffi et al. 2025): a step is two, as in shortcut models, at any time and step size."""
 
     embed_scale_limit: ClassVar[float | None] = None

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
+from ..guidance import Guidance
 from ..models.field import NetworkField
 from ..ranges import Count, Share
 from ..types import Batch, Field
-from ._base import AtStep, Loss, Networks, OnField, Term
+from ._base import AtStep, Loss, Networks, Objective, OnField, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class OneStepSize(OnField):
-    """What flow matching and diffusion have in common: times on a grid, and one step size that the network is told."""
+class OneStepSize(OnField, Objective):
+    """A base of flow matching and diffusion: times on a grid, and one step size that the network is told."""
 
     steps: Count = 128
     """Times are drawn from the grid of this many steps; the network is always told d = 1/steps (1 or more)."""
@@ -27,10 +28,9 @@ class OneStepSize(OnField):
         """`1/steps`."""
         return 1 / self.steps
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What both losses are told in the same words."""
-        return {"steps": self.steps, "dropout": self.label_dropout}
+    def options(self, networks: Networks) -> dict[str, Any]:
+        """The options of both losses."""
+        return {"steps": self.steps, "guidance": Guidance(networks.null, self.label_dropout)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FlowMatching(OneStepSize):
         return self.only_step
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.flow_matching(field, batch, key, null=networks.null, **self.options)
+        return losses.flow_matching(field, batch, key, **self.options(networks))
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Flow matching."""

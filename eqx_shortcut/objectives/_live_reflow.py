@@ -7,15 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
+from ..guidance import Guidance
 from ..models.field import NetworkField
 from ..ranges import Count, NotNegative, Several, Share
 from ..rows import check_share
-from ..types import Batch, Draws, Field
-from ._base import AtEnds, AtStep, Loss, Networks, OnField, Term, stopped
+from ..types import Batch, Field
+from ._base import AtEnds, AtStep, Loss, Networks, Objective, OnField, Term, stopped
 
 
 @dataclasses.dataclass(frozen=True)
-class LiveReflow(OnField):
+class LiveReflow(OnField, Objective):
     """Live reflow (Frans et al. 2024): flow matching, and at d = 1 straight lines to where the network itself leads."""
 
     steps: Count = 128
@@ -45,25 +46,19 @@ class LiveReflow(OnField):
             steps=self.steps,
             bootstrap_every=self.bootstrap_every,
             rollout=self.rollout,
-            guidance=self.guidance,
-            null=networks.null,
-            dropout=self.label_dropout,
+            guidance=self._guidance(networks),
         )
+
+    def _guidance(self, networks):
+        return Guidance(networks.null, self.label_dropout, self.guidance)
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Flow matching, and at `d = 1` the lines to where the network leads."""
-        share, sections = 1 / self.bootstrap_every, jnp.array([self.steps])
+        share, sections, field = 1 / self.bootstrap_every, jnp.array([self.steps]), NetworkField(networks.online)
 
         def target(draws):
-            whole = Draws(draws.x, draws.noise, draws.t, jnp.ones_like(draws.d), draws.cond)
-            return losses.live_reflow_target(
-                NetworkField(networks.online),
-                whole,
-                steps=self.steps,
-                rollout=self.rollout,
-                guidance=self.guidance,
-                null=networks.null,
-            )
+            whole, guidance = dataclasses.replace(draws, d=jnp.ones_like(draws.d)), self._guidance(networks)
+            return losses.live_reflow_target(field, whole, steps=self.steps, rollout=self.rollout, guidance=guidance)
 
         return Term("flow", 1 - share, sections, losses.flow_target), Term("reflow", share, sections, target)
 

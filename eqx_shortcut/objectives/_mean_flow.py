@@ -6,16 +6,16 @@ from typing import Annotated, Any
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times, weights
-from ..guidance import Scales
+from ..guidance import Guidance, Scales
 from ..models.field import NetworkField
 from ..ranges import Count, Positive, PositiveShare, Range, Several, Share
-from ..types import Batch, Field
+from ..types import Batch, Cond, Field
 from ._base import Loss, Networks
-from ._pairs import OnLogitNormalPairs, jvp
+from ._pairs import LogitNormalTimes, OnPairs, jvp
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanFlow(OnLogitNormalPairs):
+class MeanFlow(LogitNormalTimes, OnPairs):
     """MeanFlow (Geng et al. 2025): the average velocity from the velocity and one tangent along the path."""
 
     finite_difference: Positive | None = None
@@ -26,15 +26,11 @@ class MeanFlow(OnLogitNormalPairs):
     """Learn a weight of each t and d."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.mean_flow(
-            field,
-            batch,
-            key,
-            posterior_every=self.posterior_every,
-            jvp=jvp(self.finite_difference),
-            log_variance=networks.extra,
-            **self.options(networks, progress),
-        )
+        return losses.mean_flow(field, batch, key, jvp=jvp(self.finite_difference), **self.options(networks, progress))
+
+    def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
+        """Those of pairs, with rows of the posterior mean."""
+        return dataclasses.replace(super().drawn(progress), posterior_every=self.posterior_every)
 
     def extra(self, key: PRNGKeyArray) -> Any:
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
@@ -63,7 +59,7 @@ class ESC(MeanFlow):
 
 
 @dataclasses.dataclass(frozen=True)
-class ImprovedMeanFlow(OnLogitNormalPairs):
+class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
     """Improved MeanFlow (Geng et al. 2025b): the velocity is regressed, the tangent is along the network's own."""
 
     bootstrap_every: Several = 2
@@ -90,18 +86,14 @@ class ImprovedMeanFlow(OnLogitNormalPairs):
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
         assert isinstance(field, NetworkField)
-        return losses.improved_mean_flow(
-            field,
-            batch,
-            key,
-            velocity=field.velocity if self.velocity_head else None,
-            jvp=jvp(self.finite_difference),
-            **self.options(networks, progress),
-        )
+        velocity, tangent = field.velocity if self.velocity_head else None, jvp(self.finite_difference)
+        options = self.options(networks, progress)
+        return losses.improved_mean_flow(field, batch, key, velocity=velocity, jvp=tangent, **options)
 
-    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
-        """As of the others, with the scales that are told for guidance."""
-        return super().options(networks, progress) | {"guidance": self.told or self.guided}
+    def guided(self, null: Cond = None) -> Guidance:
+        """As the others, or by the scales that are told."""
+        guidance = super().guided(null)
+        return guidance if self.told is None else guidance._replace(scale=self.told)
 
     def check(self, batch: int) -> None:
         """As the others; scales that are told take the place of one that is not."""
@@ -109,7 +101,7 @@ class ImprovedMeanFlow(OnLogitNormalPairs):
         if self.max_scale is None:
             if self.intervals:
                 raise ValueError("intervals of guidance are told beside its scale, and none is: name the highest as max_scale")
-        elif self.guided is not None:
+        elif super().guided().inside:
             raise ValueError(
                 f"max_scale={self.max_scale}, guidance={self.guidance} and mix={self.mix} do not go together: a highest scale "
                 "leaves guidance at 1 and mix at 0"

@@ -1,4 +1,4 @@
-"""What objectives at continuous step sizes have in common."""
+"""Bases of objectives at continuous step sizes."""
 
 import dataclasses
 from functools import partial
@@ -7,17 +7,17 @@ from typing import Any, ClassVar
 import jax
 from jaxtyping import Array, Float
 
-from .. import tangents, times
+from .. import losses, tangents, times, weights
 from ..guidance import Guidance
 from ..models.field import NetworkField
 from ..ranges import BelowOne, Finite, NotNegative, Positive, Several, Share
 from ..rows import check_share
-from ..types import Field
-from ._base import Networks, OnField
+from ..types import Cond, Field, Weigh
+from ._base import Networks, Objective, OnField
 
 
 @dataclasses.dataclass(frozen=True)
-class OnPairs(OnField):
+class OnPairs(OnField, Objective):
     """Rows of a step `[t, t + d]`, among rows of `d = 0` that learn the velocity."""
 
     continuous: ClassVar[bool] = True
@@ -65,22 +65,26 @@ class OnPairs(OnField):
         """That share after a part of training."""
         return self.to_data
 
-    @property
-    def guided(self) -> Guidance | None:
-        """The guidance inside the velocity; None if there is none."""
-        return None if self.guidance == 1 and self.mix == 0 else Guidance(self.guidance, self.mix, self.interval)
+    def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
+        """Times and step sizes after a part of training."""
+        pairs = times.to_end(self.pairs, self.share_to_data(progress)) if self.to_data else self.pairs
+        return losses.Intervals(pairs, self.bootstrap_every, self.velocity_times)
+
+    def guided(self, null: Cond = None) -> Guidance:
+        """Hidden labels, and the guidance inside the velocity."""
+        return Guidance(null, self.label_dropout, self.guidance, self.mix, self.interval)
+
+    def weigh(self, networks: Networks) -> tuple[Weigh, ...]:
+        """The adaptive weight, and the learned one if there is one."""
+        adaptive = (weights.Adaptive(self.power, self.eps),) if self.power else ()
+        return adaptive if networks.extra is None else (*adaptive, networks.extra)
 
     def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
-        """What all losses on pairs are told in the same words."""
+        """The options of all losses on pairs."""
         return {
-            "pairs": times.to_end(self.pairs, self.share_to_data(progress)) if self.to_data else self.pairs,
-            "bootstrap_every": self.bootstrap_every,
-            "velocity_times": self.velocity_times,
-            "guidance": self.guided,
-            "null": networks.null,
-            "dropout": self.label_dropout,
-            "power": self.power,
-            "eps": self.eps,
+            "intervals": self.drawn(progress),
+            "guidance": self.guided(networks.null),
+            "weigh": self.weigh(networks),
         }
 
     def check(self, batch: int) -> None:
@@ -93,12 +97,12 @@ class OnPairs(OnField):
 
     def guides(self, steps: int) -> bool:
         """Unless trained with guidance, which every step size then contains."""
-        return self.guided is None
+        return not self.guided().inside
 
 
 @dataclasses.dataclass(frozen=True)
-class OnLogitNormalPairs(OnPairs):
-    """`t` and `t + d` are two logit-normal times: alike and put in order, or each of its own distribution."""
+class LogitNormalTimes:
+    """A base beside OnPairs: `t` and `t + d` are logit-normal times, alike and put in order or each of its own distribution."""
 
     time_mean: Finite = 0.4
     """Mean of the normal variable whose sigmoid is a time; a positive one favours the data."""

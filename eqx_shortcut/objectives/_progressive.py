@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times
+from ..guidance import guided
 from ..models.field import NetworkField
 from ..ranges import NotNegative, Positive, Several
 from ..types import Batch, Field
-from ._base import AtStep, Loss, Networks, OnField, Term
+from ._base import AtStep, Loss, Networks, Objective, OnField, Term
 
 
 @dataclasses.dataclass(frozen=True)
-class ProgressiveDistillation(OnField):
+class ProgressiveDistillation(OnField, Objective):
     """Progressive distillation (Salimans and Ho 2022): half as many steps in each stage, down to one."""
 
     steps: Several = 128
@@ -38,32 +39,20 @@ class ProgressiveDistillation(OnField):
         return 1 / self.steps
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.progressive_distillation(
-            field,
-            batch,
-            key,
-            teacher=NetworkField(networks.teacher),
-            level=self._level(progress),
-            guidance=self._guidance(progress),
-            null=networks.null,
-            clip=self.clip,
-        )
+        teacher, level = self._teacher(networks, progress), self._level(progress)
+        return losses.progressive_distillation(field, batch, key, teacher=teacher, level=level, clip=self.clip)
 
     def _level(self, progress):
         return self.stages - 1 - times.stage(progress, self.stages)
 
-    def _guidance(self, progress):
-        return 1.0 if self.guidance == 1 else jnp.where(times.stage(progress, self.stages) == 0, self.guidance, 1.0)
+    def _teacher(self, networks, progress):
+        first = times.stage(progress, self.stages) == 0
+        scale = 1.0 if self.guidance == 1 else jnp.where(first, self.guidance, 1.0)
+        return guided(NetworkField(networks.teacher), scale, networks.null)
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Two half steps of the teacher at the step size of the stage."""
-        target = partial(
-            losses.progressive_target,
-            NetworkField(networks.teacher),
-            guidance=self._guidance(progress),
-            null=networks.null,
-            clip=self.clip,
-        )
+        target = partial(losses.progressive_target, self._teacher(networks, progress), clip=self.clip)
         return (Term("distillation", 1.0, 2 ** self._level(progress)[None], target),)
 
     def snapshot(self, networks: Networks) -> Any:

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, times
+from ..guidance import Guidance
 from ..models.field import NetworkField
 from ..ranges import NotNegative, Positive, Several, Share
 from ..types import Batch, Field
-from ._base import AtStep, Loss, Networks, OnField, Term, stopped
+from ._base import AtStep, Loss, Networks, Objective, OnField, Term, stopped
 
 
 @dataclasses.dataclass(frozen=True)
-class Shortcut(OnField):
+class Shortcut(OnField, Objective):
     """Shortcut models (Frans et al. 2024): flow matching, and one step equals two half steps."""
 
     steps: Several = 128
@@ -48,10 +49,7 @@ class Shortcut(OnField):
             target=NetworkField(networks.ema if self.bootstrap_ema else stopped(networks.online)),
             steps=self.steps,
             bootstrap_every=self.bootstrap_every,
-            guidance=self.guidance,
-            guide_all=self.guide_all,
-            null=networks.null,
-            dropout=self.label_dropout,
+            guidance=Guidance(networks.null, self.label_dropout, self.guidance, all_steps=self.guide_all),
             dt_bias=self.dt_bias,
             clip=self.clip,
         )
@@ -61,9 +59,11 @@ class Shortcut(OnField):
         target = NetworkField(networks.ema if self.bootstrap_ema else networks.online)
         share, sections = 1 / self.bootstrap_every, 2 ** jnp.arange(times.log2_steps(self.steps))
 
-        def bootstrap(sections, guidance):
-            build = partial(losses.bootstrap_target, target, guidance=guidance, null=networks.null, clip=self.clip)
-            return Term("bootstrap", share, sections, build)
+        def bootstrap(sections, scale):
+            guidance = Guidance(networks.null, scale=scale)
+            return Term(
+                "bootstrap", share, sections, partial(losses.bootstrap_target, target, guidance=guidance, clip=self.clip)
+            )
 
         flow = Term("flow", 1 - share, jnp.array([self.steps]), losses.flow_target)
         if self.guidance == 1 or self.guide_all or len(sections) == 1:
@@ -71,14 +71,8 @@ class Shortcut(OnField):
         return flow, bootstrap(sections[-1:], self.guidance), bootstrap(sections[:-1], 1.0)
 
     def check(self, batch: int) -> None:
-        """Every step size needs a bootstrap row, and the finest one a guided row if there is guidance."""
-        losses.check_strata(batch, self.steps, self.bootstrap_every)
-        rows = batch // self.bootstrap_every
-        if self.guidance != 1 and not self.guide_all and not times.finest_rows(rows, self.steps, bias=self.dt_bias):
-            raise ValueError(
-                f"guidance={self.guidance} would guide nothing: with dt_bias {rows} bootstrap rows leave none for the "
-                f"finest step of steps={self.steps}; use a larger batch, a smaller bootstrap_every, or no dt_bias"
-            )
+        """Every step size needs a bootstrap row."""
+        losses.check_strata(batch, self.steps, self.bootstrap_every, dt_bias=self.dt_bias)
 
     def sampling(self, network: Any) -> Field:
         """The network at `d`, but never finer than `1/steps`, which is the finest it was trained at."""

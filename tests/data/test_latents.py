@@ -31,7 +31,9 @@ def cache(tmp_path: pathlib.Path) -> pathlib.Path:
         "shard": SIZE,
         "classes": 3,
         "autoencoder": {"scale": SCALE, "shift": SHIFT},
-        "parts": {"train": {"count": COUNT, "shards": [Shard(tmp_path / "train", i).seal.read_text() for i in range(3)]}},
+        "parts": {
+            "train": {"count": COUNT, "shards": [Shard(tmp_path / "train", i).checksum_file.read_text() for i in range(3)]}
+        },
     }
     (tmp_path / MANIFEST).write_text(json.dumps(manifest))
     return tmp_path
@@ -187,7 +189,7 @@ def test_a_cache_in_an_object_store_is_copied_once_and_read_from_the_copy(remote
     home = tmp_path / "home"
     local = copied(remote, home, each)
     np.testing.assert_array_equal(read_latents(local, "train", check=True).rows(np.arange(COUNT))["moments"], MOMENTS)
-    Shard(local / "train", 1).seal.unlink()
+    Shard(local / "train", 1).checksum_file.unlink()
     assert copied(remote, home, each) == local and seen == [[0, 1, 2], [1]]
     assert [path.name for path in storage.files(local)] == [MANIFEST, *(path.name for path in storage.files(local / "train"))]
     assert len(storage.files(local / "train")) == 9

@@ -95,12 +95,12 @@ die_in(ocdbt_utils, "merge_ocdbt_per_process_files")
 """,
     "all but the hashes": """
 from eqx_shortcut.checkpoint import Checkpoints
-die_in(Checkpoints, "_seal")
+die_in(Checkpoints, "_write_checksums")
 """,
     "writing the hashes": 'die_in(storage, "write", lambda path, data: path.name == "manifest.json", half)',
     "all but the name": """
 from eqx_shortcut.checkpoint import Checkpoints
-die_in(Checkpoints, "_seal", first=Checkpoints._seal)
+die_in(Checkpoints, "_write_checksums", first=Checkpoints._write_checksums)
 """,
     "removing the oldest": """
 import pathlib

@@ -153,6 +153,22 @@ def test_a_run_that_is_stopped_and_continued_ends_as_if_undisturbed(base, whole)
     go_on(base, "terminated", whole[0])
 
 
+def test_a_second_start_of_a_run_is_told_who_trains_it_and_leaves_it_alone(tmp_path):
+    line, folder = command("digits", *tiny("--name twice --steps 1000000")), tmp_path / "runs" / "digits" / "twice"
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 200
+        while not read_lines(folder / "metrics.jsonl") and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        second = call(tmp_path, *line)
+        alive = run.poll() is None
+        run.terminate()
+        assert run.wait(timeout=60) == 143 and alive
+    assert second.returncode == 1, second.stderr
+    assert f"twice is being trained by process {run.pid} on " in sentence(second)
+    assert sentence(second).endswith("to take over, delete runs/digits/twice/lock.json, which ends it, and repeat")
+    assert not (folder / "lock.json").exists() and Checkpoints.any(folder / "checkpoints")
+
+
 @pytest.mark.slow
 def test_a_run_stopped_in_every_way_and_continued_ends_as_if_undisturbed(base, whole):
     name = "stopped"
@@ -284,11 +300,7 @@ REFUSED = {
     "no sampler": ("digits", "--quality.steps 0", "--quality.steps 0: use 1 or more, or none to judge nothing"),
     "one sample": ("digits", "--quality.count 1", "--quality.count 1: a distance needs 2 samples or more"),
     "no samples at once": ("digits", "--quality.batch 0", "--quality.batch 0: use 1 or more"),
-    "guidance that guides nothing": (
-        "digits",
-        "--objective.guidance 2 --objective.dt-bias --objective.steps 32",
-        "with dt_bias 8 bootstrap rows leave none for the finest step",
-    ),
+    "few rows": ("digits", "--objective.dt-bias --objective.steps 32", "8 bootstrap rows for the 5 step sizes"),
     "misspelt": ("digits", "--network.hiden 16", "--network.hidden"),
     "no Fashion-MNIST": ("fashion_mnist", "--data.path nowhere", "no file nowhere/train-images-idx3-ubyte.gz"),
     "no CIFAR-10": ("cifar10", "--data.path nowhere", "no file train-*.parquet in"),

@@ -17,7 +17,7 @@ from scripts import script
 compare = script("compare")
 Cell, Config, finished, lengths, worked = compare.Cell, compare.Config, compare.finished, compare.lengths, compare.worked
 commands, read_costs, check_table = compare.commands, compare.read_costs, compare.check_table
-described, report = compare.described, compare.report
+record_of, report = compare.record_of, compare.report
 methods = script("methods")
 SETTINGS, TEACHER, parsed, told = methods.SETTINGS, methods.TEACHER, methods.parsed, methods.told
 
@@ -148,7 +148,7 @@ def test_a_table_keeps_the_runs_that_were_made_elsewhere(tmp_path: pathlib.Path)
     # The user's own, not one of a seed.
     made(("python", "digits.py", "objective:flow-matching", "--runs", str(tmp_path / "runs"), "--name", "flow-matching"))
     stored = {"shortcut-1": {"quality": quality(2.0)}, "flow-matching-0": {"quality": quality(8.0), "made on": "a GPU"}}
-    budget = described(config, 2500, None)
+    budget = record_of(config, 2500, None)
     (tmp_path / "table.json").write_text(json.dumps({"budget": budget, "commands": {"shortcut-1": ["python"]}, "runs": stored}))
     check_table(config, 2500, None)
     report(config, 2500, None, {"shortcut-0": ["python too"]})

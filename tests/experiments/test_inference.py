@@ -18,13 +18,14 @@ from jax import export as jax_export
 import eqx_shortcut
 from autoencoders import write_autoencoder
 from commands import in_process
-from eqx_shortcut import figures, settings
+from eqx_shortcut import figures, samplers, settings
 from eqx_shortcut.commands import _opening, export, interpolate
 from eqx_shortcut.evaluate import results
 from eqx_shortcut.figures import to_bytes
 from eqx_shortcut.objectives import ConsistencyTraining, Shortcut
 from eqx_shortcut.pretrained.autoencoder import decode_batch, from_training
 from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
+from eqx_shortcut.sampling import Sampling
 from runs import CLASSES, SHAPE, write_run
 
 COUNT, BATCH = 7, 3
@@ -131,7 +132,7 @@ def test_an_array_holds_every_sample_as_bytes_with_its_label(run, model, tmp_pat
     if "--class" in args:
         labels = np.resize([8, 5, 8], COUNT)
     if "--guidance" in args:
-        labels, more = np.full(COUNT, 4), {"guidance": 2.0, "guidance_interval": (0.0, 0.5)}
+        labels, more = np.full(COUNT, 4), {"steps": Sampling(guidance=2.0, guidance_interval=(0.0, 0.5))}
     with np.load(tmp_path / "samples.npz") as found:
         assert found["arr_0"].dtype == np.uint8
         expected = [drawn(model, seed, labels=jnp.asarray(labels), **more) for seed in (5, 0)]
@@ -263,7 +264,7 @@ def test_a_decoder_is_in_the_file_if_asked_for_and_guidance_too(base, tmp_path):
     assert "latents in the units of training" in done("export", base / "latent", "--out", tmp_path / "model.bin")
     done("export", base / "latent", "--decode", "--guidance", 2, "--out", tmp_path / "model.bin")
     autoencoder, model = load_autoencoder(base / "vae"), eqx_shortcut.load(base / "latent")
-    expected = eqx_shortcut.sample(model, jax.random.key(9), 3, guidance=2.0)
+    expected = eqx_shortcut.sample(model, jax.random.key(9), 3, Sampling(guidance=2.0))
     draw = jax_export.deserialize(bytearray((tmp_path / "model.bin").read_bytes())).call
     found = draw(np.uint32(9), np.arange(3, dtype=np.int32))
     np.testing.assert_allclose(found, decode_batch(autoencoder, from_training(autoencoder, expected)), atol=1e-4)
@@ -312,11 +313,11 @@ def test_a_picture_that_cannot_be_drawn_is_refused_in_one_sentence(run, line, wo
 
 def test_guidance_that_a_network_contains_is_said_not_to_apply(base):
     model = eqx_shortcut.Trained(None, Shortcut(steps=4, guidance=2.0), SHAPE, CLASSES, 1)
-    notes = [_opening.guided_note(_opening.Opening(base, guidance=2.0), model, steps) for steps in (1, 4)]
+    notes = [Sampling(steps, 2.0).note(model.objective) for steps in (1, 4)]
     assert notes == ["guidance 2.0 (not applied: not what the network was trained for at this step size)", "guidance 2.0"]
-    assert _opening.guided_note(_opening.Opening(base, guidance=2.0, guide_always=True), model, 1) == "guidance 2.0"
-    between = _opening.Opening(base, guidance=2.0, guidance_interval=(0.25, 1.0))
-    assert _opening.guided_note(between, model, 4) == "guidance 2.0 at times 0.25 to 1"
+    assert Sampling(1, 2.0, guide_always=True).note(model.objective) == "guidance 2.0"
+    options = _opening.SamplingOptions(guidance_interval=(0.25, 1.0), sampler="heun")
+    assert options.sampling(4, 2.0).note(model.objective) == "guidance 2.0 at times 0.25 to 1, heun"
 
 
 def test_help_comes_before_anything_heavy_is_imported():
@@ -419,3 +420,11 @@ def test_figures_are_of_the_format_that_their_name_says_and_the_same_again(tmp_p
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     said = done("plot", runs[2], "--measure", "KID", "--title", "distance of kernels", "--out", tmp_path / "kid.svg")
     assert "| KID | 1 step | 8 steps |" in said and "| b, 1 seed | -2 | -3 |" in said
+
+
+def test_another_sampler_and_its_times_are_chosen_by_name(run, model, tmp_path):
+    to_folder(run, tmp_path / "samples.npz", "--sampler", "midpoint", "--time-shift", 2, "--steps", 2)
+    sampler = samplers.Sampler(samplers.midpoint, samplers.Shifted(2.0))
+    with np.load(tmp_path / "samples.npz") as found:
+        np.testing.assert_array_equal(found["arr_0"], drawn(model, 0, steps=Sampling(2, sampler=sampler)))
+    assert "name it with --sampler" in refused("sample", run, "--time-shift", 2)

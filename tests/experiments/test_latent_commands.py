@@ -139,7 +139,7 @@ def test_two_runs_and_an_interrupted_one_write_the_same_bytes(base, tmp_path):
     wanted = snapshot(base / "cache")
     out = tmp_path / "cache"
     assert run_encode(base, out)[0] == 0 and snapshot(out) == wanted
-    Shard(out / "train", 1).seal.unlink()
+    Shard(out / "train", 1).checksum_file.unlink()
     Shard(out / "train", 1).moments.write_bytes(b"half")
     (out / MANIFEST).unlink()
     untouched = Shard(out / "train", 0).moments.stat().st_mtime_ns

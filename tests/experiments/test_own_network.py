@@ -16,6 +16,7 @@ from eqx_shortcut.experiment import Config, Experiment, Figures, Quality
 from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.objectives import ConsistencyTraining, FlowMatching, MeanFlow, Shortcut
 from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.sampling import Sampling
 
 MODULE = """
 import dataclasses
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from eqx_shortcut.data import ArraySource
+from eqx_shortcut.sampling import Sampling
 
 class Net(eqx.Module):
     layer: eqx.nn.Linear
@@ -135,7 +137,7 @@ def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, c
     model = eqx_shortcut.load(folder)
     np.testing.assert_array_equal(model.null["state"], [9, 9])  # pyright: ignore
     one = {"state": np.ones(2, np.float32)}
-    samples = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions=one, guidance=2.0, guide_always=True)
+    samples = eqx_shortcut.sample(model, jax.random.key(0), 3, Sampling(guidance=2.0, guide_always=True), conditions=one)
     assert samples.shape == (3, *shape) and np.isfinite(samples).all()
     if not pictures:
         check_numbers(config, model, folder, tmp_path / "numbers")

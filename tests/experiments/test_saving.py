@@ -67,9 +67,9 @@ class Disk(Checkpoints):
             raise CheckpointError(f"no room for {int(state.step)}")
         self.pending = int(state.step)
         if wait:
-            self.settle()
+            self.wait()
 
-    def settle(self):
+    def wait(self):
         step, self.pending = self.pending, None
         if step is not None and self.full:
             raise CheckpointError(f"no room for {step}")

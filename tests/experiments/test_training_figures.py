@@ -73,8 +73,8 @@ def test_denoising_has_a_row_a_time_and_step_size_of_eight_images_twice(watched)
 def test_guided_samples_say_where_guidance_is_not_applied(monkeypatch, tmp_path):
     drawn, asked = [], []
 
-    def sample(model, key, count, *, steps, guidance):
-        asked.append(guidance)
+    def sample(model, key, count, sampling):
+        asked.append(sampling.guidance)
         return jax.numpy.zeros((count, 8, 8, 1))
 
     monkeypatch.setattr(pictures, "sample", sample)

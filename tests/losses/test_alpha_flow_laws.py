@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import losses, times
+import flat
+from eqx_shortcut import losses, times, weights
 from eqx_shortcut.rows import rows
+from eqx_shortcut.types import Regression
 from exact import CASES, M, S, case, case_at, case_points, distances, gaussian_batch, gaussian_field, gaussian_lines, mean_of
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -116,12 +118,12 @@ P = np.array([0.3, -0.5, 0.2])
 def test_the_gradient_tends_to_that_of_mean_flow(key, power):
     """On the same draws; halving alpha halves the difference. At 0 it is MeanFlow's."""
     batch = gaussian_batch(key, 32)
-    exact = jax.jit(jax.grad(lambda p: losses.mean_flow(bent(p), batch, key, power=power)[0]))(P)
+    exact = jax.jit(jax.grad(lambda p: flat.mean_flow(bent(p), batch, key, power=power)[0]))(P)
 
     @jax.jit
     def gradient(alpha):
         def loss(p):
-            return losses.alpha_flow(bent(p), batch, key, target=bent(P), alpha=alpha, power=power)[0]
+            return flat.alpha_flow(bent(p), batch, key, target=bent(P), alpha=alpha, power=power)[0]
 
         return jax.grad(loss)(jnp.asarray(P))
 
@@ -133,12 +135,13 @@ def test_the_gradient_tends_to_that_of_mean_flow(key, power):
 
 def test_weights_are_those_of_the_documentation():
     """`alpha/(error + alpha^2 eps)`, and `alpha/(error + c)` with `eps = c/alpha^2`; the error is a sum over elements."""
-    error, at, alpha = jnp.array([0.01, 0.3, 2.0]), jnp.zeros(3), 0.2
+    error, alpha = jnp.array([0.01, 0.3, 2.0]), 0.2
+    rows = Regression(jnp.zeros((3, 5)), jnp.zeros(3), jnp.zeros(3), None, jnp.zeros((3, 5)))
 
     def weighed(**options):
-        return losses.balance(error / 5, at, at, elements=5, unit=alpha, **options)
+        return weights.Adaptive(unit=alpha, **options)(error / 5, rows)
 
-    np.testing.assert_allclose(weighed(), error / 5 / alpha, rtol=1e-9)
+    np.testing.assert_allclose(weighed(power=0.0), error / 5 / alpha, rtol=1e-9)
     np.testing.assert_allclose(weighed(power=1.0, eps=0.01), error * alpha / (error + alpha**2 * 0.01), rtol=1e-9)
     np.testing.assert_allclose(weighed(power=1.0, eps=0.5 / alpha**2), error * alpha / (error + 0.5), rtol=1e-9)
 
@@ -157,10 +160,10 @@ def test_so_flow_weighs_by_the_mean_of_the_error_and_steps_by_half(key):
     batch, asked = gaussian_batch(key, 32), bent(P)
 
     def run(**options):
-        return losses.so_flow(asked, batch, key, target=asked, alpha=0.1, reduction=None, **options)[0]
+        return flat.so_flow(asked, batch, key, target=asked, alpha=0.1, reduction=None, **options)[0]
 
     at = partial(times.logit_normal, mean=0.2)
-    draws = losses.pair_draws(batch, key, pairs=times.logit_normal_ends, bootstrap_every=4, velocity_times=at)
+    draws = losses.Intervals(times.logit_normal_ends, 4, at).draw(batch, key)
     unit = jnp.where(jnp.arange(32) % 4 == 0, 0.1, 1.0) * jnp.where(draws.d > 0, 0.5, 1.0)
     error = run(power=0.0) * jnp.where(jnp.arange(32) % 4 == 0, 1 / 0.1, 1.0) / jnp.where(draws.d > 0, 0.5, 1.0)
     expected = unit * error / (error + 0.3)

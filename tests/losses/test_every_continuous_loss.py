@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
+import flat
 from eqx_shortcut import Batch, losses, sharding, tangents, times
 from eqx_shortcut.guidance import Guidance, Guided, Scales
 from eqx_shortcut.models.field import NetworkField
@@ -44,7 +45,7 @@ PAIRS = {
 def loss(name: str, field, batch: Batch, key, helpers=HELPERS, **options):
     """One of the losses; `helpers` are the parameters of its target and teacher."""
     needs = {k: field_of(helpers[k]) if v is True else v for k, v in NEEDS[name].items()}
-    return getattr(losses, name)(field, batch, key, **needs | options)
+    return getattr(flat, name)(field, batch, key, **needs | options)
 
 
 def every(name: str) -> int:
@@ -56,7 +57,8 @@ def draws_of(name: str, batch: Batch, key, **options) -> Draws:
     key = jax.random.split(key)[0] if name in ("improved_mean_flow", "split_mean_flow", "progressive_map") else key
     pairs, at = (PAIRS[name], times.uniform) if name in PAIRS else (times.logit_normal_pairs, None)
     at = partial(times.logit_normal, mean=0.2) if name == "so_flow" else at
-    return losses.pair_draws(batch, key, pairs=pairs, bootstrap_every=every(name), velocity_times=at, **options)
+    own = {name: options.pop(name) for name in ("posterior_every",) if name in options}
+    return losses.Intervals(pairs, every(name), at, **own).draw(batch, key, **options)
 
 
 def errors_of(name: str, draws: Draws, key):
@@ -97,8 +99,7 @@ def test_loss_is_its_builders_row_by_row_and_logs_the_raw_error(key, name):
 def test_rows_of_no_step_have_times_of_their_own_or_those_at_which_steps_start(key):
     """Two uniform times in order start at 1/3 on average: a velocity learnt there alone is hardly asked for near the data."""
     batch = Batch(jnp.zeros((4096, 1)))
-    draw = partial(losses.pair_draws, batch, key, pairs=times.uniform_pairs, bootstrap_every=4)
-    starts, own = draw(), draw(velocity_times=times.uniform)
+    starts, own = (losses.Intervals(times.uniform_pairs, 4, at).draw(batch, key) for at in (None, times.uniform))
     (steps, at_starts), (same, at_own) = (split_rows((draws.t, draws.d), 4) for draws in (starts, own))
     np.testing.assert_array_equal(steps, same)
     assert not jnp.any(at_starts[1]) and not jnp.any(at_own[1])
@@ -181,20 +182,20 @@ def test_pairs_keep_their_noise_and_rows_their_place(key):
 
 
 def test_conditions_drop_in_rows_of_both_kinds(key):
-    dropped = np.asarray(draws_of("mean_flow", batch_of(key), key, null=NULL, dropout=0.5).cond == NULL)
+    dropped = np.asarray(draws_of("mean_flow", batch_of(key), key, guidance=Guidance(NULL, 0.5)).cond == NULL)
     for kind in split_rows(dropped, 4):
         assert 0 < kind.sum() < kind.size
 
 
 def test_conditions_drop_in_rows_of_no_step_alone_and_as_many_of_all(key):
     batch = Batch(jnp.zeros((4096, 1)), jnp.arange(4096))
-    draws = draws_of("mean_flow", batch, key, null=NULL, dropout=0.3, drop_steps=False)
+    draws = draws_of("mean_flow", batch, key, guidance=Guidance(NULL, 0.3), drop_steps=False)
     steps, rest = split_rows(np.asarray(draws.cond) == NULL, 4)
     assert not steps[1:].any() and abs(rest.sum() / 4096 - 0.3) < 0.03  # the first row's label is NULL
 
 
 @pytest.mark.parametrize("name", ["mean_flow", "improved_mean_flow"])
-@pytest.mark.parametrize("guidance", [None, Guidance(2.0)])
+@pytest.mark.parametrize("guidance", [None, Guidance(scale=2.0)])
 def test_the_labels_of_steps_are_dropped_unless_guidance_is_inside(key, name, guidance):
     seen = []
 
@@ -203,7 +204,7 @@ def test_the_labels_of_steps_are_dropped_unless_guidance_is_inside(key, name, gu
         return field_of(PARAMETERS)(x, t, d, cond)
 
     batch = Batch(batch_of(key).x, jnp.full(N, 1))
-    losses_of = getattr(losses, name)
+    losses_of = getattr(flat, name)
     losses_of(field, batch, key, null=NULL, dropout=0.5, guidance=guidance, jvp=tangents.finite_difference(1e-3))
     dropped = [np.any(cond[steps] == NULL) for steps, cond in seen if len(cond) == N // every(name) and steps.any()]
     assert dropped and any(dropped) is (guidance is None)
@@ -231,7 +232,7 @@ def test_guidance_and_dropout_change_the_loss_where_they_apply(key):
     run = partial(loss, field=field_of(PARAMETERS), batch=batch_of(key), key=key, null=NULL, power=0.0)
     for name in ("mean_flow", "lagrangian"):
         plain = run(name)[0]
-        assert float(abs(run(name, guidance=Guidance(2.0))[0] - plain)) > 1e-3
+        assert float(abs(run(name, guidance=Guidance(scale=2.0))[0] - plain)) > 1e-3
         assert float(abs(run(name, dropout=0.5)[0] - plain)) > 1e-3
     plain = run("continuous_consistency")[0]
     assert float(abs(run("continuous_consistency", guidance=2.0)[0] - plain)) > 1e-3
@@ -246,7 +247,7 @@ def test_a_network_is_told_its_guidance(key):
         return field_of(PARAMETERS)(x, t, d, cond.cond) * cond.scale[:, None]
 
     options: dict[str, Any] = {"guidance": Scales(1, 8, intervals=True), "null": NULL, "dropout": 0.3, "power": 0.0}
-    value, _ = losses.improved_mean_flow(field, batch_of(key), key, velocity=field, **options)
+    value, _ = flat.improved_mean_flow(field, batch_of(key), key, velocity=field, **options)
     assert np.isfinite(value) and all(isinstance(cond, Guided) for cond in seen)
     with_labels, asked = seen[0].cond[::2], seen[0]
     assert np.all((asked.scale >= 1) & (asked.scale <= 8) & (asked.start <= 0.5) & (asked.stop >= 0.5))
@@ -259,7 +260,7 @@ def test_a_head_for_the_velocity_is_trained_beside(key):
     field, batch = field_of(PARAMETERS), batch_of(key)
 
     def run(p):
-        return losses.improved_mean_flow(field, batch, key, velocity=field_of(p), power=0.0)
+        return flat.improved_mean_flow(field, batch, key, velocity=field_of(p), power=0.0)
 
     draws = draws_of("improved_mean_flow", batch, key)
     head = losses.regress(
@@ -298,8 +299,8 @@ def test_a_sharded_batch_sends_nothing():
     batch = Batch(jnp.ones((64, 3)), jnp.zeros(64, int))
 
     def rows(batch):
-        options: dict[str, Any] = {"guidance": Guidance(2.0, 0.5), "null": NULL, "dropout": 0.1, "reduction": None}
-        return losses.mean_flow(field_of(PARAMETERS), batch, jax.random.key(0), **options)[0]
+        options: dict[str, Any] = {"guidance": Guidance(scale=2.0, mix=0.5), "null": NULL, "dropout": 0.1, "reduction": None}
+        return flat.mean_flow(field_of(PARAMETERS), batch, jax.random.key(0), **options)[0]
 
     function = jax.jit(rows, in_shardings=layout, out_shardings=layout)
     text = function.lower(jax.device_put(batch, layout)).compile().as_text() or ""
@@ -310,9 +311,9 @@ def test_a_sharded_batch_sends_nothing():
 
 REFUSED = [
     ("mean_flow", {"bootstrap_every": 1}, r"bootstrap_every=1 leaves no row for flow matching: use 2 or more"),
-    ("lagrangian", {"bootstrap_every": 5}, r"batch 24 is not a multiple of every=5: .*choose every in \(2, 3, 4"),
+    ("lagrangian", {"bootstrap_every": 5}, r"batch 24 is not a multiple of bootstrap_every=5: use a batch of 20 or 25, or "),
     ("eulerian", {"dropout": 0.1}, r"dropout=0.1 needs `null`"),
-    ("mean_flow", {"guidance": Guidance(2.0)}, r"guidance needs `null`"),
+    ("mean_flow", {"guidance": Guidance(scale=2.0)}, r"guidance needs `null`"),
     ("continuous_consistency", {"guidance": 2.0}, r"guidance=2.0 needs `null`"),
 ]
 
@@ -326,10 +327,10 @@ def test_what_cannot_be_done_is_refused_with_the_remedy(key, name, options, mess
 def test_the_posterior_of_stored_pairs_is_refused(key):
     batch = batch_of(key)
     with pytest.raises(ValueError, match=r"posterior_every=2 takes the noise to be independent of the data.*leave it None"):
-        losses.mean_flow(field_of(PARAMETERS), Batch(batch.x, None, batch.x), key, posterior_every=2)
+        flat.mean_flow(field_of(PARAMETERS), Batch(batch.x, None, batch.x), key, posterior_every=2)
 
 
 @pytest.mark.parametrize("name", [name for name, needs in NEEDS.items() if "target" in needs])
 def test_a_target_is_required(key, name):
     with pytest.raises(TypeError, match="target"):
-        getattr(losses, name)(field_of(PARAMETERS), batch_of(key), key, **({"alpha": 1.0} if name == "alpha_flow" else {}))
+        getattr(flat, name)(field_of(PARAMETERS), batch_of(key), key, **({"alpha": 1.0} if name == "alpha_flow" else {}))

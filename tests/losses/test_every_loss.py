@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
+import flat
 from eqx_shortcut import Batch, losses
+from eqx_shortcut.guidance import Guidance
 from eqx_shortcut.rows import merge_rows, rows
 from plain import NULL, PARAMETERS, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
@@ -26,15 +28,16 @@ def loss(name: str, field, batch: Batch, key, helpers=TARGET, **options):
         "live_reflow": {"target": target, "steps": STEPS, "bootstrap_every": EVERY, "rollout": ROLLOUT},
         "diffusion": {"steps": STEPS},
     }
-    return getattr(losses, name)(field, batch, key, **settings[name] | options)
+    return getattr(flat, name)(field, batch, key, **settings[name] | options)
 
 
 def regression(name: str, batch: Batch, key, **options):
     """The rows of a loss from its builders."""
     target, teacher = field_of(TARGET["target"]), field_of(TARGET["teacher"])
-    dropping = {k: options.pop(k) for k in ("null", "dropout") if k in options and "dropout" in options}
+    null, dropout, scale = (options.pop(name, usual) for name, usual in (("null", None), ("dropout", 0.0), ("guidance", 1.0)))
+    guidance = Guidance(null, dropout, scale)
     if name == "progressive_distillation":
-        return losses.progressive_target(teacher, losses.level_draws(batch, key, level=LEVEL), **options)
+        return losses.progressive_target(guidance.of(teacher), losses.level_draws(batch, key, level=LEVEL), **options)
     if name == "consistency_distillation":
         draws = losses.consistency_draws(batch, key, level=3)
         return losses.consistency_distillation_target(target, teacher, draws, gap=1 / STEPS, **options)
@@ -42,9 +45,9 @@ def regression(name: str, batch: Batch, key, **options):
         draws = losses.consistency_draws(batch, key, level=LEVEL)
         return losses.consistency_training_target(target, draws, gap=1 / 4, **options)
     if name == "diffusion":
-        return losses.diffusion_target(losses.flow_draws(batch, key, steps=STEPS, **dropping))
-    first, rest = losses.live_reflow_draws(batch, key, steps=STEPS, bootstrap_every=EVERY, **dropping)
-    reflow = losses.live_reflow_target(target, first, steps=STEPS, rollout=ROLLOUT, **options)
+        return losses.diffusion_target(losses.flow_draws(batch, key, steps=STEPS, guidance=guidance))
+    first, rest = losses.live_reflow_draws(batch, key, steps=STEPS, bootstrap_every=EVERY, guidance=guidance)
+    reflow = losses.live_reflow_target(target, first, steps=STEPS, rollout=ROLLOUT, guidance=guidance, **options)
     floor = {k: v for k, v in options.items() if k == "floor"}
     return merge_rows(reflow, losses.flow_target(rest, **floor), EVERY)
 
@@ -159,7 +162,7 @@ REFUSED = [
     ("live_reflow", {"guidance": 3.0}, r"guidance=3.0 needs `null`"),
     ("live_reflow", {"dropout": 0.1}, r"dropout=0.1 needs `null`"),
     ("live_reflow", {"bootstrap_every": 1}, r"bootstrap_every=1 leaves no row for flow matching: use 2 or more"),
-    ("live_reflow", {"bootstrap_every": 5}, r"batch 24 is not a multiple of every=5: .*choose every in \(2, 3, 4"),
+    ("live_reflow", {"bootstrap_every": 5}, r"batch 24 is not a multiple of bootstrap_every=5: use a batch of 20 or 25, or "),
     ("diffusion", {"dropout": 0.1}, r"dropout=0.1 needs `null`"),
 ]
 
@@ -182,7 +185,7 @@ HELP = {
 def test_target_and_teacher_are_required(key, name):
     given, missing = HELP[name]
     with pytest.raises(TypeError, match=missing):
-        getattr(losses, name)(field_of(PARAMETERS), batch_of(key), key, **given)
+        getattr(flat, name)(field_of(PARAMETERS), batch_of(key), key, **given)
 
 
 @pytest.mark.parametrize("name", ["progressive_distillation", "consistency_training"])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flat
 from eqx_shortcut import losses, steps, tangents, times
 from eqx_shortcut.rows import rows
 from exact import (
@@ -161,14 +162,14 @@ def test_finite_differences_tend_to_the_tangent_at_second_order():
 # The whole losses, and where they stand in the family
 
 WHOLE = {
-    "lagrangian": partial(losses.lagrangian, target=EXACT),
-    "terminal_velocity": partial(losses.terminal_velocity, target=EXACT),
-    "eulerian": losses.eulerian,
-    "eulerian through its tangent": partial(losses.eulerian, stop_space=False),
-    "eulerian through none": partial(losses.eulerian, stop_tangent=True),
-    "split_mean_flow": partial(losses.split_mean_flow, target=EXACT),
-    "progressive_map": partial(losses.progressive_map, target=EXACT),
-    "progressive_map at any share": partial(losses.progressive_map, target=EXACT, share=None),
+    "lagrangian": partial(flat.lagrangian, target=EXACT),
+    "terminal_velocity": partial(flat.terminal_velocity, target=EXACT),
+    "eulerian": flat.eulerian,
+    "eulerian through its tangent": partial(flat.eulerian, stop_space=False),
+    "eulerian through none": partial(flat.eulerian, stop_tangent=True),
+    "split_mean_flow": partial(flat.split_mean_flow, target=EXACT),
+    "progressive_map": partial(flat.progressive_map, target=EXACT),
+    "progressive_map at any share": partial(flat.progressive_map, target=EXACT, share=None),
 }
 
 
@@ -208,7 +209,7 @@ def test_the_gradient_of_eulerian_passes_through_time_alone_if_told_so(key):
     def of(p):
         return lambda x, t, d, cond: p[0] * jnp.sin(x) + p[1] * rows(d, x) * x + p[2] * rows(t, x) * x
 
-    draws = losses.pair_draws(batch, key, pairs=times.uniform_pairs, bootstrap_every=2)
+    draws = losses.Intervals(times.uniform_pairs, 2).draw(batch, key)
     x, t, d = (1 - rows(draws.t, draws.x)) * draws.noise + rows(draws.t, draws.x) * draws.x, draws.t, draws.d
     own, step, h = of(p0)(x, t, 0 * d, None), rows(d, x), 1e-5
 

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flat
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.rows import rows
 from eqx_shortcut.steps import predict
@@ -19,7 +20,7 @@ def test_loss_is_the_mean_squared_velocity_error(key, shape, kind):
     points = jnp.asarray((1 - (1 - 1e-5) * s) * noise + s * x, jnp.float32)
     answer = np.asarray(predict(field_of(PARAMETERS), points, draws.t, draws.d, batch.cond))
     expected = np.mean((answer - (x - (1 - 1e-5) * noise)) ** 2)
-    loss, metrics = losses.flow_matching(field_of(PARAMETERS), batch, key, steps=16)
+    loss, metrics = flat.flow_matching(field_of(PARAMETERS), batch, key, steps=16)
     np.testing.assert_allclose([loss, metrics["loss"]], expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["velocity"], np.sqrt(np.mean((x - noise) ** 2)), rtol=1e-4)
 
@@ -30,7 +31,7 @@ def test_gradient_is_the_errors(key, shape, kind):
     batch = batch_of(key, shape, kind)
     target = losses.flow_target(losses.flow_draws(batch, key, steps=16))
     error = field_of(PARAMETERS)(target.x, target.t, target.d, target.cond) - target.u
-    grad = jax.grad(lambda p: losses.flow_matching(field_of(p), batch, key, steps=16)[0])(PARAMETERS)
+    grad = jax.grad(lambda p: flat.flow_matching(field_of(p), batch, key, steps=16)[0])(PARAMETERS)
     np.testing.assert_allclose(grad["a"], 2 * jnp.mean(error * target.x), rtol=1e-4)
     np.testing.assert_allclose(grad["b"], 2 * jnp.mean(error * rows(target.t - target.d, error)), rtol=1e-4, atol=1e-6)
 
@@ -38,8 +39,8 @@ def test_gradient_is_the_errors(key, shape, kind):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_without_reduction_one_value_a_row(key, shape):
     batch = batch_of(key, shape)
-    values, metrics = losses.flow_matching(field_of(PARAMETERS), batch, key, reduction=None)
-    loss, _ = losses.flow_matching(field_of(PARAMETERS), batch, key)
+    values, metrics = flat.flow_matching(field_of(PARAMETERS), batch, key, reduction=None)
+    loss, _ = flat.flow_matching(field_of(PARAMETERS), batch, key)
     assert values.shape == (N,)
     np.testing.assert_allclose([jnp.mean(values), metrics["loss"]], loss, rtol=1e-6)
 
@@ -48,15 +49,15 @@ def test_weight_scales_rows_by_their_time_and_step(key):
     batch = batch_of(key)
     draws = losses.flow_draws(batch, key, steps=16)
     weight = lambda t, d: 1 + t + 100 * d  # noqa: E731
-    plain, _ = losses.flow_matching(field_of(PARAMETERS), batch, key, steps=16, reduction=None)
-    found, _ = losses.flow_matching(field_of(PARAMETERS), batch, key, steps=16, reduction=None, weight=weight)
+    plain, _ = flat.flow_matching(field_of(PARAMETERS), batch, key, steps=16, reduction=None)
+    found, _ = flat.flow_matching(field_of(PARAMETERS), batch, key, steps=16, reduction=None, weight=weight)
     np.testing.assert_allclose(found, plain * (1 + draws.t + 100 / 16), rtol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 10, 128])
 def test_one_step_size_and_times_on_its_grid(key, steps):
     recorded = Recorded()
-    losses.flow_matching(recorded, batch_of(key), key, steps=steps)
+    flat.flow_matching(recorded, batch_of(key), key, steps=steps)
     ((_, t, d, _),) = recorded.asked
     np.testing.assert_array_equal(d, np.full(N, np.float32(1 / steps)))
     np.testing.assert_allclose(t * steps, np.round(t * steps), atol=1e-5)
@@ -66,7 +67,7 @@ def test_one_step_size_and_times_on_its_grid(key, steps):
 def test_conditions_drop_to_null(key):
     batch, (_, null) = batch_of(key, kind="dict"), conditions("dict")
     recorded = Recorded()
-    losses.flow_matching(recorded, batch, key, null=null, dropout=1.0)
+    flat.flow_matching(recorded, batch, key, null=null, dropout=1.0)
     ((_, _, _, cond),) = recorded.asked
     np.testing.assert_array_equal(cond["label"], np.full(N, 3))
     np.testing.assert_array_equal(cond["text"], np.zeros((N, 2)))
@@ -74,7 +75,7 @@ def test_conditions_drop_to_null(key):
 
 def test_dropout_without_null_is_refused(key):
     with pytest.raises(ValueError, match=r"dropout=0.1 needs `null`"):
-        losses.flow_matching(field_of(PARAMETERS), batch_of(key), key, dropout=0.1)
+        flat.flow_matching(field_of(PARAMETERS), batch_of(key), key, dropout=0.1)
 
 
 def test_pairs_keep_their_noise(key):

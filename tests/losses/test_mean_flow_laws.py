@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import losses, tangents, times
+import flat
+from eqx_shortcut import losses, tangents, times, weights
 from eqx_shortcut.rows import rows
 from eqx_shortcut.types import Draws, Regression
 from exact import (
@@ -90,9 +91,9 @@ def test_finite_differences_tend_to_the_tangent_at_second_order(method):
 # The whole losses
 
 WHOLE = {
-    "mean_flow": losses.mean_flow,
-    "improved_mean_flow": losses.improved_mean_flow,
-    "esc": partial(losses.mean_flow, posterior_every=2, pairs=times.to_end(times.logit_normal_pairs, 0.5)),
+    "mean_flow": flat.mean_flow,
+    "improved_mean_flow": flat.improved_mean_flow,
+    "esc": partial(flat.mean_flow, posterior_every=2, pairs=times.to_end(times.logit_normal_pairs, 0.5)),
 }
 
 
@@ -115,8 +116,8 @@ def test_an_adaptive_weight_biases_where_errors_are_not_symmetric():
     def pull(power):
         def loss(p):
             error = losses.row_error(jnp.broadcast_to(p, values.shape), values)
-            rows = losses.balance(error, jnp.zeros(2), jnp.zeros(2), elements=1, power=power, eps=0.01)
-            return jnp.sum(shares * rows)
+            rows = Regression(values, jnp.zeros(2), jnp.zeros(2), None, values)
+            return jnp.sum(shares * weights.Adaptive(power, 0.01)(error, rows))
 
         return float(jax.grad(loss)(0.0))
 

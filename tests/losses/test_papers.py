@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flat
 import papers
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.guidance import Guidance, Scales
@@ -33,8 +34,13 @@ def handed(rows: Rows) -> dict[str, Any]:
     return {"pairs": pairs, "velocity_times": lambda *_: jnp.where(rows.d > 0, 0.13, rows.t), "null": LABEL}
 
 
+def intervals(rows: Rows, every: int) -> losses.Intervals:
+    own = handed(rows)
+    return losses.Intervals(own["pairs"], every, own["velocity_times"])
+
+
 def told(guidance):
-    return None if guidance is None else Guidance(*guidance)
+    return None if guidance is None else Guidance(None, 0.0, *guidance)
 
 
 WEIGHTS: dict[str, dict[str, Any]] = {
@@ -73,7 +79,7 @@ def test_mean_flow(key, guidance, weighing):
 
     def loss(p, **options):
         options |= handed(rows) | options_of(weighing, p)
-        return losses.mean_flow(field_of(p), batch_of(rows), key, bootstrap_every=4, guidance=told(guidance), **options)
+        return flat.mean_flow(field_of(p), batch_of(rows), key, bootstrap_every=4, guidance=told(guidance), **options)
 
     same(loss, lambda p: weighed(papers.mean_flow(field_of(p), rows, guidance), rows, weighing, p), parameters(0))
 
@@ -83,8 +89,8 @@ def test_mean_flow_without_a_share_of_the_own_velocity(key):
     rows, guidance = given(3), (2.0, 0.0, (0.0, 1.0))
 
     def loss(p, **options):
-        options |= handed(rows) | {"bootstrap_every": 3, "guidance": Guidance(*guidance), "power": 0.0}
-        return losses.mean_flow(field_of(p), batch_of(rows), key, **options)
+        options |= handed(rows) | {"bootstrap_every": 3, "guidance": told(guidance), "power": 0.0}
+        return flat.mean_flow(field_of(p), batch_of(rows), key, **options)
 
     same(loss, lambda p: papers.mean_flow(field_of(p), rows, guidance), parameters(0))
 
@@ -93,14 +99,14 @@ def test_esc_learns_from_the_lines_of_its_batch(key):
     """Every second row of either kind."""
     rows = given(4)
     batch, options = Batch(rows.data, rows.cond), {**handed(rows), "bootstrap_every": 4}
-    rows = rows._replace(noise=losses.pair_draws(batch, key, **options).noise)
+    rows = rows._replace(noise=intervals(rows, 4).draw(batch, key).noise)
     flow = np.arange(N) % 4 > 0
     which = np.zeros(N, bool)
     which[np.flatnonzero(flow)[::2]] = which[np.flatnonzero(~flow)[::2]] = True
     moved = papers.posterior(rows, which)
 
     def loss(p, **more):
-        return losses.mean_flow(field_of(p), batch, key, posterior_every=2, power=0.0, **options, **more)
+        return flat.mean_flow(field_of(p), batch, key, posterior_every=2, power=0.0, **options, **more)
 
     same(loss, lambda p: papers.mean_flow(field_of(p), moved), parameters(0))
 
@@ -127,7 +133,7 @@ def test_improved_mean_flow(key, guidance, weighing, head):
 
     def loss(p, **options):
         options |= handed(rows) | weighing | {"guidance": told(guidance), "velocity": head_of(p) if head else None}
-        return losses.improved_mean_flow(field_of(p), batch_of(rows), key, bootstrap_every=2, **options)
+        return flat.improved_mean_flow(field_of(p), batch_of(rows), key, bootstrap_every=2, **options)
 
     same(loss, lambda p: improved(p, rows, guidance, weighing, head), parameters(0))
     if head:
@@ -143,7 +149,7 @@ def test_improved_mean_flow_is_told_its_scale(key, head):
 
     def run(field, velocity, **options):
         options |= handed(rows) | weighing | {"guidance": scales, "velocity": velocity}
-        return losses.improved_mean_flow(field, batch_of(rows), key, bootstrap_every=2, **options)
+        return flat.improved_mean_flow(field, batch_of(rows), key, bootstrap_every=2, **options)
 
     field, velocity = Recorded(field_of(parameters(0))), Recorded(head_of(parameters(0)))
     run(field, velocity if head else None)
@@ -171,7 +177,7 @@ def test_alpha_flow(key, guidance, weighing, alpha):
 
     def loss(p, **options):
         options |= handed(rows) | weighing | {"guidance": told(guidance), "clip": None, "per_alpha": True}
-        return losses.alpha_flow(field_of(p), batch_of(rows), key, target=target, alpha=alpha, bootstrap_every=4, **options)
+        return flat.alpha_flow(field_of(p), batch_of(rows), key, target=target, alpha=alpha, bootstrap_every=4, **options)
 
     def formula(p):
         error = weighed(papers.alpha_flow(field_of(p), target, rows, alpha, guidance), rows, weighing, p, unit=alpha or 1.0)
@@ -189,7 +195,7 @@ def test_so_flow(key, guidance, weighing, per_alpha):
 
     def loss(p, **options):
         options |= handed(rows) | weighing | {"guidance": told(guidance), "per_alpha": per_alpha, "weight": weight}
-        return losses.so_flow(field_of(p), batch_of(rows), key, target=target, alpha=0.1, bootstrap_every=4, **options)
+        return flat.so_flow(field_of(p), batch_of(rows), key, target=target, alpha=0.1, bootstrap_every=4, **options)
 
     def formula(p):
         error = papers.so_flow(field_of(p), target, rows, 0.1, guidance)
@@ -210,7 +216,7 @@ def test_lagrangian(key, name, guidance, weighing):
 
     def loss(p, **options):
         options |= handed(rows) | options_of(weighing, p) | {"guidance": told(guidance), "target": target}
-        return getattr(losses, name)(field_of(p), batch_of(rows), key, bootstrap_every=4, **options)
+        return getattr(flat, name)(field_of(p), batch_of(rows), key, bootstrap_every=4, **options)
 
     def formula(p):
         error = papers.lagrangian(field_of(p), target, rows)
@@ -231,7 +237,7 @@ def test_eulerian(key, guidance, weighing, through):
 
     def loss(p, **options):
         options |= handed(rows) | options_of(weighing, p) | {"guidance": told(guidance)} | STOPS[through]
-        return losses.eulerian(field_of(p), batch_of(rows), key, bootstrap_every=4, **options)
+        return flat.eulerian(field_of(p), batch_of(rows), key, bootstrap_every=4, **options)
 
     def formula(p):
         error = papers.eulerian(field_of(p), rows, through=through)
@@ -246,7 +252,7 @@ def test_progressive_map(key, guidance, weighing):
 
     def loss(p, **options):
         options |= handed(rows) | options_of(weighing, p) | {"guidance": told(guidance), "target": target, "share": 0.4}
-        return losses.progressive_map(field_of(p), batch_of(rows), key, bootstrap_every=4, clip=None, **options)
+        return flat.progressive_map(field_of(p), batch_of(rows), key, bootstrap_every=4, clip=None, **options)
 
     def formula(p):
         error = papers.progressive_map(field_of(p), target, rows, 0.4)
@@ -261,8 +267,8 @@ def test_split_mean_flow(key):
     rows, target = given(4), Recorded(field_of(parameters(TARGET)))
 
     def loss(p, **options):
-        options |= handed(rows) | {"power": 1.0, "eps": 0.3, "guidance": Guidance(*GUIDANCE), "clip": None}
-        return losses.split_mean_flow(field_of(p), batch_of(rows), key, target=target, bootstrap_every=4, **options)
+        options |= handed(rows) | {"power": 1.0, "eps": 0.3, "guidance": told(GUIDANCE), "clip": None}
+        return flat.split_mean_flow(field_of(p), batch_of(rows), key, target=target, bootstrap_every=4, **options)
 
     loss(parameters(0))
     steps = rows.d > 0
@@ -286,7 +292,7 @@ def test_targets_are_clipped_in_units_of_the_data(key, name):
     far = lambda x, t, d, cond: jnp.full_like(x, 50.0)  # noqa: E731
     options = handed(rows) | {"target": far, "power": 0.0, "clip": 2.5, "bootstrap_every": 4}
     options |= {"alpha": 0.5, "per_alpha": False} if name == "alpha_flow" else {}
-    found, _ = getattr(losses, name)(field_of(parameters(0)), batch_of(rows), key, reduction=None, **options)
+    found, _ = getattr(flat, name)(field_of(parameters(0)), batch_of(rows), key, reduction=None, **options)
     answer = field_of(parameters(0))(rows.point, rows.t, rows.d, rows.cond)
     np.testing.assert_allclose(found[::4], papers.mean_square(answer - 2.5)[::4], rtol=1e-9)
 
@@ -307,7 +313,7 @@ def test_tangents_are_taken_by_the_function_that_is_given(key, name):
     options |= {"target": field_of(parameters(TARGET))} if name in ("alpha_flow", "lagrangian", "terminal_velocity") else {}
     options |= {"alpha": 0.0} if name == "alpha_flow" else {}
     values = [
-        getattr(losses, name)(field_of(parameters(0)), batch_of(rows), key, power=0.0, **more, **options)[0]
+        getattr(flat, name)(field_of(parameters(0)), batch_of(rows), key, power=0.0, **more, **options)[0]
         for more in ({}, {"jvp": jax.jvp}, {"jvp": opposite})
     ]
     assert values[0] == values[1] and abs(values[2] - values[0]) > 1e-3
@@ -316,7 +322,7 @@ def test_tangents_are_taken_by_the_function_that_is_given(key, name):
 def test_magnitudes_of_velocities_are_those_of_the_targets(key):
     """A network that answers nothing has no tangent: MeanFlow's target is the line's velocity in rows of either kind."""
     rows, nothing = given(4), lambda x, t, d, cond: jnp.zeros_like(x)
-    _, metrics = losses.mean_flow(nothing, batch_of(rows), key, bootstrap_every=4, **handed(rows))
+    _, metrics = flat.mean_flow(nothing, batch_of(rows), key, bootstrap_every=4, **handed(rows))
     steps = np.arange(N) % 4 == 0
     for name, which in {"velocity": ~steps, "velocity_bootstrap": steps}.items():
         np.testing.assert_allclose(metrics[name], np.sqrt(np.mean(np.square(rows.line[which]))), rtol=1e-9)
@@ -336,7 +342,7 @@ def test_continuous_consistency(key, teacher, weighing):
 
     def loss(p, **options):
         options |= options_of(weighing, p) | settings | helped | {"std": 0.7, "null": LABEL}
-        return losses.continuous_consistency(field_of(p), batch_of(rows), key, at=lambda *_: rows.t, **options)
+        return flat.continuous_consistency(field_of(p), batch_of(rows), key, at=lambda *_: rows.t, **options)
 
     def formula(p):
         error, _ = papers.continuous_consistency(field_of(p), rows, sd=0.7, teacher=velocity, **settings)
@@ -352,7 +358,7 @@ def test_continuous_consistency_with_its_tangent_as_it_is(key):
 
     def loss(p, **options):
         options |= {"std": 0.5, "warmup": 1.0, "normalise": None, "power": 0.0}
-        return losses.continuous_consistency(field_of(p), batch_of(rows), key, at=lambda *_: rows.t, **options)
+        return flat.continuous_consistency(field_of(p), batch_of(rows), key, at=lambda *_: rows.t, **options)
 
     def formula(p):
         return papers.continuous_consistency(field_of(p), rows, sd=0.5, warmup=1.0, normalise=None)[0]
@@ -364,7 +370,7 @@ def test_continuous_consistency_with_its_tangent_as_it_is(key):
 def test_continuous_consistency_drops_labels(key, dropout):
     field, n = Recorded(field_of(parameters(0))), 600
     options: dict[str, Any] = {"at": lambda *_: jnp.full(n, 0.5), "null": LABEL, "dropout": dropout}
-    losses.continuous_consistency(field, Batch(jnp.zeros((n, SIZE)), jnp.zeros(n, int)), key, **options)
+    flat.continuous_consistency(field, Batch(jnp.zeros((n, SIZE)), jnp.zeros(n, int)), key, **options)
     share = np.mean(np.asarray(field.asked[0][3] == NULL))
     assert abs(share - dropout) <= 5 * np.sqrt(dropout * (1 - dropout) / n)
 
@@ -374,8 +380,8 @@ def test_continuous_consistency_drops_labels(key, dropout):
 
 def says(name: str, rows: Rows, p):
     """What the builder of a loss says that the field should answer, all networks being of the parameters `p`."""
-    field, draws = field_of(p), losses.pair_draws(batch_of(rows), jax.random.key(0), bootstrap_every=2, **handed(rows))
-    lines = losses.velocity_target(field, draws, guidance=Guidance(*GUIDANCE), null=LABEL)
+    field, draws = field_of(p), intervals(rows, 2).draw(batch_of(rows), jax.random.key(0))
+    lines = losses.velocity_target(field, draws, Guidance(LABEL, 0.0, *GUIDANCE))
     return {
         "velocity_target": lambda: lines,
         "mean_flow_target": lambda: losses.mean_flow_target(field, lines, along=field)[1],

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 import papers
-from eqx_shortcut import Batch, losses, objectives
+from eqx_shortcut import Batch, losses
 from eqx_shortcut.objectives import (
     ESC,
+    OBJECTIVES,
     AlphaFlow,
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -101,7 +102,12 @@ def teacher(all: Networks):
 
 
 def weighed(error, rows, all: Networks, **more):
-    return papers.weighed(error, rows.t, rows.d, learned=all.extra, **ADAPTIVE | more)
+    return papers.weighed(error, rows.t, rows.d, learned=learned(all), **ADAPTIVE | more)
+
+
+def learned(all: Networks):
+    """The learned weight as a function of times and step sizes."""
+    return None if all.extra is None else all.extra.of
 
 
 def mean_flow(all, rows):
@@ -162,7 +168,7 @@ def continuous_consistency(distil: bool):
         velocity = papers.extrapolated(teacher(all), 2.5) if distil else None
         options: dict[str, Any] = {"sd": 0.7, "warmup": 0.6, "normalise": 0.2, "teacher": velocity}
         error, _ = papers.continuous_consistency(online(all), rows, **options)
-        return papers.weighed(error, rows.t, rows.d, learned=all.extra)
+        return papers.weighed(error, rows.t, rows.d, learned=learned(all))
 
     return formula
 
@@ -259,12 +265,13 @@ def observe(monkeypatch, case: Case, rows: Rows) -> dict[str, Recorded]:
     loss, seen = getattr(losses, case.loss), {}
 
     def watched(field, batch, key, **said):
-        if "pairs" in said:
-            said |= {"pairs": lambda *_: (rows.t, rows.d), "velocity_times": lambda *_: rows.t}
+        if "intervals" in said:
+            own = {"pairs": lambda *_: (rows.t, rows.d), "velocity_times": lambda *_: rows.t}
+            said |= {"intervals": dataclasses.replace(said["intervals"], **own)}
         if case.loss == "continuous_consistency":
             said |= {"at": lambda *_: rows.t}
-        if "dropout" in said:
-            said |= {"dropout": 0.0}
+        if "guidance" in said:
+            said |= {"guidance": said["guidance"]._replace(dropout=0.0)}
         fields = {name: Recorded(said[name]) for name in ("target", "teacher") if said.get(name) is not None}
         seen.update(fields, field=Recorded(field))
         return loss(seen["field"], batch, key, **{**said, **fields})
@@ -304,6 +311,4 @@ def all_zero(tree) -> bool:
 
 
 def test_every_objective_is_here():
-    named = {name for name, found in vars(objectives).items() if dataclasses.is_dataclass(found)}
-    views = {name for name in named if issubclass(getattr(objectives, name), eqx.Module)}
-    assert named - views == {type(case.objective).__name__ for case in CASES.values()}
+    assert set(OBJECTIVES.values()) == {type(case.objective) for case in CASES.values()}

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flat
 import papers
-from eqx_shortcut import Batch, losses
+from eqx_shortcut import Batch
 from papers import NULL, SIZE, N, Recorded, Rows, field_of, given, in_steps, parameters, same, weight
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -44,7 +45,7 @@ def test_flow_matching_and_diffusion(key, name, dropout):
     floor: dict[str, Any] = {"floor": FLOOR} if name == "flow_matching" else {}
 
     def run(field, batch, key, **options):
-        return getattr(losses, name)(field, batch, key, steps=8, null=LABEL, dropout=dropout, weight=weight, **floor, **options)
+        return getattr(flat, name)(field, batch, key, steps=8, null=LABEL, dropout=dropout, weight=weight, **floor, **options)
 
     rows = drawn(run, key, given(4), 8)
     np.testing.assert_array_equal(rows.d, np.full(N, 1 / 8))
@@ -69,7 +70,7 @@ def test_shortcut(key, guidance, clip):
     def run(field, batch, key, **options):
         options |= {"steps": 8, "bootstrap_every": 3, "null": LABEL, "dropout": 1.0, "clip": clip, "floor": FLOOR}
         options |= {"guidance": scale, "guide_all": guidance == "all", "weight": weight}
-        return losses.shortcut(field, batch, key, target=target, **options)
+        return flat.shortcut(field, batch, key, target=target, **options)
 
     rows = drawn(run, key, given(3), 8)
     steps = np.arange(N) % 3 == 0
@@ -93,7 +94,7 @@ def test_shortcut_biased_to_large_steps(key):
         field = Recorded(field_of(parameters(0)))
         many = Batch(jnp.zeros((24, SIZE)), jnp.zeros(24, int))
         options: dict[str, Any] = {"steps": 8, "bootstrap_every": 2, "dt_bias": bias, "clip": None}
-        losses.shortcut(field, many, key, target=field_of(parameters(TARGET)), **options)
+        flat.shortcut(field, many, key, target=field_of(parameters(TARGET)), **options)
         sizes[bias] = [int(np.sum(np.asarray(field.asked[0][2])[::2] == d)) for d in (1 / 4, 1 / 2, 1)]
     assert sizes == {False: [4, 4, 4], True: [2, 3, 7]}
 
@@ -105,7 +106,7 @@ def test_progressive_distillation(key, scale, clip):
 
     def run(field, batch, key, **options):
         options |= {"level": 2, "guidance": scale, "null": LABEL, "clip": clip, "floor": FLOOR, "weight": weight}
-        return losses.progressive_distillation(field, batch, key, teacher=teacher, **options)
+        return flat.progressive_distillation(field, batch, key, teacher=teacher, **options)
 
     rows = drawn(run, key, given(3), 4)
     np.testing.assert_array_equal(rows.d, np.full(N, 1 / 4))
@@ -125,7 +126,7 @@ def test_consistency_distillation(key, scale, clip):
 
     def run(field, batch, key, **options):
         options |= {"steps": 4, "guidance": scale, "null": LABEL, "clip": clip, "floor": FLOOR, "weight": weight}
-        return losses.consistency_distillation(field, batch, key, target=target, teacher=teacher, **options)
+        return flat.consistency_distillation(field, batch, key, target=target, teacher=teacher, **options)
 
     rows = drawn(run, key, given(3), 4)
     np.testing.assert_allclose(rows.d, 1 - rows.t, rtol=1e-12)
@@ -142,7 +143,7 @@ def test_consistency_training(key):
     target = field_of(parameters(TARGET))
 
     def run(field, batch, key, **options):
-        return losses.consistency_training(field, batch, key, target=target, level=2, floor=FLOOR, weight=weight, **options)
+        return flat.consistency_training(field, batch, key, target=target, level=2, floor=FLOOR, weight=weight, **options)
 
     rows = drawn(run, key, given(3), 4)
     np.testing.assert_allclose(rows.d, 1 - rows.t, rtol=1e-12)
@@ -160,7 +161,7 @@ def test_live_reflow(key, scale):
 
     def run(field, batch, key, **options):
         options |= {"steps": 8, "bootstrap_every": 3, "rollout": 3, "guidance": scale, "floor": FLOOR, "weight": weight}
-        return losses.live_reflow(field, batch, key, target=target, null=LABEL, dropout=1.0, **options)
+        return flat.live_reflow(field, batch, key, target=target, null=LABEL, dropout=1.0, **options)
 
     rows = drawn(run, key, given(3), 8)
     steps = np.arange(N) % 3 == 0

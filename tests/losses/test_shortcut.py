@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
+import flat
 from eqx_shortcut import Batch, losses, times
+from eqx_shortcut.guidance import Guidance
 from eqx_shortcut.rows import merge_rows
 from plain import NULL, PARAMETERS, SHAPES, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
@@ -16,7 +18,7 @@ STEPS, EVERY = 8, 4
 
 def shortcut(batch, key, field=None, target=None, **options):
     options = {"steps": STEPS, "bootstrap_every": EVERY, **options}
-    return losses.shortcut(field or field_of(PARAMETERS), batch, key, target=target or field_of(TEACHER), **options)
+    return flat.shortcut(field or field_of(PARAMETERS), batch, key, target=target or field_of(TEACHER), **options)
 
 
 OPTIONS = [
@@ -31,12 +33,13 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "guided", "bias", "all", "dropout"])
 def test_loss_is_its_builders_row_by_row(key, options):
     batch = batch_of(key)
-    drawing = {name: options[name] for name in ("null", "dropout", "dt_bias") if name in options}
     everywhere = options.get("guide_all", False)
+    guidance = Guidance(options.get("null"), options.get("dropout", 0.0), options.get("guidance", 1.0), all_steps=everywhere)
+    drawing = {"guidance": guidance, "dt_bias": options.get("dt_bias", False)}
     groups = times.level_groups(N // EVERY, STEPS) if "guidance" in options and not everywhere else 1
     drawing["groups"] = groups
     first, rest = losses.shortcut_draws(batch, key, steps=STEPS, bootstrap_every=EVERY, **drawing)
-    building = {name: options[name] for name in ("guidance", "null", "clip", "floor") if name in options}
+    building = {"guidance": guidance} | {name: options[name] for name in ("clip", "floor") if name in options}
     guided_rows = None if everywhere else times.finest_rows(N // EVERY, STEPS, bias=options.get("dt_bias", False))
     bootstrap = losses.bootstrap_target(field_of(TEACHER), first, guided_rows=guided_rows, groups=groups, **building)
     flow = losses.flow_target(rest, floor=options.get("floor", 1e-5))
@@ -80,7 +83,7 @@ def test_target_gets_no_gradient(key):
 
 def test_target_is_required(key):
     with pytest.raises(TypeError, match="target"):
-        losses.shortcut(field_of(PARAMETERS), batch_of(key), key)  # pyright: ignore[reportCallIssue]
+        flat.shortcut(field_of(PARAMETERS), batch_of(key), key)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -133,8 +136,8 @@ def test_guidance_reaches_the_finest_bootstrap_rows_only(key):
     assert 0 < n < N // EVERY
     for groups in (1, times.level_groups(N // EVERY, STEPS)):
         first, _ = losses.shortcut_draws(batch_of(key), key, steps=STEPS, bootstrap_every=EVERY, groups=groups)
-        target = functools.partial(losses.bootstrap_target, field_of(TEACHER), first, null=NULL, clip=None)
-        plain, guided = (target(guidance=g, guided_rows=n, groups=groups).u for g in (1, 3))
+        target = functools.partial(losses.bootstrap_target, field_of(TEACHER), first, clip=None)
+        plain, guided = (target(guidance=Guidance(NULL, scale=g), guided_rows=n, groups=groups).u for g in (1, 3))
         finest = np.asarray(first.d == np.min(first.d))
         assert finest.sum() == n
         assert np.all(np.abs(plain - guided)[finest] > 0.1)
@@ -169,7 +172,7 @@ def test_an_int_serves_where_a_float_is_asked_for(key):
 @pytest.mark.parametrize(
     ("n", "options", "message"),
     [
-        (9, {"steps": 2, "bootstrap_every": 8}, r"batch 9 is not a multiple of every=8: .*choose every in \(3, 9\)"),
+        (9, {"steps": 2, "bootstrap_every": 8}, r"batch 9 is not a multiple of bootstrap_every=8: use a batch of 8 or 16, or "),
         (24, {"steps": 100}, r"steps=100 is not a power of two: .*use 64 or 128"),
         (24, {"bootstrap_every": 1}, r"bootstrap_every=1 leaves no row for flow matching: use 2 or more"),
         (24, {"bootstrap_every": 0}, r"bootstrap_every=0 leaves no row for flow matching: use 2 or more"),

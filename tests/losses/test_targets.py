@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flat
 from eqx_shortcut import Batch, losses
+from eqx_shortcut.guidance import Guidance
 from plain import NULL, PARAMETERS, TEACHER, N, Recorded, batch_of, field_of
 
 STEPS, LEVEL, EVERY, ROLLOUT = 8, 2, 4, 3
@@ -73,7 +75,7 @@ def test_in_the_last_cell_the_target_network_does_not_count(key):
 
 def test_live_reflow_walks_the_network_at_its_finest_step(key):
     target = Recorded(TEACHER)
-    first, rest = losses.live_reflow_draws(batch_of(key), key, steps=STEPS, bootstrap_every=EVERY, null=NULL, dropout=1.0)
+    first, rest = losses.live_reflow_draws(batch_of(key), key, steps=STEPS, bootstrap_every=EVERY, guidance=Guidance(NULL, 1.0))
     np.testing.assert_array_equal(first.cond, np.arange(0, N, EVERY))
     np.testing.assert_array_equal(rest.cond, np.full(N - N // EVERY, 99))
     with jax.disable_jit():
@@ -95,7 +97,7 @@ def test_live_reflow_does_not_look_at_the_data_of_its_reflow_rows(key):
     batch = batch_of(key)
     other = Batch(batch.x.at[::EVERY].set(50.0), batch.cond)
     options = {"target": field_of(TEACHER), "steps": STEPS, "bootstrap_every": EVERY, "reduction": None}
-    values = [losses.live_reflow(field_of(PARAMETERS), b, key, **options)[0] for b in (batch, other)]
+    values = [flat.live_reflow(field_of(PARAMETERS), b, key, **options)[0] for b in (batch, other)]
     np.testing.assert_array_equal(values[0], values[1])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import Batch, flops, losses, sharding
-from eqx_shortcut.guidance import Guided
+from eqx_shortcut.guidance import Guidance, Guided
 from eqx_shortcut.models import DiTConfig, NetworkField
 from eqx_shortcut.models.attention import QKNormed, rotary_table
 from eqx_shortcut.models.dit import PRESETS, TwoHeads, _from_patches, _step_input, _to_patches, preset
@@ -420,7 +420,7 @@ def test_loss_is_equal_on_one_and_eight_devices():
     @jax.jit
     def loss(batch):
         field = NetworkField(network)
-        options = {"steps": 8, "bootstrap_every": 4, "guidance": 2.0, "null": CLASSES, "dropout": 0.1}
+        options = {"steps": 8, "bootstrap_every": 4, "guidance": Guidance(jnp.int32(CLASSES), 0.1, 2.0)}
         return losses.shortcut(field, batch, jax.random.key(0), target=field, **options)[0]
 
     sharded = jax.device_put(batch, sharding.batch_sharding(sharding.make_mesh()))

@@ -33,7 +33,7 @@ def network() -> Network:
 
 def gradient(objective: Objective, network, turns: int):
     def loss(online):
-        return objective(Networks(online, network, null=CLASSES, turns=turns), BATCH, jax.random.key(3), jnp.float32(0))
+        return objective(Networks(online, network, null=CLASSES, microbatches=turns), BATCH, jax.random.key(3), jnp.float32(0))
 
     return eqx.filter_jit(eqx.filter_value_and_grad(loss, has_aux=True))(network)
 
@@ -59,7 +59,7 @@ def test_turns_divide_the_memory_of_a_gradient(network):
     def temporaries(turns: int) -> int:
         def loss(network, x):
             t = jnp.zeros(len(x))
-            return jnp.mean(NetworkField(network, turns=turns)(x, t, t, jnp.zeros(len(x), int)) ** 2)
+            return jnp.mean(NetworkField(network, microbatches=turns)(x, t, t, jnp.zeros(len(x), int)) ** 2)
 
         x = jax.ShapeDtypeStruct((2048, WIDTH), jnp.float32)
         analysis = jax.jit(jax.grad(loss)).lower(network, x).compile().memory_analysis()

@@ -10,7 +10,7 @@ import pytest
 
 from eqx_shortcut.data import DataError
 from eqx_shortcut.experiment import Quality
-from eqx_shortcut.models import MLPConfig
+from eqx_shortcut.models import DiTConfig, MLPConfig
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.robots import Policy, PushT
 from eqx_shortcut.robots.demonstrations import OBSERVED, in_pixels, observed, on_board, read_episodes, windows
@@ -193,3 +193,14 @@ def test_a_simulator_that_is_not_installed_is_named(monkeypatch):
 def test_an_observation_of_another_size_is_refused(policy_model):
     with pytest.raises(ValueError, match="10 numbers observed, the network sees 12"):
         policy_model.network(jnp.zeros((16, 2)), jnp.zeros(()), jnp.ones(()), {"seen": jnp.zeros(10)})
+
+
+def test_a_transformer_over_time_answers_actions_and_sees_order_and_observation():
+    network = DiTConfig(hidden=16, depth=1, heads=2, patch=1, step="linear", observed=3).build((6, 2), 0, key=jax.random.key(0))
+    # An untrained one answers 0.
+    network = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(2), leaf.shape), network)
+    x, t, seen = jax.random.normal(jax.random.key(1), (6, 2)), jnp.asarray(0.5), {"state": jnp.arange(3.0)}
+    one = network(x, t, t, seen)
+    assert one.shape == (6, 2)
+    assert not np.allclose(network(x[::-1], t, t, seen)[::-1], one)
+    assert not np.allclose(network(x, t, t, {"state": -jnp.arange(3.0)}), one)

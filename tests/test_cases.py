@@ -1,0 +1,160 @@
+"""Inputs over which users of such tools stumbled: each of ../shared/cases does what is right now.
+
+They were written for commands that lay in experiments/ (see CHANGELOG.md), and run as they are, beside shims of their names.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from scripts import ROOT
+
+CASES = ROOT.parent / "shared" / "cases"
+MOVED = {
+    "encode_latents": "encode",
+    "evaluate": "evaluate",
+    "interpolate": "interpolate",
+    "make_pairs": "pairs",
+    "sample": "sample",
+    "weights": "weights",
+}
+OTHER_USER = ("hang-after-unwritten-checkpoint", "no-home")
+SYSTEM_PYTHON = pathlib.Path("/usr/bin/python3.11")
+
+DONE, REFUSED, FAILED, MISUSED = r"\[exit 0\]", r"\[exit [12]\]", r"\[exit 1\]", r"\[exit 2\]"
+SAVED = r"classes {} images {} labels"
+
+EXPECTED = {
+    "apple-double": ["passed over: hidden 1", DONE, SAVED.format(2, 12)] * 2,
+    "ascii-terminal": [DONE] * 6 + [r"^.*\.png'?$", DONE],
+    "batch-of-one": [
+        r"error: batch 1 .*use a batch of 10$",
+        FAILED,
+        r"error: batch 7 .*use a batch of 10$",
+        FAILED,
+        r"error: batch 7 .*use a batch of 4 or 8, or --objective.bootstrap-every 7",
+        FAILED,
+        MISUSED,
+        "error: steps=1 is not a power of two",
+        FAILED,
+    ],
+    "class-of-other-suffix": [DONE, SAVED.format(3, 18), DONE, SAVED.format(2, 9), DONE, SAVED.format(2, 8)],
+    "ctrl-c": [
+        r"tracebacks 0 \| last: stopped by SIGINT.* exit 130",
+        r"tracebacks 0 \| last: stopped by SIGINT.* exit 130",
+        r"tracebacks 0 .* exit (130|0)\n",
+        r"tracebacks 0 \| last: stopped by SIGINT.* exit 130",
+    ],
+    "ds-store-in-checkpoint": [DONE] * 3,
+    "dt-bias-few-rows": [
+        r"ValueError: .*8 bootstrap rows.*dt_bias.*: use a batch of at least 112",
+        r"error: .*8 bootstrap rows.*dt_bias.*: use a batch of at least 20",
+        FAILED,
+        r"error: .*dt_bias",
+        FAILED,
+    ],
+    "folder-class-names": [
+        DONE,
+        "label 2 is folder 2",
+        r"1 step, 2: 4 samples",
+        DONE,
+        r"\n1\n",
+        DONE,
+        "class 0 of 2 is",
+        FAILED,
+    ],
+    "hang-after-unwritten-checkpoint": [r"exit 0, \d s after its last line"],
+    "labels-of-an-unlabelled-run": [
+        "without labels",
+        FAILED,
+        "ValueError: label 3 for a run that was trained without labels",
+        "without labels",
+        FAILED,
+    ],
+    "labels-under-another-name": ["--source.label", FAILED, *[DONE, SAVED.format(4, 8)] * 4],
+    "moved-data": [DONE] * 3,
+    "nan-latents": [r"error: .*photos/cat.*not finite", FAILED] * 2,
+    "nested-folders": [DONE, SAVED.format(3, 12), DONE, SAVED.format(2, 8), DONE, SAVED.format(2, 8)],
+    "no-home": [DONE] * 3,
+    "option-of-another-command": [
+        "--source.on-bad-image replace",
+        FAILED,
+        MISUSED,
+        r"nowhere.*name another with --source.path",
+        FAILED,
+        r"--source.size 0|source.size",
+        REFUSED,
+        r"nowhere.parquet.*with --source.path",
+        FAILED,
+    ],
+    "out-of-memory": [r"error: .*--batch", FAILED, r"error: .*--batch|error: .*--source.size", FAILED, r"error: ", FAILED],
+    "replace-does-not": [
+        *["is empty", DONE, SAVED.format(1, 4)] * 2,
+        "is empty",
+        DONE,
+        *[DONE, r"classes \d images [67] labels"] * 2,
+    ],
+    "seeds": [DONE, DONE, "the same images: False", *[DONE] * 4],
+    "split-names-as-classes": [DONE, SAVED.format(1, 9), DONE, SAVED.format(1, 9), DONE, SAVED.format(2, 18)],
+    "two-processes-one-run": [r"error: .*(another|process)"],
+    "values-out-of-range": [*["==", REFUSED] * 12, *[REFUSED] * 3],
+}
+"""What each case prints in turn: a status after what it says."""
+OF_THE_CASE = ("dt-bias-few-rows", "labels-of-an-unlabelled-run", "nan-latents")
+"""Cases with lines of Python of their own, in which the sentence is an exception, or a file is looked for that is not there."""
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """A folder like the project's of before: the commands lie in experiments/."""
+    if not CASES.is_dir():
+        pytest.skip("the cases lie beside the project, in ../shared/cases, for its developers")
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("eqx_shortcut", "tests"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "experiments").mkdir()
+    for path in (ROOT / "experiments").glob("*.py"):
+        (folder / "experiments" / path.name).symlink_to(path)
+    for before, now in MOVED.items():
+        text = f"import sys\nfrom eqx_shortcut.__main__ import main\nsys.argv[1:1] = [{now!r}]\nmain()\n"
+        (folder / "experiments" / f"{before}.py").write_text(text)
+    for path in (folder.parent, folder):
+        path.chmod(0o755)
+    yield folder
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """That of a user, with a home for all cases, and one folder for their runs and autoencoder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_", "XLA_", "XDG_", "PYTEST_"))}
+    home = ROOT / ".pytest_cache" / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    return {**kept, "HOME": str(home), "PY": sys.executable, "CASES_WORK": str(tmp_path_factory.mktemp("work")), "N": "40"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_case_does_what_is_right(root, environment, name):
+    if name in OTHER_USER and not (os.geteuid() == 0 and shutil.which("setpriv") and SYSTEM_PYTHON.exists()):
+        pytest.skip(f"it takes root, setpriv and {SYSTEM_PYTHON} to become another user")
+    command = ["bash", str(CASES / name / "run.sh")]
+    ran = subprocess.run(command, env={**environment, "MAIN": str(root)}, capture_output=True, text=True, errors="replace")
+    printed, place = ran.stdout + ran.stderr, 0
+    for pattern in EXPECTED[name]:
+        found = re.compile(pattern, re.MULTILINE).search(printed, place)
+        assert found, f"no {pattern!r} after place {place} of:\n{printed}"
+        place = found.end()
+    assert name in OF_THE_CASE or not re.search(r"Traceback|jax\.errors", printed)
+
+
+def test_every_case_has_its_expectation():
+    if not CASES.is_dir():
+        pytest.skip("the cases lie beside the project, in ../shared/cases, for its developers")
+    assert {path.parent.name for path in CASES.glob("*/run.sh")} == EXPECTED.keys()
