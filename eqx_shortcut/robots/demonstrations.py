@@ -154,13 +154,16 @@ class PushT:
     def judge(self, model: "Trained", quality: "Quality", folder: storage.Path) -> dict[str, Any]:
         """Scores of `quality.count` episodes from fixed starts by number of steps, and those of people that were held out.
 
+        An episode in the fewest and in the most steps, side by side, is drawn in episode.gif and episode.png.
+
         The episodes of each number of steps are kept in FOLDER/episodes, so that an evaluation that was stopped goes on.
         """
-        from .judging import judged, people_scored
+        from .judging import animate, judged, people_scored
 
         protocol = {"score": "best coverage of the place over 0.95, clipped at 1", "episodes": quality.count}
         results = [judged(model, steps, quality, folder / "episodes") for steps in quality.steps]
         people = people_scored(self.episodes(), self)
+        animate([(model, steps) for steps in sorted({min(quality.steps), max(quality.steps)})], folder)
         return {
             "protocol": {**protocol, "floor": "people, replayed", "training step": model.step, "seed of noise": quality.seed},
             "held_out": people,

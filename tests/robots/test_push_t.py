@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export as jax_export
 
+from eqx_shortcut.commands import export
 from eqx_shortcut.data import DataError
 from eqx_shortcut.experiment import Quality
 from eqx_shortcut.models import DiTConfig, MLPConfig
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.robots import Policy, PushT
 from eqx_shortcut.robots.demonstrations import OBSERVED, in_pixels, observed, on_board, read_episodes, windows
-from eqx_shortcut.trained import Trained
+from eqx_shortcut.trained import Trained, sample
 
 PEOPLE = pathlib.Path(__file__).parents[3] / "shared" / "data" / "pusht" / "pusht.npz"
 people = pytest.mark.skipif(not PEOPLE.exists(), reason="no demonstrations in ../shared/data/pusht")
@@ -204,3 +206,13 @@ def test_a_transformer_over_time_answers_actions_and_sees_order_and_observation(
     assert one.shape == (6, 2)
     assert not np.allclose(network(x[::-1], t, t, seen)[::-1], one)
     assert not np.allclose(network(x, t, t, {"state": -jnp.arange(3.0)}), one)
+
+
+def test_a_policy_in_one_file_plans_the_same(tmp_path, policy_model, monkeypatch, capsys):
+    pytest.importorskip("flatbuffers", reason="the file's format: pip install flatbuffers")
+    monkeypatch.setattr("eqx_shortcut.trained.load", lambda *_, **__: policy_model)
+    export.main(export.Config(run=tmp_path, steps=2, out=tmp_path / "policy.bin"))
+    assert "{'agent': f32[2,2], 'block': f32[2,4]}\n# x: the data's units, (count, 16, 2)" in capsys.readouterr().out
+    seen = observed(np.random.default_rng(0).uniform(0, 500, (3, 2, 5)))
+    found = jax_export.deserialize(bytearray((tmp_path / "policy.bin").read_bytes())).call(np.uint32(0), seen)
+    np.testing.assert_allclose(found, sample(policy_model, jax.random.key(0), 3, 2, conditions=seen), atol=1e-5)

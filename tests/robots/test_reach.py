@@ -1,11 +1,14 @@
 """The obstacle task: its paths are what it says, and a policy of one step takes both ways where flow matching cannot."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut.experiment import Quality
+from eqx_shortcut.experiment import Figures, Quality
 from eqx_shortcut.models import MLPConfig
 from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
@@ -13,6 +16,7 @@ from eqx_shortcut.robots.reach import POINTS, RADIUS, Ends, Reach, above, clear,
 from eqx_shortcut.train import init_state, make_update
 from eqx_shortcut.trained import Trained
 from eqx_shortcut.types import Batch
+from scripts import script
 
 STEPS = 2500
 
@@ -42,6 +46,16 @@ def test_a_one_step_shortcut_takes_both_ways_and_flow_matching_runs_into_the_obs
     assert (tmp_path / "paths.png").stat().st_size > 10_000
     (other,) = Reach().judge(trained(FlowMatching(steps=8, label_dropout=0.0)), quality, tmp_path)["results"]
     assert other["success"] < 0.5
+
+
+def test_the_command_trains_and_leaves_shares_and_a_picture(tmp_path):
+    experiment = script("reach")
+    chosen = {"steps": 2, "quality": Quality(steps=(1, 2), count=20), "figures": Figures(batches=0), "runs": tmp_path}
+    experiment.EXPERIMENT.run(dataclasses.replace(experiment.DEFAULT, **chosen))
+    folder = tmp_path / "reach" / "shortcut"
+    quality = json.loads((folder / "quality.json").read_bytes())
+    assert [row["steps"] for row in quality["results"]] == [1, 2] and quality["held_out"]["success"] == 1
+    assert (folder / "paths.png").exists() and (folder / "quality.png").exists()
 
 
 def test_a_teacher_arrives_without_collision_on_both_sides_and_the_mean_of_both_collides():
