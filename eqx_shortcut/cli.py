@@ -14,7 +14,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
@@ -120,6 +120,19 @@ class Interrupted(Exception):
     def __init__(self, signal: int, message: str):
         super().__init__(message)
         self.signal = signal
+
+
+@contextlib.contextmanager
+def renamed(here: Mapping[str, str]) -> Iterator[None]:
+    """A sentence of what goes wrong inside names options as this command has them: `here` says what for which words."""
+    try:
+        yield
+    except ValueError as error:
+        sentence = str(error)
+        for words, option in here.items():
+            sentence = sentence.replace(words, option)
+        error.args = (sentence,)
+        raise
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import functools
 import json
 import operator
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -150,7 +151,8 @@ def run(config: Config, *, pictures: bool = True) -> dict[str, Any]:
     from eqx_shortcut.compilation import use_compilation_cache
     from eqx_shortcut.experiment import log
 
-    use_compilation_cache()
+    if unkept := use_compilation_cache():
+        print(unkept, file=sys.stderr)
     config.objective.check(config.batch)
     settle(config)
     model = train(config)
@@ -199,9 +201,8 @@ def train(config: Config) -> "Trained":
 
 def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "Callable[[int, Metrics], None]") -> "Trained":
     """An objective trained on the points of these settings, from the weights of its teacher if it has one."""
-    from tqdm import tqdm
-
     from eqx_shortcut import rng
+    from eqx_shortcut.progress import bar
     from eqx_shortcut.train import Diverged, check_finite, init_state, make_update
     from eqx_shortcut.trained import Trained
     from eqx_shortcut.types import Batch
@@ -219,12 +220,12 @@ def fitted(config: Config, objective: Objective, teacher: "MLP | None", note: "C
         state = dataclasses.replace(state, networks=networks)
     update = make_update(objective, tx, ema_decay=config.ema_decay, steps=config.steps)
     steps = several(lambda state: update((None, prepare), state))
-    with tqdm(total=config.steps, desc=type(objective).__name__, unit="step", dynamic_ncols=True) as bar:
+    with bar(total=config.steps, desc=type(objective).__name__, unit="step") as shown:
         for done in range(0, config.steps, LOG_EVERY):
             number = min(done + LOG_EVERY, config.steps)
             state, metrics = steps(state, number - done)
             note(number, metrics)
-            bar.update(number - done)
+            shown.update(number - done)
             try:
                 check_finite(number, metrics)
             except Diverged as error:

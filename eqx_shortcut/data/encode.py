@@ -1,16 +1,17 @@
 """From images to a cache of latents: what is missing is encoded, what is there is kept."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from .. import distributed, settings, sharding, storage
 from ..pretrained.autoencoder import Autoencoder, fingerprint
+from ..progress import bar
 from . import DataError, Images
 from .identity import Identity, changed, summary
 from .identity import identity as identity_of_images
@@ -24,8 +25,18 @@ UNSTORED = ("mirror", "index", "path")
 and what the images are, their identity."""
 
 
-def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch: int, shard: int) -> dict[str, int]:
+def encode(
+    source: Photos,
+    autoencoder: Autoencoder,
+    out: storage.Path,
+    *,
+    batch: int,
+    shard: int,
+    said: Callable[[str], None] = lambda line: None,
+) -> dict[str, int]:
     """Writes the cache of a source's images and says how many there are in each part, and how many bad ones were replaced.
+
+    `said` is called in one of the processes with one line of what was read, before anything is encoded.
 
     Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
     """
@@ -33,23 +44,26 @@ def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch
         images = dict(zip(PARTS, source.build(), strict=True))
         found = identity_of_images(images["train"], images["held_out"])
         record = record_of(source, autoencoder, images["train"], shard) | {"identity": found}
-        print_first(f"{out}: {summary(images['train'], images['held_out'])}")
+        if distributed.is_main_process():
+            said(f"{out}: {summary(images['train'], images['held_out'])}")
         mesh = sharding.make_mesh(devices=jax.local_devices())
         sharding.check_batch(batch, mesh)
         if distributed.is_main_process():
             check_identity(out / DRAFT, found)
             settings.match_or_write(out / DRAFT, record, "another cache", "Repeat its settings, or name another folder")
     with distributed.barrier():
+        missing = []
         for part, data in images.items():
             (out / part).mkdir(parents=True, exist_ok=True)
-            ranges = shard_rows(len(data.labels), shard)
-            mine = range(jax.process_index(), len(ranges), jax.process_count())
-            missing = [i for i in mine if not Shard(out / part, i).checksum_file.exists()]
-            for index in missing:
-                title = f"{part} {index + 1}/{len(ranges)}"
-                moments, labels = encode_shard(autoencoder, data, ranges[index], batch, mesh, title, mirror=source.mirror)
-                note_replaced(Shard(out / part, index), data, ranges[index])
-                Shard(out / part, index).write(moments, labels)
+            numbered = list(enumerate(shard_rows(len(data.labels), shard)))[jax.process_index() :: jax.process_count()]
+            parts = [(Shard(out / part, index), data, rows) for index, rows in numbered]
+            missing += [part for part in parts if not part[0].checksum_file.exists()]
+        total = sum(len(rows) for _, _, rows in missing)
+        with bar(total=total, desc="encoding", unit="image", quiet=not distributed.is_main_process()) as shown:
+            for file, data, rows in missing:
+                moments, labels = encode_shard(autoencoder, data, rows, batch, mesh, shown.update, mirror=source.mirror)
+                note_replaced(file, data, rows)
+                file.write(moments, labels)
     counts = {part: len(data.labels) for part, data in images.items()}
     with distributed.barrier():
         if distributed.is_main_process():
@@ -58,7 +72,7 @@ def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch
 
 
 def record_of(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
-    """What defines the bytes of a cache."""
+    """The settings that decide the bytes of a cache."""
     height, width, channels = autoencoder.latent_shape(images.shape)
     posterior = eqx.filter_eval_shape(autoencoder.encode, jax.ShapeDtypeStruct(images.shape, jnp.float32))
     return {
@@ -75,7 +89,7 @@ def record_of(source: Photos, autoencoder: Autoencoder, images: Images | ImageRe
 
 
 def identity(autoencoder: Autoencoder) -> dict[str, Any]:
-    """What tells an autoencoder from others, wherever its files lie."""
+    """Class, weights and scale of an autoencoder: equal for equal ones, wherever their files lie."""
     return {
         "class": type(autoencoder).__name__,
         "sha256": fingerprint(autoencoder),
@@ -91,12 +105,6 @@ def check_identity(path: storage.Path, found: Identity) -> None:
         raise DataError(
             f"{path.parent} holds latents of other images: {what}. Name the images it was made of, or another folder"
         )
-
-
-def print_first(line: str) -> None:
-    """Prints a line in one of the processes."""
-    if distributed.is_main_process():
-        print(line)
 
 
 def stored_source(source: Photos) -> dict[str, Any]:
@@ -127,14 +135,16 @@ def encode_shard(
     rows: range,
     batch: int,
     mesh: jax.sharding.Mesh,
-    title: str,
+    each: Callable[[int], Any],
     *,
     mirror: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of the images `rows` and, if `mirror`, of their mirror images, and their labels."""
+    """Moments of the images `rows` and, if `mirror`, of their mirror images, and their labels.
+
+    `each` is told the number of images after each batch.
+    """
     moments, labels = [], []
-    starts, quiet = range(rows.start, rows.stop, batch), not distributed.is_main_process()
-    for start in tqdm(starts, desc=f"encoding {title}", unit="batch", dynamic_ncols=True, disable=quiet):
+    for start in range(rows.start, rows.stop, batch):
         numbers = np.arange(start, min(start + batch, rows.stop))
         found = data.rows(numbers)
         found = data.note(found) if isinstance(data, ImageRecords) else found
@@ -143,6 +153,7 @@ def encode_shard(
         moments.append(np.asarray(_moments(autoencoder, pixels, data.peak, mirror=mirror))[: len(numbers)])
         check_finite(moments[-1], lambda row, first=start: data.where(first + row))
         labels.append(found["labels"])
+        each(len(numbers))
     return np.concatenate(moments), np.concatenate(labels)
 
 

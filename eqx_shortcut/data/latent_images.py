@@ -11,8 +11,9 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float
 
-from .. import storage
+from .. import ranges, storage
 from ..cli import Place
+from ..ranges import Count
 from .errors import DataError
 from .source import Rows
 from .sources import ImageSource
@@ -41,10 +42,10 @@ class LatentImages:
     """Folder or file of the autoencoder."""
     cache: Place | None = None
     """Folder of latents to train from; those of the images are encoded and put there first. By default every step encodes."""
-    encode_batch: int = 16
-    """Images encoded at once, over all devices."""
-    classes: tyro.conf.Suppress[int] = 1
-    """Number of classes in a plan made where neither a cache nor images tell it."""
+    encode_batch: Count = 16
+    """Images encoded at once, over all devices (1 or more)."""
+    classes: tyro.conf.Suppress[Count] = 1
+    """Number of classes in a plan made where neither a cache nor images tell it (1 or more)."""
 
     prefix: ClassVar[str] = ""
     """Their options stand on the command line by themselves: --vae, and data:image-folder for `images`."""
@@ -52,8 +53,7 @@ class LatentImages:
     """Samples are not compared with the data yet."""
 
     def __post_init__(self):
-        if self.encode_batch < 1:
-            raise ValueError(f"--encode-batch {self.encode_batch}: use 1 or more")
+        ranges.check(self)
 
     @functools.cached_property
     def autoencoder(self) -> "Autoencoder":
@@ -71,14 +71,14 @@ class LatentImages:
 
     @property
     def digest(self) -> str | None:
-        """What tells the cache from others, wherever it lies; None without one."""
+        """SHA-256 of the cache's manifest, the same wherever it lies; None without a cache."""
         from .latents import MANIFEST
 
         return None if self.cache is None else hashlib.sha256((self.cache / MANIFEST).read_bytes()).hexdigest()
 
     @property
     def identity(self) -> "Identity | None":
-        """What the images of the cache are, wherever they lay; None without one."""
+        """The identity of the images that the cache was made of; None without a cache."""
         from .latents import read_manifest
 
         return None if self.cache is None else read_manifest(self.cache).get("identity")
@@ -150,13 +150,11 @@ class LatentImages:
 
 def _on_disk(cache: storage.Path) -> storage.Path:
     """A cache that can be mapped into memory: itself, or a copy of one that lies in an object store."""
-    from tqdm import tqdm
-
-    from .. import distributed
+    from .. import distributed, progress
     from .latents import copied
 
     if not storage.is_remote(cache):
         return cache
     quiet = not distributed.is_main_process()
-    progress = functools.partial(tqdm, desc=f"copying {cache}", unit="file", dynamic_ncols=True, disable=quiet)
-    return copied(cache, storage.cache_home() / "latents", each=progress)
+    each = functools.partial(progress.bar, desc=f"copying {cache}", unit="file", quiet=quiet)
+    return copied(cache, storage.cache_home() / "latents", each=each)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import distributed, settings, storage
+from .. import distributed, ranges, settings, storage
 from ..data import ImageRecords, Images
+from ..ranges import Count, Natural
 from .collected import Collected, collect, merged
 from .features import Custom, Features, Pixels
 from .statistics import Statistics, read_statistics, write_statistics
@@ -34,19 +35,16 @@ class Measuring:
     """File of Inception's weights, that of pytorch-fid and torch-fidelity, or the reference's pickle."""
     protocol: Literal["reference", "tf", "pytorch-fid"] = "tf"
     """How images reach Inception: as in the reference, as in TensorFlow (so ADM and torch-fidelity), as in pytorch-fid."""
-    batch: int = 128
-    """Images computed at once."""
-    part: int = 5000
-    """Images between saves: what is redone after an interruption, and what a process takes at a time."""
-    neighbours: int = 10_000
-    """Images of either side among which precision, recall, density and coverage look for neighbours; 0 leaves them out."""
+    batch: Count = 128
+    """Images computed at once (1 or more)."""
+    part: Count = 5000
+    """Images between saves: what is redone after an interruption, and what a process takes at a time (1 or more)."""
+    neighbours: Natural = 10_000
+    """Images of either side among which precision, recall, density and coverage look for neighbours; 0 leaves them out (0 or
+    more)."""
 
     def __post_init__(self):
-        for field in ("batch", "part"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
-        if self.neighbours < 0:
-            raise ValueError(f"--neighbours {self.neighbours}: use 0 or more")
+        ranges.check(self)
 
     def build(self) -> Features:
         """The features. Raises ValueError, with the remedy, if they or their weights are not there."""
@@ -90,7 +88,8 @@ def collect_parts(
     something else than `record` says.
     """
     import jax
-    from tqdm import tqdm
+
+    from ..progress import bar
 
     described = {**record, "count": count, "part": part, "keep": keep, "features": dict(features.protocol)}
     with distributed.barrier():
@@ -99,13 +98,13 @@ def collect_parts(
             settings.match_or_write(folder / "settings.json", described, other, remedy)
     ranges = [range(start, min(start + part, count)) for start in range(0, count, part)]
     mine = ranges[jax.process_index() :: jax.process_count()]
-    with distributed.barrier(), tqdm(total=sum(map(len, mine)), desc=title, unit="image", dynamic_ncols=True) as bar:
+    with distributed.barrier(), bar(total=sum(map(len, mine)), desc=title, unit="image") as shown:
         for places in mine:
             if not part_path(folder, places).exists():
-                seen = counted(batches(places), bar)
+                seen = counted(batches(places), shown)
                 collect(seen, features, keep=max(0, min(keep, places.stop) - places.start)).save(part_path(folder, places))
             else:
-                bar.update(len(places))
+                shown.update(len(places))
     return merged([Collected.load(part_path(folder, places)) for places in ranges]) if distributed.is_main_process() else None
 
 
@@ -154,11 +153,11 @@ def notes_as_lines() -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}")
 
 
-def counted(batches: Iterator[np.ndarray], bar: Any) -> Iterator[np.ndarray]:
+def counted(batches: Iterator[np.ndarray], shown: Any) -> Iterator[np.ndarray]:
     """The batches, each counted on the bar when it was used."""
     for images in batches:
         yield images
-        bar.update(len(images))
+        shown.update(len(images))
 
 
 def part_path(folder: storage.Path, places: range) -> storage.Path:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from .. import rng, settings, storage
+from ..cli import renamed
 from ..data import ImageRecords, Images, example
 from ..data.identity import changed
 from ..models.network import check_network
@@ -30,7 +31,9 @@ PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
 
 def check(config: Config) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
-    config.objective.check(config.batch)
+    fields = [field.name for field in dataclasses.fields(config.objective)]
+    with renamed({f"{name}=": f"--objective.{name.replace('_', '-')} " for name in fields}):
+        config.objective.check(config.batch)
     check_start(config)
     for field in dataclasses.fields(config):
         if field.name not in UNRECORDED:

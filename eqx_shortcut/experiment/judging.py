@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from .. import distributed, rng, settings, storage
 from ..data import ImageRecords, Images
@@ -15,6 +14,7 @@ from ..data.pipeline import host_batches
 from ..evaluate import Features, Moments, Statistics, collect, compare, frechet_distance, moments, pixels
 from ..evaluate.features import block, coarse
 from ..evaluate.parts import Measuring, real_statistics
+from ..progress import bar
 from ..sampling import Sampling
 from ..trained import Trained, sample
 from .config import Config, Judge
@@ -118,9 +118,7 @@ def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:
     if guides(config, model, max(figures.steps)):
         wanted.append((max(figures.steps), figures.guidance))
     found = {}
-    for steps, guidance in tqdm(
-        wanted, desc="distances", unit="sampler", leave=False, disable=not distributed.is_main_process()
-    ):
+    for steps, guidance in bar(wanted, desc="distances", unit="sampler", leave=False, quiet=not distributed.is_main_process()):
         samples = draw_for(config, model, labels, steps=steps, guidance=guidance)
         name = f"distance/{steps} step{'s'[: steps > 1]}{f', guidance {guidance:g}' * (guidance != 1)}"
         found[name] = measures.frechet(samples) if np.isfinite(samples).all() else float("nan")
@@ -149,7 +147,7 @@ def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any
     some = np.random.default_rng(0).permutation(len(held_out.labels))[: wanted.count]
     labels, unseen = np.resize(train.labels, wanted.count), scaled(held_out, some)
     real, results = measures(unseen, held_out.labels[some]), []
-    for steps in tqdm(wanted.steps, desc="judging samples", unit="sampler", disable=not distributed.is_main_process()):
+    for steps in bar(wanted.steps, desc="judging samples", unit="sampler", quiet=not distributed.is_main_process()):
         samples = draw_for(config, model, labels, steps=steps, guidance=wanted.guidance)
         # Of samples that are not finite nothing can be said, which is a result, too.
         found = measures(samples, labels) if np.isfinite(samples).all() else dict.fromkeys(real, float("nan"))

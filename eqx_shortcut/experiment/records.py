@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from .. import distributed, flops, sharding, storage
 from ..checkpoint import CheckpointError, Checkpoints
+from ..progress import bar
 from ..train import Diverged, Step, TrainState
 from ..types import Metrics
 from . import health, log
@@ -47,7 +47,7 @@ class Recorder(Event):
         self._until, self._batch, self._share = config.steps, config.batch, share_of_peak(run, state)
         self._loggers = loggers(run, start=start) if distributed.is_main_process() else []
         silent = start >= config.steps or not distributed.is_main_process()
-        self._bar = tqdm(initial=start, total=config.steps, unit="step", dynamic_ncols=True, disable=silent)
+        self._bar = bar(initial=start, total=config.steps, unit="step", quiet=silent)
         self._last: tuple[int, Metrics] | None = None
         self._pending: tuple[int, Metrics] | None = None
         self._added: log.Values = {}
@@ -98,7 +98,7 @@ class Recorder(Event):
         with self._tolerated():
             for logger in self._loggers:
                 logger.write(step, values if isinstance(logger, log.JsonLines) else values | speeds)
-        self._bar.set_postfix_str(text)
+        self._bar.set_postfix_str(text, refresh=False)
 
 
 def share_of_peak(run: Run, state: TrainState) -> float | None:

@@ -4,9 +4,9 @@ import contextlib
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from .. import storage
+from ..progress import bar
 from ..train import TrainState
 from . import health, log
 from .checks import check_data, check_record
@@ -30,7 +30,7 @@ def replay(run: Run, number: int) -> None:
         start, step = int(state.step), run.step()
         print(f"{run.folder}: replaying step {number} from step {start}")
         before = range(start + 1, number)
-        for _ in tqdm(before, desc="steps before it", unit="step", dynamic_ncols=True, disable=not before):
+        for _ in bar(before, desc="steps before it", unit="step", quiet=not before):
             state, _ = step(state, next(loader))
         raw = next(loader)
         found = layers_of(run)(state, raw) | {name: health.layers(tree) for name, tree in others(state).items()}

@@ -295,7 +295,7 @@ REFUSED = {
     "a size that does not fit": (["--data.size", "9"], True, "an image of 9 x 9 is not divisible by 2"),
     "judged": (["--quality.steps", "1"], True, "--quality.steps 1: samples of latents are not judged yet"),
     "judged during the run": (["--figures.count", "8"], True, "--figures.count 8: samples of latents are not judged yet"),
-    "overfit nothing": (["--overfit", "0"], True, "--overfit 0: use 1 or more"),
+    "overfit nothing": (["--overfit", "0"], True, "overfit=0: use 1 or more"),
 }
 
 

@@ -1,0 +1,69 @@
+"""How far long work is: a bar on a terminal or in a notebook, and elsewhere, as in a log file, a line now and then."""
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import tqdm.auto
+import tqdm.notebook
+
+EVERY = 30.0
+"""Seconds between lines, at least."""
+
+
+def bar(
+    iterable: Iterable[Any] | None = None,
+    *,
+    unit: str,
+    desc: str | None = None,
+    total: int | None = None,
+    initial: int = 0,
+    delay: float = 0.0,
+    leave: bool = True,
+    quiet: bool = False,
+) -> tqdm.tqdm:
+    """A bar over an iterable, or of so many units, to be updated and closed; nothing is shown if it is `quiet`.
+
+    It begins at `initial`, shows itself after `delay` seconds and stays when it is closed if `leave`.
+    """
+    kind = tqdm.tqdm if sys.stderr.isatty() else tqdm.auto.tqdm if notebook() else Lines
+    options = {"total": total, "initial": initial, "delay": delay, "leave": leave, "disable": quiet}
+    return kind(iterable, unit=unit, desc=desc, dynamic_ncols=True, **options)
+
+
+def notebook() -> bool:
+    """Whether this process shows its output in a notebook, which has bars of its own."""
+    return issubclass(tqdm.auto.tqdm, tqdm.notebook.tqdm)
+
+
+class Lines(tqdm.tqdm):
+    """A bar that writes a plain line at most every 30 s: none of short work, and a last one of work that had some."""
+
+    def __init__(self, *args: Any, desc: str | None = None, **options: Any):
+        self._begun = self._written = now()
+        form = "{desc}{unit} {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
+        super().__init__(*args, desc=desc and f"{desc}: ", bar_format=form, **options)
+        self.sp = None  # what there is of a bar on a terminal has nothing to clear here
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Writes the line if it is time."""
+        if now() - self._written >= EVERY:
+            self._write()
+
+    def clear(self, nolock: bool = False) -> None:
+        """Leaves the lines where they are."""
+
+    def close(self) -> None:
+        """Writes the last line."""
+        if not self.disable and self._written > self._begun:
+            self._write()
+        super().close()
+
+    def _write(self) -> None:
+        self._written = now()
+        self.fp.write(f"{self}\n")
+        self.fp.flush()
+
+
+now = time.monotonic
