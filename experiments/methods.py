@@ -58,6 +58,8 @@ class Setting:
     """Steps on the finest grid: of the methods that have one, and of the sampler that makes pairs."""
     features: str = ""
     """Features in which samples are judged beside pixels (--quality.features)."""
+    pictures: bool = True
+    """Samples are images."""
     measure: str = "frechet"
     """What the figure shows, and the first table."""
 
@@ -90,6 +92,21 @@ def usual(grid: int, std: float, *, flow: str = "", fine_tuning: str = "") -> di
         consistency: Method(told_of_data),
         # Its authors' way.
         f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
+    }
+
+
+def control(grid: int) -> dict[str, Method]:
+    """Methods for policies; the continuous ones send a share of their steps to the data, since control lives at one step."""
+    seen = "--objective.label-dropout 0"
+    discrete = f"--objective.steps {grid}"
+    to_data = "mean-flow improved-mean-flow alpha-flow terminal-velocity lagrangian".split()
+    return {
+        TEACHER: Method(f"objective:flow-matching {discrete} {seen}"),
+        "diffusion": Method(f"objective:diffusion --objective.clip 1 {seen}"),
+        "shortcut": Method("objective:shortcut"),
+        "consistency-distillation": Method(f"objective:consistency-distillation {discrete}", teacher=True),
+        "consistency-training": Method(f"objective:consistency-training {discrete}"),
+        **{name: Method(f"objective:{name} --objective.to-data 0.25 {seen}") for name in to_data},
     }
 
 
@@ -135,6 +152,7 @@ SETTINGS = {
         features="experiments/features/fashion_mnist.safetensors",
         measure="classifier Frechet distance",
     ),
+    "push-t": Setting("push_t", "default", control(32), pairs=0, grid=32, pictures=False, measure="score"),
     # Not yet run: there was no GPU.
     "cifar10": Setting(
         "cifar10",
