@@ -67,7 +67,7 @@ def imported(checkout: pathlib.Path) -> tuple[Any, Any]:
 
 
 def original(checkout: pathlib.Path, config: DiTConfig, batch: int, steps: int, dtype: Any = jnp.float32) -> Original:
-    """What `main` of its train.py has made by its first step: there the data end, and the step is a local variable."""
+    """The variables of `main` in its train.py at its first step, stopped there by data that end: the step is one of them."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(checkout):
         train, model = imported(checkout)
         data = np.zeros((batch, *SHAPE), np.float32), np.zeros(batch, np.int32)
@@ -135,7 +135,7 @@ def flattened(params: Any) -> dict[str, Any]:
 
 
 def difference(other: Original, network: DiT, x: Any, labels: Any) -> float:
-    """The largest difference of both networks' answers, with weights of which none is zero."""
+    """The largest difference of both networks' answers, with weights that are all other than zero."""
     key = jax.random.key(1)
     flat = {
         name: leaf + 0.05 * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)

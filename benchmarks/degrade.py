@@ -1,4 +1,4 @@
-"""What a distance makes of images that are known to be worse: held-out images with ever more noise, or ever more blur.
+"""A distance of images that are known to be worse: held-out images with ever more noise, or ever more blur.
 
     python benchmarks/degrade.py --features efficientnet data:cifar10 --data.path cifar10 --out degraded.json
 

@@ -1,4 +1,4 @@
-"""What one GPU does: a list of named measurements, each written to a file of its own as soon as it is done.
+"""Measurements of one GPU: a list of named measurements, each written to a file of its own as soon as it is done.
 
     python benchmarks/gpu.py                                  # all; what benchmarks/results/CHIP has is not done again
     python benchmarks/gpu.py --only ceilings b2-shortcut-256  # some
@@ -53,7 +53,7 @@ Found = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-    """What all measurements share: the sizes of a rehearsal or of the real thing, the cache of latents, a checkout."""
+    """Shared by all measurements: the sizes of a rehearsal or of the real thing, the cache of latents, a checkout."""
 
     tiny: bool
     folder: pathlib.Path

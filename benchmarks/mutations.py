@@ -169,7 +169,7 @@ class Mutant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What identifies it as long as its module stays as it is."""
+        """An identifier that holds as long as its module stays as it is."""
         return f"{self.module} {hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
 
 
@@ -290,7 +290,7 @@ ORDERED = ("where", "where_rows", "arctan2", "_interleave")
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """What may stand in place of a node."""
+    """The nodes that may stand in place of one, each with its description."""
     match node:
         case ast.BinOp():
             if type(node.op) in OPERATORS:
@@ -389,7 +389,7 @@ def substitute(module: pathlib.Path, source: str) -> None:
 
 
 def imported() -> None:
-    """What takes long to import and starts no device, so that each fork has it."""
+    """Imports that take long and start no device, done before the forks."""
     names = "jax.numpy jax.experimental.multihost_utils equinox optax numpy scipy.stats pytest jaxtyping beartype.claw"
     for name in names.split():
         importlib.import_module(name)

@@ -24,7 +24,7 @@ SIZE = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer(abc.ABC):
-    """What all have in common: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
+    """An optimizer: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
 
     lr: NotNegative = 1e-4
     """Peak learning rate (0 or more)."""

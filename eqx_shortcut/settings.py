@@ -183,7 +183,7 @@ def match_or_write(path: storage.Path, value: dict[str, Any], other: str, remedy
 
 
 def named(different: dict[str, tuple[Any, Any]]) -> str:
-    """What differs between stored and new settings, in words."""
+    """The differences between stored and new settings, in words."""
     return "; ".join(f"{key} is {new!r}, there it is {old!r}" for key, (old, new) in different.items())
 
 

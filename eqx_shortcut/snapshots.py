@@ -23,7 +23,7 @@ NEGLIGIBLE = 1e-8
 
 
 def open_snapshots(run: str | os.PathLike[str], config: dict[str, Any]) -> Checkpoints:
-    """The snapshots of a run, all of which are kept: of each average in float16, and the number of updates behind them."""
+    """The snapshots of a run, all kept: each average in float16, and the number of updates behind it."""
     return Checkpoints(storage.as_path(run) / FOLDER, milestones=1, config=config, items=_items)
 
 

@@ -36,11 +36,11 @@ class Trained(eqx.Module):
     labelled: bool = eqx.field(static=True, default=True)
     """Whether conditions were shown in training; else all were hidden."""
     null: Cond = None
-    """What stands for no condition, without its batch axis, where conditions are no labels."""
+    """The condition that stands for none, without its batch axis, where conditions are no labels."""
 
     @property
     def nothing(self) -> Cond:
-        """What stands for no condition: `null`, or the label `classes`; None in a run without conditions."""
+        """The condition that stands for none: `null`, or the label `classes`; None in a run without conditions."""
         return (self.classes or None) if self.null is None else self.null
 
     @property
@@ -126,7 +126,7 @@ def sample_from(
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
 ) -> Float[Array, "batch *shape"]:
-    """What `sample` makes of this noise as its samples number `indices` (0, 1, ... if None), all at once.
+    """Samples number `indices` (0, 1, ... if None) of `sample` from this noise, all at once.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
     `jax.jit` labels and conditions are taken as they are, in range or not.
@@ -156,7 +156,7 @@ def trajectory(
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
 ) -> Trajectory:
-    """The way of the samples of `sample_from`: where they are after so many of their `steps`, `points` in rising order.
+    """The samples of `sample_from` on their way: after each number of steps in `points`, which rise from 0 to `steps`.
 
     Point 0 is the noise, point `steps` the sample, to the bit. Raises ValueError for other points.
     """

@@ -72,7 +72,7 @@ def encode(
 
 
 def record_of(source: Photos, autoencoder: Autoencoder, images: Images | ImageRecords, shard: int) -> dict[str, Any]:
-    """What defines the bytes of a cache."""
+    """The settings that decide the bytes of a cache."""
     height, width, channels = autoencoder.latent_shape(images.shape)
     posterior = eqx.filter_eval_shape(autoencoder.encode, jax.ShapeDtypeStruct(images.shape, jnp.float32))
     return {
@@ -89,7 +89,7 @@ def record_of(source: Photos, autoencoder: Autoencoder, images: Images | ImageRe
 
 
 def identity(autoencoder: Autoencoder) -> dict[str, Any]:
-    """What tells an autoencoder from others, wherever its files lie."""
+    """Class, weights and scale of an autoencoder: equal for equal ones, wherever their files lie."""
     return {
         "class": type(autoencoder).__name__,
         "sha256": fingerprint(autoencoder),

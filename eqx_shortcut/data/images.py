@@ -27,7 +27,7 @@ class Images:
     names: tuple[str, ...] = ()
     """Those of the classes in order of their labels; empty if they have none."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how they were found."""
+    """Remarks for the user on how they were found."""
 
     noun: ClassVar[str] = "images"
 
@@ -43,7 +43,7 @@ class Images:
         return {"pixels": self.pixels[indices], "labels": self.labels[indices]}
 
     def first(self, count: int) -> "Images":
-        """The first so many."""
+        """The first `count` images."""
         return dataclasses.replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:

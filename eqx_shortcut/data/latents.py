@@ -29,7 +29,7 @@ Moments = Float[np.ndarray, "rows sides moments height width channels"]
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """One part of a cache, its files mapped into memory: what is read is what a batch asks for."""
+    """One part of a cache, its files mapped into memory, so that only the rows of a batch are read."""
 
     folder: storage.Path
     part: str
@@ -42,7 +42,7 @@ class Latents:
     names: tuple[str, ...] = ()
     """Names of the classes in order of their labels; empty if they have none."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how they were found."""
+    """Remarks for the user on how they were found."""
 
     noun: ClassVar[str] = "latents"
 
@@ -67,7 +67,7 @@ class Latents:
         return {"moments": moments, "labels": self.labels[indices]}
 
     def first(self, count: int) -> "Latents":
-        """The first so many."""
+        """The first `count` latents."""
         return dataclasses.replace(self, labels=self.labels[:count])
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:

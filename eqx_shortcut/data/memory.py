@@ -76,7 +76,7 @@ class ArraySource:
         return dataclasses.replace(self, **self.rows(indices))
 
     def first(self, count: int) -> "ArraySource":
-        """The first so many."""
+        """The first `count` rows."""
         return self.take(np.arange(min(count, len(self.x))))
 
     @property

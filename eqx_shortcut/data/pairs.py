@@ -39,7 +39,7 @@ class Pairs:
         return height, width, channels
 
     def first(self, count: int) -> "Pairs":
-        """The first so many."""
+        """The first `count` pairs."""
         return Pairs(self.noise[:count], self.x[:count], self.labels[:count], self.classes)
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:

@@ -20,7 +20,7 @@ FILLERS = ("set", "data", "dataset", "split", "part", "images", "image", "img", 
 
 
 class Named(NamedTuple):
-    """What a name says: the part, and the words beside it, which a pair has in common (`seg_train`, `seg_test`)."""
+    """The part that a name speaks of, and its other words, which a pair has in common (`seg_train`, `seg_test`)."""
 
     part: str
     beside: tuple[str, ...]

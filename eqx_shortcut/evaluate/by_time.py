@@ -89,13 +89,13 @@ def curves(batches: Sequence[Sequence[tuple[str, Asked]]]) -> dict[str, list[Cur
 
 
 def _curve(t, d, error):
-    places, inverse = np.unique(t, return_inverse=True)
+    times, inverse = np.unique(t, return_inverse=True)
     means = np.bincount(inverse, error) / np.bincount(inverse)
-    return Curve(fraction(float(d[0])) if np.ptp(d) == 0 else "1 - t", places, means)
+    return Curve(fraction(float(d[0])) if np.ptp(d) == 0 else "1 - t", times, means)
 
 
 def all_rows(found: Mapping[str, Sequence[Curve]], shares: Mapping[str, float]) -> list[Curve]:
-    """Error of a whole batch by the shares of its terms, for each step size of the term that has most of them.
+    """Error of a whole batch by the shares of its terms, at each step size of the term with the most.
 
     A term of one step size counts beside each: as in a batch of which all bootstrap rows have the same `d`.
     """

@@ -1,4 +1,4 @@
-"""Features made by networks: Inception's, of which FID is, EfficientNet-Lite0's, and those of a classifier trained here."""
+"""Features made by networks: Inception's (FID), EfficientNet-Lite0's, and those of a classifier trained here."""
 
 import dataclasses
 import functools

@@ -18,7 +18,7 @@ REMEDY = "compute the statistics again"
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """What a set of images leaves behind for Frechet distances, and in what features."""
+    """Mean and covariance of the features of a set of images, for Frechet distances, and which features these are."""
 
     vectors: Gaussian
     spatial: Gaussian | None = None

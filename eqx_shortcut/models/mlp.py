@@ -24,7 +24,7 @@ class MLPConfig:
     depth: Count = 3
     """Residual layers (1 or more)."""
     embed_scale: Positive = 6.0
-    """Factor on t and d before their sinusoids, whose fastest turns by so many rad from 0 to 1. Losses with a tangent in time
+    """Factor on t and d before their sinusoids: radians by which the fastest turns from 0 to 1. Losses with a tangent in time
     or step size need it small, since the tangent's error grows with it: at 100 they fail (more than 0)."""
     frequencies: Several = 16
     """Sinusoids of t, and as many of d, of rates from the fastest down to its 16th part; an even number (2 or more)."""

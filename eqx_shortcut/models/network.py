@@ -1,4 +1,4 @@
-"""What a network is to the trainer, and what is found out about one before anything is trained."""
+"""Networks as the trainer sees them, and the checks of one before anything is trained."""
 
 import inspect
 from collections.abc import Callable

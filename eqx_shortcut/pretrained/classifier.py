@@ -1,4 +1,4 @@
-"""What image classifiers have in common: what they tell of an image, and how they come from published tensors."""
+"""The outputs of image classifiers, and networks from published tensors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class Activations(NamedTuple):
-    """What a classifier tells of one image."""
+    """The outputs of a classifier for one image."""
 
     pooled: Float[Array, "*batch features"]
     """The mean over all places of the last layer but one."""

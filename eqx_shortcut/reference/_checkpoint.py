@@ -27,7 +27,7 @@ LONGEST = 100
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint of the reference holds, arrays by their names (see Parameters), which are the same in all four."""
+    """The content of a checkpoint of the reference; all four sets of arrays have the same names (see Parameters)."""
 
     parameters: dict[str, np.ndarray]
     average: dict[str, np.ndarray]

@@ -34,7 +34,7 @@ Passed = collections.Counter[str]
 
 @dataclasses.dataclass(frozen=True)
 class FolderRecords:
-    """The image files of one folder, or of its sub-folders, each of which is a class."""
+    """The image files of one folder, or of its sub-folders, each a class."""
 
     folder: pathlib.Path
     paths: tuple[str, ...]
@@ -104,7 +104,7 @@ def open_folders(folder: pathlib.Path) -> tuple[FolderRecords, FolderRecords | N
 
 
 class Listing(NamedTuple):
-    """What lies directly in a folder: names of sub-folders and of images, and what was passed over."""
+    """The content of a folder itself: names of sub-folders and of images, and what was passed over."""
 
     folder: pathlib.Path
     names: list[str]

@@ -61,7 +61,7 @@ class ParquetRecords:
 
 
 class Opened(NamedTuple):
-    """What one file says of its rows."""
+    """Columns, labels and row groups of one file."""
 
     column: str
     chosen: str | None

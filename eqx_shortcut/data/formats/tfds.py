@@ -202,7 +202,7 @@ def _filled(labels: Integer[np.ndarray, " count"]) -> Integer[np.ndarray, " coun
 
 
 def _made_of(files: Sequence[pathlib.Path], features: Features) -> dict[str, np.ndarray]:
-    """What tells whether an index is of these files: their names, sizes, beginnings and ends, wherever they lie."""
+    """Names, sizes, beginnings and ends of the files: an index with the same ones is theirs, wherever they lie."""
     return {
         "format": np.array(2),
         "files": np.array([file.name for file in files]),
