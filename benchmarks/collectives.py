@@ -1,4 +1,4 @@
-"""What the devices send each other in a step, read from the text of the compiled program."""
+"""The data that devices send each other in a step, read from the text of the compiled program."""
 
 import collections
 import math
@@ -25,7 +25,7 @@ class Collective(NamedTuple):
     """The devices, by their places in the mesh, that exchange with each other; of a permutation, each pair."""
 
     def crosses(self, host: int) -> bool:
-        """Whether devices of different hosts exchange, where a host has so many, neighbours in the mesh."""
+        """Whether devices of different hosts exchange, if each host has this many devices, neighbours in the mesh."""
         return any(device // host != group[0] // host for group in self.groups for device in group)
 
 

@@ -1,4 +1,4 @@
-"""What a training step of each method costs over flow matching's: time and memory, in one process, by turns.
+"""Time and memory of a training step of each method over flow matching's, in one process, by turns.
 
     python benchmarks/cost.py digits --out costs.json     # all methods, as `python experiments/compare.py digits` trains them
     python benchmarks/cost.py digits --size S/2 --side 32 --bootstrap-every 8 4 --rounds 4 # shortcut on a published size
@@ -34,7 +34,7 @@ CLASSES = 10
 
 
 def cases(given: argparse.Namespace) -> dict[str, Config]:
-    """What is measured by name, flow matching first: all methods of the data set, or shortcut models of a published size."""
+    """Settings of each step to time, flow matching first: all methods of the data, or shortcut models of a published size."""
     setting = methods.SETTINGS[given.data]
     first = methods.parsed(setting, setting.methods[methods.TEACHER])
     if given.size is None:
@@ -97,8 +97,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path)
     given = parser.parse_args()
     shape = SHAPES[given.data] if given.side is None else (given.side, given.side, 4 if given.side == 32 else 1)
-    found = measured(cases(given), shape, given.rounds)
-    print(table(found))
+    costs = measured(cases(given), shape, given.rounds)
+    print(table(costs))
     if given.out:
         command = " ".join(["python", "benchmarks/cost.py", *sys.argv[1:]])
         record = {
@@ -106,7 +106,7 @@ def main() -> None:
             "jax": jax.__version__,
             "data": given.data,
             "command": command,
-            "results": found,
+            "results": costs,
         }
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What one GPU does: a list of named measurements, each written to a file of its own as soon as it is done.
+"""Measurements of one GPU: a list of named measurements, each written to a file of its own as soon as it is done.
 
     python benchmarks/gpu.py                                  # all; what benchmarks/results/CHIP has is not done again
     python benchmarks/gpu.py --only ceilings b2-shortcut-256  # some
@@ -53,7 +53,7 @@ Found = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Lab:
-    """What all measurements share: the sizes of a rehearsal or of the real thing, the cache of latents, a checkout."""
+    """Shared by all measurements: the sizes of a rehearsal or of the real thing, the cache of latents, a checkout."""
 
     tiny: bool
     folder: pathlib.Path
@@ -233,14 +233,14 @@ def profiled(program: Any, arrays: PyTree, raw: PyTree, folder: pathlib.Path, st
 
 def timed(call: Callable[[], Any], rounds: int = 10, calls: int = 1) -> float:
     """Median seconds of a call, the first two rounds not counted; within a round nothing waits for the device."""
-    found = []
+    seconds = []
     for _ in range(rounds + 2):
         start = time.perf_counter()
         for _ in range(calls):
             last = call()
         jax.block_until_ready(last)
-        found.append((time.perf_counter() - start) / calls)
-    return float(np.median(found[2:]))
+        seconds.append((time.perf_counter() - start) / calls)
+    return float(np.median(seconds[2:]))
 
 
 def ceilings(lab: Lab) -> Found:
@@ -478,12 +478,12 @@ def run(names: list[str], lab: Lab, out: pathlib.Path, end: float) -> None:
         recorded(file, {"name": name, "error": "did not finish"})
         start = time.monotonic()
         try:
-            found = MEASUREMENTS[name](lab)
+            result = MEASUREMENTS[name](lab)
         except Exception as error:  # of one measurement; the others are made all the same
-            found = {"error": f"{type(error).__name__}: {str(error)[:2000]}"}
+            result = {"error": f"{type(error).__name__}: {str(error)[:2000]}"}
         took = {"took_s": round(time.monotonic() - start, 1)}
-        recorded(file, {"name": name} | found | took | around)
-        shown = {key: value for key, value in found.items() if not key.startswith("kernels_ms_and")}
+        recorded(file, {"name": name} | result | took | around)
+        shown = {key: value for key, value in result.items() if not key.startswith("kernels_ms_and")}
         print(name, json.dumps(shown | took), flush=True)
         gc.collect()
 

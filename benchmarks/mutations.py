@@ -169,7 +169,7 @@ class Mutant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What identifies it as long as its module stays as it is."""
+        """An identifier that holds as long as its module stays as it is."""
         return f"{self.module} {hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
 
 
@@ -200,13 +200,13 @@ def mutants_of(module: str) -> list[Mutant]:
     """
     source = path_of(module).read_text()
     tree = ast.parse(source)
-    found = []
+    mutants = []
     for node, parent, field, index in places(tree):
         for what, other in changes(node):
             with replaced(parent, field, index, other):
                 changed = ast.unparse(tree)
-            found.append(Mutant(module, f"line {node.lineno}: {what}: {shown(node)}  ->  {shown(other)}", changed))
-    return found
+            mutants.append(Mutant(module, f"line {node.lineno}: {what}: {shown(node)}  ->  {shown(other)}", changed))
+    return mutants
 
 
 def places(node: ast.AST) -> Iterator[tuple[Any, ast.AST, str, int | None]]:
@@ -290,7 +290,7 @@ ORDERED = ("where", "where_rows", "arctan2", "_interleave")
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """What may stand in place of a node."""
+    """The nodes that may stand in place of one, each with its description."""
     match node:
         case ast.BinOp():
             if type(node.op) in OPERATORS:
@@ -389,7 +389,7 @@ def substitute(module: pathlib.Path, source: str) -> None:
 
 
 def imported() -> None:
-    """What takes long to import and starts no device, so that each fork has it."""
+    """Imports that take long and start no device, done before the forks."""
     names = "jax.numpy jax.experimental.multihost_utils equinox optax numpy scipy.stats pytest jaxtyping beartype.claw"
     for name in names.split():
         importlib.import_module(name)
@@ -408,8 +408,8 @@ def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float) -> list[M
     for mutant in bar:
         if mutant.name not in known:
             start = time.monotonic()
-            found = {"name": mutant.name, "change": mutant.change, "killed": is_killed(mutant, limit)}
-            known[mutant.name] = found | {"seconds": round(time.monotonic() - start, 1)}
+            outcome = {"name": mutant.name, "change": mutant.change, "killed": is_killed(mutant, limit)}
+            known[mutant.name] = outcome | {"seconds": round(time.monotonic() - start, 1)}
             if out is not None:
                 with out.open("a") as file:
                     file.write(json.dumps(known[mutant.name]) + "\n")

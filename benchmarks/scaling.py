@@ -1,4 +1,4 @@
-"""What a training step of the paper's networks holds and sends on many devices, without any of them.
+"""Memory and traffic of a training step of the paper's networks on many devices, compiled without any of them.
 
 python benchmarks/scaling.py                                   # B/2 and XL/2 on 8, 64 and 1,024 devices
 python benchmarks/scaling.py b --devices 8 --objectives shortcut

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -12,20 +11,21 @@ from jax.experimental.compilation_cache import compilation_cache
 from . import storage
 
 
-def use_compilation_cache() -> None:
+def use_compilation_cache() -> str | None:
     """Keeps compiled programs on disk, so that a second run of the same settings starts in seconds.
 
-    Where there is no folder for them that can be written, it says so, and nothing is kept.
+    Where there is no folder for them that can be written nothing is kept; the answer is then a sentence that says so.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
+        return None
     try:
         folder = storage.cache_home() / "xla"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # permissions do not tell of a disk that is read-only
             jax.config.update("jax_compilation_cache_dir", str(folder))
     except (OSError, storage.StorageError) as error:
-        print(f"compiled programs are not kept, so that a second run starts no faster ({error})", file=sys.stderr)
+        return f"compiled programs are not kept, so that a second run starts no faster ({error})"
+    return None
 
 
 @contextlib.contextmanager

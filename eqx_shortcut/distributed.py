@@ -65,7 +65,7 @@ def is_main_process() -> bool:
 
 
 def broadcast(answer: bool) -> bool:
-    """What the first process answers, in all of them. Each waits for the others and for its devices."""
+    """The answer of the first process, in all of them; each waits for the others and for its devices."""
     return answer if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(answer)))
 
 
@@ -103,7 +103,7 @@ def signals() -> Iterator[Callable[[int], int | None]]:
 
 @contextlib.contextmanager
 def barrier() -> Iterator[None]:
-    """At its end every process has come to it: if its part fails in one of them, all raise, and none waits for ever."""
+    """A barrier at the end of a block, which raises in every process if the block raised in one."""
     failure: Exception | None = None
     try:
         yield

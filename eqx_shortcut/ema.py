@@ -92,7 +92,7 @@ def inner_product(a: Profile, b: Profile) -> Float64[np.ndarray, "*n"]:
 
 
 class Combination(NamedTuple):
-    """What of each kept average goes into a wanted one, and how far its profile is from the wanted, over the wanted's norm."""
+    """Coefficients of kept averages for a wanted one, and the distance between the two profiles over the wanted one's norm."""
 
     coefficients: Float64[np.ndarray, " n"]
     error: float

@@ -17,7 +17,7 @@ from .types import Cond, Field
 
 
 class StepRange(eqx.Module):
-    """Of `of` equal steps those from number `first` to before number `last`: what is called noise is then the point there.
+    """Steps `first` to `last - 1` of `of` equal ones; a sampler's `noise` is then the point where they start.
 
     The parts of a path one after another give what the whole gives.
     """
@@ -54,7 +54,7 @@ class Shifted:
 
 @dataclasses.dataclass(frozen=True)
 class PowerSteps:
-    """Times `1 / (1 + s)` for noise over data `s` of which `s^(1/rho)` falls in equal steps from `high` to `low`.
+    """Times `1 / (1 + s)`, where `s`, noise over data, falls from `high` to `low` by equal steps of `s^(1/rho)`.
 
     They are stretched so that the ends are 0 and 1. Karras et al. (2022), eq. 5.
     """
@@ -189,7 +189,7 @@ def ddim_field(field: Field, *, clip: float | None = None) -> Field:
 
 @dataclasses.dataclass(frozen=True)
 class Sampler:
-    """A loop over steps, `euler`, `heun`, `midpoint` or `consistency`, and its times: what `trained.sample` takes."""
+    """A loop over steps, `euler`, `heun`, `midpoint` or `consistency`, and its times, for `trained.sample`."""
 
     run: Callable[..., Any] = euler
     times: Times | None = None

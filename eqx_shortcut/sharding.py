@@ -143,19 +143,3 @@ def check_batch(batch: int, mesh: jax.sharding.Mesh, accumulate: int = 1) -> Non
         choices = f"{below} or {below + n}" if below else f"{n}"
         microbatches = f" in {accumulate} microbatches" * (accumulate > 1)
         raise ValueError(f"batch {batch} does not divide over {devices} devices{microbatches}: use {choices}")
-
-
-def fsdp_spec(shape: Sequence[int], devices: int, *, itemsize: int = 4, whole: int = 4 * 2**20) -> PartitionSpec:
-    """The largest axis that `devices` divides is split over them, the last of equals; up to `whole` bytes, none is.
-
-    The reference's rule for parameters, averages and moments. Raises ValueError if no axis of a larger array is divisible.
-    """
-    if math.prod(shape) * itemsize <= whole:
-        return PartitionSpec()
-    divisible = [axis for axis, size in enumerate(shape) if size % devices == 0]
-    if not divisible:
-        raise ValueError(
-            f"no axis of an array of shape {tuple(shape)} is a multiple of {devices} devices: choose a width that is"
-        )
-    axis = max(divisible, key=lambda axis: (shape[axis], axis))
-    return PartitionSpec(*("data" if i == axis else None for i in range(len(shape))))

@@ -15,7 +15,7 @@ from .objectives import Networks, Objective
 from .types import Batch, Cond, Metrics
 
 STREAK = 20
-"""So many steps in a row that are not finite end a run."""
+"""Steps in a row with a loss or gradient that is not finite, after which a run ends."""
 
 
 class TrainState(eqx.Module):
@@ -55,7 +55,7 @@ def init_state(
     averages: Sequence[float] = (),
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
-    """The state before the first step; `build(key)` makes the network, of which average and teacher start as copies.
+    """The state before the first step; `build(key)` makes the network; average and teacher start as copies of it.
 
     `null` is the condition without its batch axis that stands for none (see data.null_of); label dropout and guidance need it.
     `extra(key)` makes what is trained beside it, or None (see Objective.extra). `averages` are relative widths of more averages
@@ -90,9 +90,9 @@ def make_step(
     """One training step `(state, raw) -> (state, metrics)`, compiled once; the state passed in is consumed (donated).
 
     All draws come from `fold_in(state.key, state.step)`: they depend on the seed and the step, not on the hardware. A
-    step whose loss or gradient is not finite changes nothing but the counters. `steps` is the length of the run, of
-    which the objective is told its share: where a stage of an objective with several begins, the teacher is replaced by its
-    `snapshot`. With `accumulate` the batch goes through the network to train in so many parts, one after another, which
+    step whose loss or gradient is not finite changes nothing but the counters. `steps` is the length of the run:
+    the objective is told the share that is done, and where a stage of an objective with several begins, the teacher is
+    replaced by its `snapshot`. The batch goes through the network to train in `accumulate` parts, one after another, which
     divides the memory of its activations; draws, targets and the loss are those of the whole batch. `shardings` constrains
     the new state to the layout of the old one.
     """
@@ -110,7 +110,7 @@ def make_update(
     accumulate: int = 1,
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Callable[[tuple[Any, Prepare], TrainState], tuple[TrainState, Metrics]]:
-    """What `make_step` compiles: `((raw, prepare), state) -> (state, metrics)`, the weights in `prepare` an argument too."""
+    """`make_step` before compilation, as `((raw, prepare), state) -> (state, metrics)`; weights in `prepare` are arguments."""
 
     def renewed(state):
         stage, last = (times.stage(_share(step, steps), objective.stages) for step in (state.step, state.step - 1))
@@ -147,7 +147,7 @@ def loss_of_step(
 
 
 def optimized(tx: optax.GradientTransformation, gradient: PyTree, state: TrainState) -> tuple[PyTree, PyTree]:
-    """What the optimizer adds to the weights, and its new state."""
+    """The optimizer's update of the weights, and its new state."""
     # Optax mixes dtypes, which callers who chose strict promotion would be refused.
     with jax.numpy_dtype_promotion("standard"):
         return tx.update(gradient, state.opt_state, eqx.filter(state.networks.trained, eqx.is_inexact_array))

@@ -36,11 +36,11 @@ class Trained(eqx.Module):
     labelled: bool = eqx.field(static=True, default=True)
     """Whether conditions were shown in training; else all were hidden."""
     null: Cond = None
-    """What stands for no condition, without its batch axis, where conditions are no labels."""
+    """The condition that stands for none, without its batch axis, where conditions are no labels."""
 
     @property
     def nothing(self) -> Cond:
-        """What stands for no condition: `null`, or the label `classes`; None in a run without conditions."""
+        """The condition that stands for none: `null`, or the label `classes`; None in a run without conditions."""
         return (self.classes or None) if self.null is None else self.null
 
     @property
@@ -65,12 +65,12 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
     shape, classes = tuple(config["shape"]), config["classes"]
     like = eqx.filter_eval_shape(lambda key: network.build(shape, classes, key=key), jax.random.key(0))
     if isinstance(weights, str):
-        restored, found = Checkpoints(run / "checkpoints").restore_network(like, weights, step)
+        restored, at = Checkpoints(run / "checkpoints").restore_network(like, weights, step)
     else:
         kept = config.get("averages", {}).get("sigma_rel", ())
-        restored, found = snapshots.reconstructed(run, like, weights, kept, step)
+        restored, at = snapshots.reconstructed(run, like, weights, kept, step)
     labelled, null = not config.get("unconditional", False), settings.parse_arrays(config.get("null"))
-    return Trained(restored, objective, shape, classes, found, labelled=labelled, null=null)
+    return Trained(restored, objective, shape, classes, at, labelled=labelled, null=null)
 
 
 def sample(
@@ -126,7 +126,7 @@ def sample_from(
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
 ) -> Float[Array, "batch *shape"]:
-    """What `sample` makes of this noise as its samples number `indices` (0, 1, ... if None), all at once.
+    """Samples number `indices` (0, 1, ... if None) of `sample` from this noise, all at once.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
     `jax.jit` labels and conditions are taken as they are, in range or not.
@@ -156,7 +156,7 @@ def trajectory(
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
 ) -> Trajectory:
-    """The way of the samples of `sample_from`: where they are after so many of their `steps`, `points` in rising order.
+    """The samples of `sample_from` on their way: after each number of steps in `points`, which rise from 0 to `steps`.
 
     Point 0 is the noise, point `steps` the sample, to the bit. Raises ValueError for other points.
     """
@@ -169,12 +169,12 @@ def trajectory(
     t = np.asarray(points, np.float32) / np.float32(count)
     if sampler is not None and sampler.times is not None:
         t = np.asarray(jax.vmap(sampler.times)(jnp.asarray(t)))
-    x, done, found, data = noise, 0, [], []
+    x, done, way, data = noise, 0, [], []
     for point, time in zip(points, t, strict=True):
         x, done = _advanced(model, key, x, indices, cond, _part(count, done, point), guiding, sampler), point
-        found.append(x)
+        way.append(x)
         data.append(x if point == count else _ahead(model, x, jnp.full(x.shape[0], time), cond, guiding))
-    return Trajectory(jnp.asarray(t), jnp.stack(found), jnp.stack(data))
+    return Trajectory(jnp.asarray(t), jnp.stack(way), jnp.stack(data))
 
 
 class _Guiding(NamedTuple):

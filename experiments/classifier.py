@@ -10,6 +10,7 @@ others in the same file's alone.
 
 import dataclasses
 import pathlib
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -64,7 +65,8 @@ def main(config: Config) -> None:
     from eqx_shortcut.pretrained.small_classifier import save_classifier
 
     check_out(config.out, ".safetensors")
-    use_compilation_cache()
+    if unkept := use_compilation_cache():
+        print(unkept, file=sys.stderr)
     train, held_out = config.data.build()
     network = trained(config, train)
     found = accuracy(network, held_out)

@@ -13,6 +13,7 @@ import functools
 import json
 import operator
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -150,7 +151,8 @@ def run(config: Config, *, pictures: bool = True) -> dict[str, Any]:
     from eqx_shortcut.compilation import use_compilation_cache
     from eqx_shortcut.experiment import log
 
-    use_compilation_cache()
+    if unkept := use_compilation_cache():
+        print(unkept, file=sys.stderr)
     config.objective.check(config.batch)
     settle(config)
     model = train(config)

@@ -19,6 +19,8 @@ import tyro
 
 from eqx_shortcut import cli, compilation, settings, storage
 from eqx_shortcut.data.formats import tfds
+from eqx_shortcut.experiment import log
+from scripts import script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,43 +64,41 @@ def used() -> str | None:
     return jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
-    """What is said of a cache that cannot be used, in one line."""
-    compilation.use_compilation_cache()
-    assert used() is None
-    said = capsys.readouterr()
-    assert not said.out and said.err.count("\n") == 1 and "compiled programs are not kept" in said.err
-    return said.err
+def unkept() -> str:
+    """The sentence on a cache that cannot be used, in one line."""
+    said = compilation.use_compilation_cache()
+    assert used() is None and said is not None
+    assert "\n" not in said and "compiled programs are not kept" in said
+    return said
 
 
 @pytest.mark.parametrize("cache", [None, ""])
-def test_without_a_home_nothing_is_kept_and_it_is_said(homeless, monkeypatch, capsys, cache):
+def test_without_a_home_nothing_is_kept_and_it_is_said(homeless, monkeypatch, cache):
     if cache is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
-    assert "name a folder by XDG_CACHE_HOME" in told(capsys)
+    assert "name a folder by XDG_CACHE_HOME" in unkept()
 
 
-def test_without_a_home_programs_are_kept_in_the_folder_that_is_named(homeless, monkeypatch, capsys, tmp_path):
+def test_without_a_home_programs_are_kept_in_the_folder_that_is_named(homeless, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
-    compilation.use_compilation_cache()
+    assert compilation.use_compilation_cache() is None
     assert used() == str(tmp_path / "new" / "eqx_shortcut" / "xla")
-    assert capsys.readouterr() == ("", "")
 
 
-def test_a_cache_that_cannot_be_made_is_not_used(homeless, monkeypatch, capsys, tmp_path):
+def test_a_cache_that_cannot_be_made_is_not_used(homeless, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert str(tmp_path / "file") in told(capsys)
+    assert str(tmp_path / "file") in unkept()
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_cache_that_cannot_be_written_is_not_used(homeless, monkeypatch, capsys, tmp_path, number):
+def test_a_cache_that_cannot_be_written_is_not_used(homeless, monkeypatch, tmp_path, number):
     def refuse(**_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    assert os.strerror(number) in told(capsys)
+    assert os.strerror(number) in unkept()
 
 
 # Terminals.
@@ -207,6 +207,51 @@ def test_text_in_other_bytes_is_refused_by_the_name_of_its_file(tmp_path, text):
         settings.read(tmp_path / "config.json")
     with pytest.raises(ValueError, match=r"label\.labels\.txt is no text in UTF-8"):
         tfds.read_features(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b'{"step": 1, "loss": 0.5}\n\xe9', b'{"step": 1, "run": "\xff"}\n'])
+def test_metrics_in_other_bytes_are_refused_by_the_name_of_their_file(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_bytes(text)
+    with pytest.raises(storage.StorageError, match=r"metrics\.jsonl is no text in UTF-8"):
+        log.read_lines(tmp_path / "metrics.jsonl")
+
+
+# Names of options.
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("--source.path nowhere", "with --source.path"), ("--source.path nowhere.png --source.label x", "with --source.path")],
+)
+def test_encode_names_its_own_options(tmp_path, capsys, monkeypatch, name, words):
+    from eqx_shortcut.data import encode
+    from eqx_shortcut.pretrained import autoencoder_files
+
+    monkeypatch.setattr(autoencoder_files, "load_autoencoder", lambda path: None)
+    monkeypatch.setattr(encode, "encode", lambda source, *args, **options: source.build())
+    kind = "parquet" if "label" in name else "image-folder"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["encode", f"source:{kind}", *name.split(), "--vae", str(tmp_path), "--out", str(tmp_path / "latents")])
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and words in err and "--data." not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            "--batch 24 --objective.bootstrap-every 5",
+            "batch 24 is not a multiple of --objective.bootstrap-every 5: use a batch of 25",
+        ),
+        ("--batch 8 --objective.dt-bias", "with --objective.bootstrap-every 2 and"),
+        ("objective:mean-flow --network.step linear --batch 24 --objective.bootstrap-every 5", "a batch of 20 or 25, or --obj"),
+    ],
+)
+def test_training_names_the_options_of_its_objective(tmp_path, capsys, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        script("digits").EXPERIMENT.main(["--dry-run", *args.split()])
+    assert stop.value.code == 1 and words in capsys.readouterr().err
 
 
 # Memory.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import guidance, objectives, paths, reference, sharding, steps, times
+from eqx_shortcut import guidance, objectives, paths, reference, steps, times
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.models.dit import PRESETS, preset
 from eqx_shortcut.models.layers import position_table, sinusoids
@@ -436,15 +436,6 @@ def abstract_parameters(name: str, shapes: dict[str, tuple[int, ...]]) -> dict[s
 
 def shapes_of(path: pathlib.Path, model: str) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in json.loads(path.read_text())[model].items()}
-
-
-def test_layout(layout):
-    path, model = layout
-    devices = int(re.findall(r"\d+", path.stem)[-1])
-    for name, entry in json.loads(path.read_text())[model].items():
-        found = sharding.fsdp_spec(entry["shape"], devices)
-        axes = [axis is not None for axis in found] + [False] * (len(entry["shape"]) - len(found))
-        assert axes == [axis is not None for axis in entry["spec"]], name
 
 
 def test_shapes(layout):

@@ -63,7 +63,7 @@ def _missing(labels: Stored) -> Bool[np.ndarray, " count"]:
 
 
 def _by_name(parts: list[Records]) -> list[Subset]:
-    names, found = next(part.names for part in parts if part.names), []
+    names, numbered = next(part.names for part in parts if part.names), []
     for part in parts:
         labels, own = part.labels, part.names or names
         assert labels is not None
@@ -76,15 +76,15 @@ def _by_name(parts: list[Records]) -> list[Subset]:
             raise DataError(f"labels of {part.where(0)} are no numbers of the {len(own)} classes that it names: correct them")
         check_labels(labels, len(own), part.where)
         classes = np.array([names.index(name) for name in own], np.int32)
-        found.append(Subset.of(part, classes[labels.astype(np.int64)], names))
-    return found
+        numbered.append(Subset.of(part, classes[labels.astype(np.int64)], names))
+    return numbered
 
 
 def _by_value(parts: list[Records]) -> list[Subset]:
     values = [_unique(part) for part in parts]
-    if len({isinstance(value, str) for found, _ in values for value in found}) > 1:
+    if len({isinstance(value, str) for own, _ in values for value in own}) > 1:
         raise DataError(f"labels of {parts[0].where(0)} and {parts[-1].where(0)} are numbers and names: give both the same")
-    stored = {value for found, _ in values for value in found}
+    stored = {value for own, _ in values for value in own}
     ordered = natural(map(str, stored)) if isinstance(next(iter(stored)), str) else sorted(stored)
     classes = {value: i for i, value in enumerate(ordered)}
     # A bool equals a number, and has a name of its own.
@@ -92,8 +92,8 @@ def _by_value(parts: list[Records]) -> list[Subset]:
     names = () if plain else tuple(map(str, ordered))
     notes = () if plain else (f"labels {listed(names)} are classes 0 to {len(names) - 1}",)
     return [
-        Subset.of(part, np.array([classes[value] for value in found], np.int32)[places], names, notes)
-        for part, (found, places) in zip(parts, values, strict=True)
+        Subset.of(part, np.array([classes[value] for value in own], np.int32)[inverse], names, notes)
+        for part, (own, inverse) in zip(parts, values, strict=True)
     ]
 
 
@@ -105,10 +105,10 @@ def _unique(part: Records) -> tuple[list[int | str], Shaped[np.ndarray, " count"
         raise DataError(
             f"{part.where(int(missing[0]))} has no label ({missing.size} such images): give it one, or leave it out"
         )
-    found, places = np.unique(labels, return_inverse=True)
-    if labels.dtype.kind == "i" and found[0] < 0:
-        check_labels(labels, int(found[-1]) + 1, part.where)
-    return found.tolist(), places
+    values, inverse = np.unique(labels, return_inverse=True)
+    if labels.dtype.kind == "i" and values[0] < 0:
+        check_labels(labels, int(values[-1]) + 1, part.where)
+    return values.tolist(), inverse
 
 
 def _with_gaps_noted(train: Subset) -> Subset:

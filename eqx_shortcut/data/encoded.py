@@ -36,7 +36,7 @@ class Encode(eqx.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Images of which a network sees the latents; `size` images are encoded at once, which bounds the memory of a step."""
+    """Images that a network sees as latents; `size` of them are encoded at once, which bounds the memory of a step."""
 
     images: Images | ImageRecords
     autoencoder: Autoencoder
@@ -66,7 +66,7 @@ class Encoded:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of how the images were found."""
+        """Remarks for the user on how the images were found."""
         return self.images.notes
 
     def digest(self) -> str:
@@ -74,7 +74,7 @@ class Encoded:
         return self.images.digest()
 
     def first(self, count: int) -> "Encoded":
-        """The first so many."""
+        """The first `count` images."""
         return dataclasses.replace(self, images=self.images.first(count))
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ class Encoded:
         return self.images.rows(indices)
 
     def note(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the images note of rows that were read (see ImageRecords)."""
+        """The rows, with bad images counted where the images are files (see ImageRecords.note)."""
         return self.images.note(rows) if isinstance(self.images, ImageRecords) else dict(rows)
 
     @property

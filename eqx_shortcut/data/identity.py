@@ -1,4 +1,4 @@
-"""What a set of images is, apart from where it lies: written down by a run or a cache, and compared when either goes on."""
+"""The identity of a set of images, wherever it lies: recorded by a run or a cache, and compared when either goes on."""
 
 import hashlib
 import os
@@ -46,8 +46,8 @@ def identity(train: Identified, held_out: Identified) -> Identity:
 
 
 def changed(recorded: Identity, present: Identity) -> str | None:
-    """What means something else now than was recorded, in one sentence without an end; None if nothing does."""
-    old, new = ([str(name) for name in found["names"]] for found in (recorded, present))
+    """The first difference from what was recorded, as a sentence without its full stop; None if there is none."""
+    old, new = ([str(name) for name in known["names"]] for known in (recorded, present))
     if old != new:
         place = next((i for i, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), min(len(old), len(new)))
         was, now = (repr(listed([names[place]])) if place < len(names) else "none" for names in (old, new))
@@ -63,7 +63,7 @@ def changed(recorded: Identity, present: Identity) -> str | None:
 
 
 def summary(train: Identified, held_out: Identified) -> str:
-    """What was read, in one line: images, classes with the first names and their counts, what was passed over."""
+    """One line on a data set: images, classes with the first names and their counts, what was passed over."""
     counts = np.bincount(train.labels, minlength=train.classes)
     called = [f"{name} {count:,}" for name, count in zip(train.names or range(train.classes), counts.tolist(), strict=True)]
     classes = f"{train.classes:,} class{'es' * (train.classes > 1)}: {listed(called)}"

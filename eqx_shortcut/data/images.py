@@ -27,7 +27,7 @@ class Images:
     names: tuple[str, ...] = ()
     """Those of the classes in order of their labels; empty if they have none."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how they were found."""
+    """Remarks for the user on how they were found."""
 
     noun: ClassVar[str] = "images"
 
@@ -43,7 +43,7 @@ class Images:
         return {"pixels": self.pixels[indices], "labels": self.labels[indices]}
 
     def first(self, count: int) -> "Images":
-        """The first so many."""
+        """The first `count` images."""
         return dataclasses.replace(self, pixels=self.pixels[:count], labels=self.labels[:count])
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
@@ -111,17 +111,8 @@ class FashionMNIST:
     The names of the classes are those of Fashion-MNIST, whichever set the files hold.
     """
 
-    names: ClassVar[tuple[str, ...]] = (
-        "T-shirt",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
+    names: ClassVar[tuple[str, ...]] = tuple(
+        "T-shirt/trouser/pullover/dress/coat/sandal/shirt/sneaker/bag/ankle boot".split("/")
     )
     path: pathlib.Path = pathlib.Path("/usr/share/datasets/fashion-mnist")
     """Folder of the IDX files; the default is where Debian's package dataset-fashion-mnist puts them."""
@@ -150,18 +141,7 @@ class FashionMNIST:
 class CIFAR10:
     """CIFAR-10 (Krizhevsky 2009) from Hugging Face parquet files with columns `img` and `label`."""
 
-    names: ClassVar[tuple[str, ...]] = (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    )
+    names: ClassVar[tuple[str, ...]] = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
     path: pathlib.Path = pathlib.Path("data/cifar10")
     """Folder of the files `train-*.parquet` and `test-*.parquet`."""
     mirror: bool = True

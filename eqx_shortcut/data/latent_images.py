@@ -71,14 +71,14 @@ class LatentImages:
 
     @property
     def digest(self) -> str | None:
-        """What tells the cache from others, wherever it lies; None without one."""
+        """SHA-256 of the cache's manifest, the same wherever it lies; None without a cache."""
         from .latents import MANIFEST
 
         return None if self.cache is None else hashlib.sha256((self.cache / MANIFEST).read_bytes()).hexdigest()
 
     @property
     def identity(self) -> "Identity | None":
-        """What the images of the cache are, wherever they lay; None without one."""
+        """The identity of the images that the cache was made of; None without a cache."""
         from .latents import read_manifest
 
         return None if self.cache is None else read_manifest(self.cache).get("identity")

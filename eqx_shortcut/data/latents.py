@@ -29,7 +29,7 @@ Moments = Float[np.ndarray, "rows sides moments height width channels"]
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """One part of a cache, its files mapped into memory: what is read is what a batch asks for."""
+    """One part of a cache, its files mapped into memory, so that only the rows of a batch are read."""
 
     folder: storage.Path
     part: str
@@ -42,7 +42,7 @@ class Latents:
     names: tuple[str, ...] = ()
     """Names of the classes in order of their labels; empty if they have none."""
     notes: tuple[str, ...] = ()
-    """What is to be said of how they were found."""
+    """Remarks for the user on how they were found."""
 
     noun: ClassVar[str] = "latents"
 
@@ -67,7 +67,7 @@ class Latents:
         return {"moments": moments, "labels": self.labels[indices]}
 
     def first(self, count: int) -> "Latents":
-        """The first so many."""
+        """The first `count` latents."""
         return dataclasses.replace(self, labels=self.labels[:count])
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
@@ -162,8 +162,8 @@ def read_latents(folder: str | os.PathLike[str], part: str, *, check: bool = Fal
         raise DataError(f"{folder} cannot be mapped into memory: copy it to a disk first, with data.latents.copied")
     manifest = read_manifest(folder)
     try:
-        found, moments, classes = manifest["parts"][part], tuple(manifest["moments"]), manifest["classes"]
-        ranges, checksums = shard_rows(found["count"], manifest["shard"]), found["shards"]
+        stored, moments, classes = manifest["parts"][part], tuple(manifest["moments"]), manifest["classes"]
+        ranges, checksums = shard_rows(stored["count"], manifest["shard"]), stored["shards"]
         scale, shift = manifest["autoencoder"]["scale"], manifest["autoencoder"]["shift"]
     except (KeyError, TypeError) as error:
         raise _foreign(folder, error) from error

@@ -40,10 +40,10 @@ class WholeBatches:
 
     def indices(self, index: int) -> Shaped[np.ndarray, " size"]:
         """Row numbers of the whole batch `index`."""
-        places = np.arange(index * self.size, (index + 1) * self.size)
-        epochs = places // self.count
+        positions = np.arange(index * self.size, (index + 1) * self.size)
+        epochs = positions // self.count
         return np.concatenate(
-            [self._order(epoch)[places[epochs == epoch] % self.count] for epoch in range(epochs[0], epochs[-1] + 1)]
+            [self._order(epoch)[positions[epochs == epoch] % self.count] for epoch in range(epochs[0], epochs[-1] + 1)]
         )
 
     def _order(self, epoch: int) -> Shaped[np.ndarray, " count"]:
@@ -93,7 +93,7 @@ class Batches:
 def batches(data: Rows, size: int, *, seed: int, sharding: jax.sharding.Sharding, workers: int = 0) -> Batches:
     """Shuffled batches of `data` on the devices, for ever.
 
-    They are read ahead in a thread, or in so many worker processes, and sent ahead to the devices. Worker processes import
+    They are read ahead in a thread, or in `workers` processes, and sent ahead to the devices. Worker processes import
     the main script: it must start under `if __name__ == "__main__"`.
     """
     if workers < 0:
@@ -128,7 +128,7 @@ def _start(source: WholeBatches, sharding: jax.sharding.Sharding, workers: int, 
 
 
 def _to_devices(sharding: jax.sharding.Sharding, size: int, share: PyTree[np.ndarray]) -> PyTree[Array]:
-    """The whole batch, of which this process has its share."""
+    """The whole batch as global arrays, made of each process's share."""
     make = jax.make_array_from_process_local_data
     return jax.tree.map(lambda array: make(sharding, array, (size, *array.shape[1:])), share)
 

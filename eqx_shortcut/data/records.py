@@ -34,7 +34,7 @@ class Records(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of how they were found: what was passed over, labels that are missing."""
+        """Remarks for the user on how they were found: files passed over, labels that are missing."""
         ...
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Subset:
         return self.records.sha256()
 
     def take(self, chosen: Integer[np.ndarray, " chosen"]) -> "Subset":
-        """Those at some of its places."""
+        """The records at these positions."""
         return dataclasses.replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
 
 
@@ -132,7 +132,7 @@ class ImageRecords:
     classes: int
     on_bad_image: OnBadImage = "refuse"
     bad: dict[int, str] = dataclasses.field(default_factory=dict, compare=False)
-    """What was replaced so far: index, and a sentence with file, index and reason."""
+    """Images replaced so far: index, and a sentence with file, index and reason."""
 
     peak: ClassVar[int] = 255
     noun: ClassVar[str] = "images"
@@ -152,7 +152,7 @@ class ImageRecords:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is to be said of how the images were found."""
+        """Remarks for the user on how the images were found."""
         return self.records.notes
 
     @property
@@ -165,7 +165,7 @@ class ImageRecords:
         return self.records.where(index)
 
     def digest(self) -> str:
-        """SHA-256 of names and sizes of the files, of which images are taken, and of their labels."""
+        """SHA-256 of the files' names and sizes, the numbers of the images taken, and their labels."""
         taken = self.records.indices.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes()
         return hashlib.sha256(self.records.sha256().encode() + taken).hexdigest()
 
@@ -174,17 +174,14 @@ class ImageRecords:
 
         Raises DataError at a bad image if they are refused, or if there is no good one.
         """
-        # In order of their places, since what lies close together is read together.
-        found = {int(index): self._good(int(index)) for index in np.sort(indices)}
-        places = np.array([found[int(index)][0] for index in indices])
-        return {
-            "pixels": np.stack([found[int(index)][1] for index in indices]),
-            "labels": self.labels[places],
-            "replaced": np.unique(indices[places != indices]),
-        }
+        # In rising order, since what lies close together is read together.
+        good = {int(index): self._good(int(index)) for index in np.sort(indices)}
+        used, squares = zip(*(good[int(index)] for index in indices), strict=True)
+        replaced = np.unique(indices[np.array(used) != indices])
+        return {"pixels": np.stack(squares), "labels": self.labels[np.array(used)], "replaced": replaced}
 
     def first(self, count: int) -> "ImageRecords":
-        """The first so many."""
+        """The first `count` images."""
         return dataclasses.replace(self, records=self.records.take(np.arange(len(self.labels))[:count]))
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:

@@ -1,4 +1,4 @@
-"""What a data set is to the trainer: a source that builds rows with random access, and what is known of them without training.
+"""Data sets as the trainer sees them: a source that builds rows with random access.
 
 A source of one's own is a frozen dataclass with `build`, most easily of rows in memory (see ArraySource):
 
@@ -23,7 +23,7 @@ from ..types import Batch, Cond
 
 @runtime_checkable
 class Rows(Protocol):
-    """Random access to the rows of a data set, and what the device makes of them.
+    """A data set with random access, and the conversion of its rows to a batch on the device.
 
     Conditions that are no labels need a `null`, one of them without its batch axis that stands for none (see `null_of`).
     """
@@ -51,7 +51,7 @@ class Rows(Protocol):
         ...
 
     def first(self, count: int) -> "Rows":
-        """The first so many rows."""
+        """The first `count` rows."""
         ...
 
     @property
@@ -65,7 +65,9 @@ class Source(Protocol):
     """A frozen dataclass that says where data are and reads them.
 
     It may have more: `mirror`, whether a mirrored row is as likely as the row; `names`, those of the classes in order of their
-    labels; `blank()` and `pictures(samples)`, for the functions below.
+    labels; `blank()` and `pictures(samples)`, for the functions below; and `judge(model, quality, folder)`, which gives what
+    quality.json holds of a trained model where samples are no images (`results`, a row a number of steps, `held_out` and
+    `protocol`), as a robot's task does.
     """
 
     def build(self) -> tuple[Rows, Rows]:

@@ -27,7 +27,7 @@ Parts = tuple[Records, Records | None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Photos(abc.ABC):
-    """What all sources of photos share: each image is cropped to its central square and resized."""
+    """A source of photos, each cropped to its central square and resized."""
 
     names: ClassVar[tuple[str, ...]] = ()
     indexed: ClassVar[bool] = False

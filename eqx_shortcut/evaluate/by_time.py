@@ -79,23 +79,23 @@ def times_in_turn(sections: Int[Array, ""], times: int, rows: int) -> Float[Arra
 
 def curves(batches: Sequence[Sequence[tuple[str, Asked]]]) -> dict[str, list[Curve]]:
     """Means over all rows of all batches that were asked at one time and step size, by term, from the finest step."""
-    found = {}
+    by_term = {}
     for term, (name, _) in enumerate(batches[0]):
         asked = [batch[term][1] for batch in batches]
         t, d, error = (np.concatenate([np.asarray(part[i], np.float64) for part in asked], axis=1) for i in (1, 2, 3))
         order = np.argsort(d.mean(axis=1), kind="stable")
-        found[name] = [_curve(t[level], d[level], error[level]) for level in order]
-    return found
+        by_term[name] = [_curve(t[level], d[level], error[level]) for level in order]
+    return by_term
 
 
 def _curve(t, d, error):
-    places, inverse = np.unique(t, return_inverse=True)
+    times, inverse = np.unique(t, return_inverse=True)
     means = np.bincount(inverse, error) / np.bincount(inverse)
-    return Curve(fraction(float(d[0])) if np.ptp(d) == 0 else "1 - t", places, means)
+    return Curve(fraction(float(d[0])) if np.ptp(d) == 0 else "1 - t", times, means)
 
 
 def all_rows(found: Mapping[str, Sequence[Curve]], shares: Mapping[str, float]) -> list[Curve]:
-    """Error of a whole batch by the shares of its terms, for each step size of the term that has most of them.
+    """Error of a whole batch by the shares of its terms, at each step size of the term with the most.
 
     A term of one step size counts beside each: as in a batch of which all bootstrap rows have the same `d`.
     """

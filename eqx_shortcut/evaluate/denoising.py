@@ -1,4 +1,4 @@
-"""What a network makes of a noised image at once: from different times, and told different step sizes."""
+"""Data that a network predicts in one step from noised images, by time and by the step size that it is told."""
 
 from typing import NamedTuple
 
@@ -39,13 +39,13 @@ def denoised(
         return []
 
     def points(term: Term) -> Points:
-        def point(place):
-            sections, t = place
+        def point(at):
+            sections, t = at
             t = jnp.full(batch.x.shape[0], t, batch.x.dtype)
             asked = term.target(Draws(batch.x, noise, t, jnp.full_like(t, 1 / sections), batch.cond))
             return asked.x, asked.t, asked.d
 
-        return jax.lax.map(point, _places(term, times))
+        return jax.lax.map(point, _grid(term, times))
 
     def data(point):
         x, t, d = point
@@ -60,7 +60,7 @@ def denoised(
     return [(term.name, Denoised(*part)) for term, part in zip(terms, parts, strict=True)]
 
 
-def _places(term, times):
+def _grid(term, times):
     sections = term.sections
     if len(sections) == 1:
         return jnp.repeat(sections, times), times_in_turn(sections[0], times, times)

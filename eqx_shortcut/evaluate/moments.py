@@ -1,4 +1,4 @@
-"""What a Gaussian knows of a set of vectors; count, mean and scatter, gathered batch by batch in float64 and merged exactly."""
+"""Mean and covariance of a set of vectors, gathered batch by batch in float64 and merged exactly."""
 
 import dataclasses
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What nearest neighbours say of two sets of vectors."""
+"""Comparisons of two sets of vectors by nearest neighbours."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from .pairwise import blocks, centre_of, squared_distances
 
 
 class PRDC(NamedTuple):
-    """What balls around the vectors of one set hold of the other; all but density are shares between 0 and 1."""
+    """Shares of one set that lie in balls around the other, between 0 and 1; density is a mean count and not bounded."""
 
     precision: float
     """Samples in a ball of a reference: how many are realistic."""

@@ -13,7 +13,7 @@ EFFICIENTNET_SIDE = 224
 
 Image = Float[Array, "height width 3"]
 Prepared = Float[Array, "side side 3"]
-Places = Float[np.ndarray, " side"]
+Positions = Float[np.ndarray, " side"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Preprocessing:
     """How an image in [-1, 1] becomes the input of a network; distances are compared under one alone."""
 
     name: str
-    """What results are labelled with."""
+    """The name in results."""
     prepare: Callable[[Image], Prepared]
     """Of one image of any size."""
 
@@ -31,46 +31,48 @@ def to_bytes(image: Image) -> Image:
     return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255)
 
 
-def bilinear(image: Float[Array, "height width channels"], rows: Places, columns: Places) -> Float[Array, "side side channels"]:
+def bilinear(
+    image: Float[Array, "height width channels"], rows: Positions, columns: Positions
+) -> Float[Array, "side side channels"]:
     """The image at the crossings of the rows and columns, linearly between the four pixels around each.
 
-    Places count pixels from the centre of the first one, and must not be before it; beyond the last one nothing changes.
+    Positions count pixels from the centre of the first one, and must not be before it; beyond the last one nothing changes.
     """
 
-    def between(image: Array, places: np.ndarray) -> Array:
-        below = np.floor(places).astype(np.int32)
+    def between(image: Array, positions: np.ndarray) -> Array:
+        below = np.floor(positions).astype(np.int32)
         above = np.minimum(below + 1, len(image) - 1)
-        share = jnp.asarray(places - below, image.dtype)[:, None, None]
+        share = jnp.asarray(positions - below, image.dtype)[:, None, None]
         return image[below] + (image[above] - image[below]) * share
 
     return between(between(image.transpose(1, 0, 2), columns).transpose(1, 0, 2), rows)
 
 
-def half_pixel_places(pixels: int, side: int) -> Places:
+def half_pixel_positions(pixels: int, side: int) -> Positions:
     """`(i + 1/2) pixels / side - 1/2`: both grids have the same borders (PyTorch, JAX, TensorFlow 2)."""
     return np.maximum((np.arange(side) + 0.5) * (pixels / side) - 0.5, 0)
 
 
-def corner_places(pixels: int, side: int) -> Places:
+def corner_positions(pixels: int, side: int) -> Positions:
     """`i pixels / side`: both grids begin at the same pixel's centre (TensorFlow 1), in float32 as there."""
     return np.arange(side, dtype=np.float32) * np.float32(pixels / side)
 
 
-def _inception(image: Image, places: Callable[[int, int], Places]) -> Prepared:
+def _inception(image: Image, positions: Callable[[int, int], Positions]) -> Prepared:
     height, width, _ = image.shape
-    return bilinear(image, places(height, INCEPTION_SIDE), places(width, INCEPTION_SIDE))
+    return bilinear(image, positions(height, INCEPTION_SIDE), positions(width, INCEPTION_SIDE))
 
 
 def _reference(image: Image) -> Prepared:
-    return jnp.clip(_inception(image, half_pixel_places), -1, 1)
+    return jnp.clip(_inception(image, half_pixel_positions), -1, 1)
 
 
 def _tf(image: Image) -> Prepared:
-    return (_inception(to_bytes(image), corner_places) - 128) / 128
+    return (_inception(to_bytes(image), corner_positions) - 128) / 128
 
 
 def _pytorch_fid(image: Image) -> Prepared:
-    return 2 * _inception(to_bytes(image) / 255, half_pixel_places) - 1
+    return 2 * _inception(to_bytes(image) / 255, half_pixel_positions) - 1
 
 
 def _efficientnet(image: Image) -> Prepared:

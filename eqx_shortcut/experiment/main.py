@@ -81,7 +81,8 @@ class Experiment:
         from .examples import open_data
         from .run import Run
 
-        compilation.use_compilation_cache()
+        if unkept := compilation.use_compilation_cache():
+            print(unkept, file=sys.stderr)
         mesh = chosen_mesh(config)
         with compilation.compiled_for(mesh), jax.set_mesh(mesh):
             check(config)

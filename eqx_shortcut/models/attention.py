@@ -35,7 +35,7 @@ def fused(
 
 
 class QKNormed(eqx.Module):
-    """What `dense` makes of tokens, with queries and keys of each head over their root mean square, times learned scales.
+    """Queries, keys and values by `dense`; queries and keys of each head over their root mean square, times learned scales.
 
     The scales, one a dimension, are 1 at first. Queries are multiplied by `sqrt(dim)` too: what attention divides by `dim` is
     then divided by the usual `sqrt(dim)`. Dehghani et al. (2023), with the norm of Zhang and Sennrich (2019).

@@ -61,7 +61,7 @@ class Dense(eqx.Module):
         self.split = split
 
     def __call__(self, x: Float[Array, "*rows inputs"], dtype: DTypeLike) -> Float[Array, "..."]:
-        return self.biased(self.product(x, dtype))
+        return _biased(self.product(x, dtype), self.bias)
 
     def product(self, x: Float[Array, "*rows inputs"], dtype: DTypeLike) -> Float[Array, "..."]:
         """`x @ kernel`."""
@@ -69,13 +69,17 @@ class Dense(eqx.Module):
 
     def biased(self, y: Float[Array, "..."]) -> Float[Array, "..."]:
         """`y + bias`, in the dtype of `y`."""
-        return y + jnp.broadcast_to(self.bias.astype(y.dtype), y.shape)
+        return _biased(y, self.bias)
 
     def apart(self, x: Float[Array, "*rows inputs"], dtype: DTypeLike) -> list[Float[Array, "..."]]:
         """The answer's parts along its first axis, each a product of its own, so that a GPU copies nothing to part them."""
         split = None if self.split is None else self.split - 1
         parts = (_product(x, self.kernel[:, i], split, dtype) for i in range(self.kernel.shape[1]))
-        return [y + jnp.broadcast_to(bias, y.shape) for y, bias in zip(parts, self.bias.astype(dtype), strict=True)]
+        return [_biased(y, bias) for y, bias in zip(parts, self.bias, strict=True)]
+
+
+def _biased(y, bias):
+    return y + jnp.broadcast_to(bias.astype(y.dtype), y.shape)
 
 
 def _product(x, kernel, split, dtype):

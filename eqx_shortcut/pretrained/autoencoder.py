@@ -18,11 +18,6 @@ class Posterior(eqx.Module):
     mean: Float[Array | np.ndarray, "*shape"]
     log_variance: Float[Array | np.ndarray, "*shape"] | None = None
 
-    @property
-    def mode(self) -> Float[Array | np.ndarray, "*shape"]:
-        """The likeliest latents, which are their mean."""
-        return self.mean
-
     def sample(self, key: PRNGKeyArray) -> Float[Array, "*shape"]:
         """`mean + exp(log_variance / 2) * noise` with standard normal noise; the mean where there is no variance."""
         mean = jnp.asarray(self.mean)
@@ -51,12 +46,12 @@ class Autoencoder(Protocol):
 
     @property
     def scale(self) -> float:
-        """What brings raw latents about to unit variance."""
+        """Factor that brings raw latents about to unit variance."""
         ...
 
     @property
     def shift(self) -> float:
-        """What is taken off raw latents first."""
+        """Number that is taken off raw latents first."""
         ...
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -82,14 +77,36 @@ def from_training(autoencoder: Autoencoder, latent: Float[Array, "*shape"]) -> F
     return latent / autoencoder.scale + autoencoder.shift
 
 
-def latent_shape(shape: tuple[int, ...], factor: int, channels: int) -> tuple[int, int, int]:
-    """`(height / factor, width / factor, channels)`; raises ValueError if a side is not a multiple of `factor`."""
-    height, width = shape[:2]
-    if height % factor or width % factor:
-        raise ValueError(
-            f"an image of {height} x {width} is not divisible by {factor}: crop or resize it to multiples of {factor}"
-        )
-    return height // factor, width // factor, channels
+class Configured(eqx.Module):
+    """An autoencoder of published sizes: `config` says channels, scale and shift of its latents under diffusers' names."""
+
+    config: eqx.AbstractVar[Any]
+    factor: eqx.AbstractVar[int]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latent."""
+        return self.config.latent_channels
+
+    @property
+    def scale(self) -> float:
+        """Factor that brings raw latents about to unit variance."""
+        return self.config.scaling_factor
+
+    @property
+    def shift(self) -> float:
+        """Number that is taken off raw latents first."""
+        return self.config.shift_factor
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Shape of the latent of an image of `shape`; raises ValueError if `factor` does not divide its sides."""
+        height, width = shape[:2]
+        if height % self.factor or width % self.factor:
+            raise ValueError(
+                f"an image of {height} x {width} is not divisible by {self.factor}: crop or resize it to multiples of "
+                f"{self.factor}"
+            )
+        return height // self.factor, width // self.factor, self.channels
 
 
 def fingerprint(autoencoder: Autoencoder) -> str:
@@ -120,43 +137,6 @@ def decode_batch(
     Memory of the device is that of one batch; the last is filled up, so one latent costs as much as `batch`.
     """
     return _in_batches(functools.partial(_decode, autoencoder), latents, batch)
-
-
-def decode_tiled(
-    autoencoder: Autoencoder, latent: Float[Array | np.ndarray, "rows columns channels"], *, tile: int = 64, overlap: int = 16
-) -> Float[np.ndarray, "height width 3"]:
-    """The image of a raw latent of any size, on the host, in tiles of `tile` latent pixels that overlap by `overlap`.
-
-    Each tile fades in linearly over the overlap, down from the tile above and then right from the tile before, as in diffusers'
-    `tiled_decode`. A tile sees nothing beyond itself (attention and normalisation are its own), so the image differs from
-    that of one `decode`, which a latent of one tile gets. Tiles at the far edges are smaller: up to four programs are
-    compiled. Raises ValueError if the tiles do not advance.
-    """
-    if not 0 <= overlap < tile:
-        raise ValueError(f"overlap={overlap} is not in 0 to tile - 1 = {tile - 1}: choose a smaller overlap or larger tiles")
-    stride = tile - overlap if max(latent.shape[:2]) > tile else tile
-    blend, keep = overlap * autoencoder.factor, stride * autoencoder.factor
-    bands, above = [], []
-    for top in range(0, latent.shape[0], stride):
-        row = []
-        for place, left in enumerate(range(0, latent.shape[1], stride)):
-            part = np.array(_decode(autoencoder, jnp.asarray(latent[None, top : top + tile, left : left + tile]))[0])
-            if above:
-                _fade(above[place], part, blend)
-            if row:
-                _fade(row[-1].swapaxes(0, 1), part.swapaxes(0, 1), blend)
-            row.append(part)
-        bands.append(np.concatenate([part[:keep, :keep] for part in row], axis=1))
-        above = row
-    return np.concatenate(bands)
-
-
-def _fade(before: Float[np.ndarray, "..."], part: Float[np.ndarray, "..."], extent: int) -> None:
-    """Blends the last rows of `before` into the first of `part`, in place."""
-    extent = min(len(before), len(part), extent)
-    if extent:
-        weight = (np.arange(extent, dtype=part.dtype) / extent)[:, None, None]
-        part[:extent] = before[-extent:] * (1 - weight) + part[:extent] * weight
 
 
 def _in_batches(function: Callable[[Array], Any], rows: Float[Array | np.ndarray, "count ..."], batch: int) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..models.layers import Dense
-from .autoencoder import Posterior, latent_shape
+from .autoencoder import Configured, Posterior
 from .convolution import Conv, GroupNorm, upsample
 
 EPSILON = 1e-6
@@ -32,9 +32,9 @@ class SDVAEConfig:
     norm_num_groups: int = 32
     """Groups of channels that are normalised together; must divide every width."""
     scaling_factor: float = 0.18215
-    """What brings raw latents about to unit variance."""
+    """Factor that brings raw latents about to unit variance."""
     shift_factor: float = 0.0
-    """What is taken off raw latents first."""
+    """Number that is taken off raw latents first."""
     use_quant_conv: bool = True
     """Mix the moments by a 1 x 1 convolution after the encoder."""
     use_post_quant_conv: bool = True
@@ -202,7 +202,7 @@ class Decoder(eqx.Module):
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-class SDVAE(eqx.Module):
+class SDVAE(Configured):
     """The variational autoencoder of Stable Diffusion in float32; an `Autoencoder` whose posterior has a variance.
 
     On accelerators whose products are of lower precision by default, run it under `jax.default_matmul_precision("highest")`
@@ -227,25 +227,6 @@ class SDVAE(eqx.Module):
     def factor(self) -> int:
         """Pixels of the image per pixel of the latent, along a side."""
         return 2 ** (len(self.config.block_out_channels) - 1)
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latent."""
-        return self.config.latent_channels
-
-    @property
-    def scale(self) -> float:
-        """What brings raw latents about to unit variance."""
-        return self.config.scaling_factor
-
-    @property
-    def shift(self) -> float:
-        """What is taken off raw latents first."""
-        return self.config.shift_factor
-
-    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Shape of the latent of an image of `shape`; raises ValueError if `factor` does not divide its sides."""
-        return latent_shape(shape, self.factor, self.channels)
 
     def encode(self, image: Float[Array, "height width 3"]) -> Posterior:
         """The posterior of the raw latent of an image in [-1, 1]; log-variances are kept in [-30, 20], as in diffusers.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .autoencoder import Posterior, latent_shape
+from .autoencoder import Configured, Posterior
 from .convolution import Conv, GroupNorm, upsample
 
 
@@ -30,9 +30,9 @@ class TAESDConfig:
     pooled: bool = False
     """Begin each block of the smallest level with a branch that is normalised over the whole image, as taef2 does."""
     scaling_factor: float = 1.0
-    """What brings raw latents about to unit variance."""
+    """Factor that brings raw latents about to unit variance."""
     shift_factor: float = 0.0
-    """What is taken off raw latents first."""
+    """Number that is taken off raw latents first."""
 
     def __post_init__(self):
         if len(self.encoder_blocks) != len(self.decoder_blocks) or not self.encoder_blocks:
@@ -85,7 +85,7 @@ class Block(eqx.Module):
         return jax.nn.relu(self.conv(x) + x)
 
 
-class TAESD(eqx.Module):
+class TAESD(Configured):
     """A tiny autoencoder in float32; an `Autoencoder` whose posterior is one latent, without a variance.
 
     The published networks see and answer images in [0, 1], to which those of [-1, 1] are mapped here. Their latents need no
@@ -106,25 +106,6 @@ class TAESD(eqx.Module):
     def factor(self) -> int:
         """Pixels of the image per pixel of the latent, along a side."""
         return 2 ** (len(self.config.encoder_blocks) - 1)
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latent."""
-        return self.config.latent_channels
-
-    @property
-    def scale(self) -> float:
-        """What brings raw latents about to unit variance."""
-        return self.config.scaling_factor
-
-    @property
-    def shift(self) -> float:
-        """What is taken off raw latents first."""
-        return self.config.shift_factor
-
-    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Shape of the latent of an image of `shape`; raises ValueError if `factor` does not divide its sides."""
-        return latent_shape(shape, self.factor, self.channels)
 
     def encode(self, image: Float[Array, "height width 3"]) -> Posterior:
         """The raw latent of an image in [-1, 1], about in [-3, 3]; raises ValueError if `factor` does not divide a side."""

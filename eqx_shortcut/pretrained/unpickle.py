@@ -70,7 +70,7 @@ class Leaf:
 
 
 def call_numpy(function: Any, arguments: Any) -> _DType | Leaf:
-    """What a call makes in a pickle of arrays."""
+    """The value of a call in a pickle of arrays."""
     match function, arguments:
         case Global(last="dtype"), (str(code), bool(), bool()):
             return _DType(code)
@@ -86,7 +86,7 @@ def call_numpy(function: Any, arguments: Any) -> _DType | Leaf:
 
 
 def build_numpy(value: Any, state: Any) -> Any:
-    """What a state makes of a value in a pickle of arrays."""
+    """A value with its state, in a pickle of arrays."""
     match value, state:
         case _DType(), (_, "<" | ">" | "|" | "=" as order, None, None, None, *_):
             value.order = order
@@ -100,7 +100,7 @@ def build_numpy(value: Any, state: Any) -> Any:
 
 
 def new_nothing(kind: Any, fields: Any) -> Any:
-    """What an object becomes where none is allowed."""
+    """Refuses an object: for pickles that may hold none."""
     raise UnpickleError(f"makes an object of {short(kind)}, which no checkpoint holds")
 
 
@@ -133,7 +133,7 @@ def short(value: Any) -> str:
 
 
 class _Bounded:
-    """A file of which no more is asked for than there is: a count that lies would reserve its memory before it fails."""
+    """A file that refuses to read past its end, so that a forged length cannot reserve memory."""
 
     def __init__(self, file: io.BufferedIOBase, size: int):
         self.file, self.size = file, size
@@ -147,7 +147,7 @@ class _Bounded:
 
 @dataclasses.dataclass
 class Machine:
-    """What a pickle has put down so far."""
+    """The stack and memo of a pickle that is being read."""
 
     rules: "Rules"
     stack: list[Any] = dataclasses.field(default_factory=list)
@@ -358,7 +358,7 @@ OPCODES: dict[str, Handler] = {
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What a pickle may name, and what calls, states and objects of these names mean."""
+    """The names that a pickle may hold, and the meaning of calls, states and objects of these."""
 
     names: frozenset[str] = NUMPY
     call: Callable[[Any, Any], Any] = call_numpy

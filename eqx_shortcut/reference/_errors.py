@@ -1,4 +1,4 @@
-"""What reading the reference's files can end in."""
+"""Errors of reading the reference's files."""
 
 
 class ReferenceCheckpointError(ValueError):

@@ -113,7 +113,7 @@ def architecture(
 
 
 def nested(parameters: Parameters) -> dict[str, Any]:
-    """The reference's nested dictionaries from names with `/`: what its `params` holds."""
+    """The reference's `params`, nested dictionaries, from names with `/`."""
     tree: dict[str, Any] = {}
     for name, value in parameters.items():
         *groups, last = name.split("/")

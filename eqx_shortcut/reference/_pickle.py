@@ -1,4 +1,4 @@
-"""What the reference's pickled checkpoints may hold: arrays, and the namedtuples of its optimizer's state."""
+"""The reference's pickled checkpoints: arrays, and the namedtuples of its optimizer's state."""
 
 import dataclasses
 import io

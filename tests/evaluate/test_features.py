@@ -53,7 +53,7 @@ def test_resizing_is_that_of_the_original_code(side):
 
 
 @pytest.mark.parametrize("shape", [(7, 20, 3), (400, 310, 3)])
-def test_half_pixel_places_are_jaxs(shape):
+def test_half_pixel_positions_are_jaxs(shape):
     image = jnp.asarray(RNG.uniform(-1, 1, shape), jnp.float32)
     expected = jax.image.resize(image, (299, 299, 3), "bilinear", antialias=False)
     # JAX computes the places in float32.

@@ -14,7 +14,6 @@ from eqx_shortcut.pretrained.autoencoder import (
     Autoencoder,
     Posterior,
     decode_batch,
-    decode_tiled,
     encode_batch,
     fingerprint,
     from_training,
@@ -45,8 +44,8 @@ def test_both_families_offer_the_protocol(small, key):
     image = jax.random.uniform(key, (8, 12, 3), minval=-1, maxval=1)
     posterior = eqx.filter_jit(small.encode)(image)
     assert small.factor == 2
-    assert posterior.mode.shape == small.latent_shape(image.shape) == (4, 6, small.channels)
-    assert eqx.filter_jit(small.decode)(jnp.asarray(posterior.mode)).shape == image.shape
+    assert posterior.mean.shape == small.latent_shape(image.shape) == (4, 6, small.channels)
+    assert eqx.filter_jit(small.decode)(jnp.asarray(posterior.mean)).shape == image.shape
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,6 @@ def test_posterior_without_a_variance_is_its_mean(key):
     mean = jnp.arange(6.0).reshape(2, 3)
     posterior = Posterior(mean)
     np.testing.assert_array_equal(posterior.sample(key), mean)
-    np.testing.assert_array_equal(posterior.mode, mean)
 
 
 def test_log_variances_are_bounded():
@@ -127,16 +125,16 @@ def test_batches_are_their_examples(small, key):
     images = np.asarray(jax.random.uniform(key, (5, 8, 8, 3), minval=-1, maxval=1))
     posterior = encode_batch(small, images, batch=2)
     one = eqx.filter_jit(small.encode)(jnp.asarray(images[4]))
-    assert len(posterior.mode) == 5
-    np.testing.assert_allclose(posterior.mode[4], one.mode, atol=1e-5)
+    assert len(posterior.mean) == 5
+    np.testing.assert_allclose(posterior.mean[4], one.mean, atol=1e-5)
     if one.log_variance is None:
         assert posterior.log_variance is None
     else:
         assert posterior.log_variance is not None
         np.testing.assert_allclose(posterior.log_variance[4], one.log_variance, atol=1e-5)
-    found = decode_batch(small, posterior.mode, batch=2)
+    found = decode_batch(small, posterior.mean, batch=2)
     assert isinstance(found, np.ndarray) and found.shape == images.shape
-    np.testing.assert_allclose(found[4], eqx.filter_jit(small.decode)(jnp.asarray(one.mode)), atol=1e-5)
+    np.testing.assert_allclose(found[4], eqx.filter_jit(small.decode)(jnp.asarray(one.mean)), atol=1e-5)
 
 
 def test_any_number_of_examples_is_one_program(monkeypatch):
@@ -160,42 +158,6 @@ def test_batches_that_cannot_be():
         decode_batch(small, np.zeros((0, 2, 2, 5), np.float32))
 
 
-class Enlarged(eqx.Module):
-    """An autoencoder that sees one pixel of the latent at a time, so that tiles change nothing."""
-
-    factor: int = 2
-    channels: int = 3
-    scale: float = 1.0
-    shift: float = 0.0
-
-    def latent_shape(self, shape):
-        return shape[0] // 2, shape[1] // 2, 3
-
-    def encode(self, image):
-        return Posterior(image[::2, ::2])
-
-    def decode(self, latent):
-        return jnp.repeat(jnp.repeat(latent, 2, axis=0), 2, axis=1)
-
-
-@pytest.mark.parametrize(("tile", "overlap"), [(4, 1), (5, 0), (3, 2), (16, 4)])
-def test_tiles_change_nothing_where_pixels_are_decoded_alone(key, tile, overlap):
-    latent = jax.random.normal(key, (7, 10, 3))
-    whole = Enlarged()
-    found = decode_tiled(whole, latent, tile=tile, overlap=overlap)
-    np.testing.assert_allclose(found, whole.decode(latent), atol=1e-6)
-
-
-def test_a_latent_of_one_tile_is_decoded_whole(small, key):
-    latent = jax.random.normal(key, (3, 4, small.channels))
-    np.testing.assert_allclose(decode_tiled(small, latent, tile=4, overlap=1), eqx.filter_jit(small.decode)(latent), atol=1e-5)
-
-
-def test_tiles_must_advance():
-    with pytest.raises(ValueError, match="overlap=4 is not in 0 to tile - 1 = 3: choose a smaller overlap or larger tiles"):
-        decode_tiled(built("taesd"), np.zeros((8, 8, 5), np.float32), tile=4, overlap=4)
-
-
-def test_a_fingerprint_tells_weights_apart_and_not_where_they_lie(small, key):
+def test_a_fingerprint_tells_weights_apart_and_not_where_they_lie(small):
     copied, shaken = (jax.tree.map(lambda leaf, by=by: leaf + by if eqx.is_array(leaf) else leaf, small) for by in (0, 1e-3))
     assert fingerprint(copied) == fingerprint(small) != fingerprint(shaken)

@@ -12,7 +12,7 @@ from ..errors import DataError
 
 
 def read_idx(path: pathlib.Path, *, axes: int, remedy: str) -> UInt8[np.ndarray, "..."]:
-    """The array of bytes in a gzipped IDX file (the format of MNIST) of so many axes."""
+    """The array of bytes, of `axes` axes, in a gzipped IDX file (the format of MNIST)."""
     if not path.exists():
         raise DataError(f"no file {path}: {remedy}")
     try:

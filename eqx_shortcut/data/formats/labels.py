@@ -32,7 +32,7 @@ def choose_labels(found: Iterable[str], wanted: str | None, where: str, *, marke
 
 
 def not_taken(others: Collection[str]) -> tuple[str, ...]:
-    """What is to be said of columns of a set without labels."""
+    """A remark on the columns of a set that was taken to have no labels."""
     return (f"not taken for labels: {', '.join(sorted(others)[:8])}; name one with --data.label",) if others else ()
 
 

@@ -12,7 +12,7 @@ HEADER, FOOTER = 12, 4  # length (8) with its checksum (4), record, checksum of 
 
 
 def scan(path: pathlib.Path) -> Iterator[tuple[int, memoryview]]:
-    """Offset and bytes of each record, of which only those that are looked at are fetched from the disk.
+    """Offset and bytes of each record; bytes are fetched from the disk when they are looked at.
 
     Raises DataError if the file is truncated, or a length does not have its checksum; those of the records are left unread.
     """
