@@ -1,6 +1,6 @@
-"""Writes docs/options.md, and the table of commands in docs/commands.md, from the code: python docs/generate.py
+"""Writes what of the pages comes from code: docs/options.md, the table in docs/commands.md, the programs in docs/extending.
 
-A test compares both pages with what this writes.
+python docs/generate.py; a test compares the pages with what this writes.
 """
 
 import ast
@@ -121,7 +121,17 @@ def commands(page: str) -> str:
     return re.sub(r"<!-- commands -->.*?<!-- end of commands -->", lambda _: table, page, flags=re.DOTALL)
 
 
+def programs(page: str) -> str:
+    """A page of docs/extending with each program, a block below its file's name, as it is tested in tests/birds."""
+
+    def program(found: re.Match[str]) -> str:
+        path = DOCS.parent / "tests" / "birds" / found[1]
+        return f"`{found[1]}`\n\n```python\n{path.read_text()}```"
+
+    return re.sub(r"`(\w+\.py)`\n\n```python\n.*?```", program, page, flags=re.DOTALL)
+
+
 if __name__ == "__main__":
     (DOCS / "options.md").write_text(options())
-    path = DOCS / "commands.md"
-    path.write_text(commands(path.read_text()))
+    for path in (DOCS / "commands.md", *(DOCS / "extending").glob("*.md")):
+        path.write_text(programs(commands(path.read_text())))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .trained import Trained, load, sample
     from .types import Batch, Cond, Draws, Field, Metrics, Regression
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Batch",

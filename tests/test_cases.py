@@ -41,7 +41,7 @@ EXPECTED = {
         r"error: batch 7 .*use a batch of 4 or 8, or --objective.bootstrap-every 7",
         FAILED,
         MISUSED,
-        "error: steps=1 is not a power of two",
+        "error: --objective.steps 1 +is not a power of two|steps=1: use 2 or more",
         FAILED,
     ],
     "class-of-other-suffix": [DONE, SAVED.format(3, 18), DONE, SAVED.format(2, 9), DONE, SAVED.format(2, 8)],

@@ -1,6 +1,7 @@
 """What the commands on a trained run have in common: their options, its weights, its autoencoder, the names of its classes."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
@@ -9,9 +10,11 @@ import tyro
 
 from .. import ranges
 from ..cli import Place
-from ..ranges import Finite, Positive, Share
+from ..ranges import Finite, Natural, Positive, Share
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..pretrained.autoencoder import Autoencoder
     from ..sampling import Sampling
     from ..trained import Trained
@@ -56,8 +59,8 @@ class Opening(SamplingOptions):
     """Guidance scale; 1 is none."""
     weights: Weights = "ema"
     """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
-    step: int | None = None
-    """Training step of the checkpoint; by default the newest."""
+    step: Natural | None = None
+    """Training step of the checkpoint; by default the newest (0 or more)."""
     vae: pathlib.Path | None = None
     """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
 
@@ -69,8 +72,8 @@ class Opening(SamplingOptions):
 class Drawing(Opening):
     """Classes and noise of what is drawn."""
 
-    labels: tuple[int, ...] = ()
-    """Labels, repeated as often as needed; by default all in turn."""
+    labels: tuple[Natural, ...] = ()
+    """Labels, repeated as often as needed; by default all in turn (0 or more)."""
     classes: Annotated[tuple[str, ...], tyro.conf.arg(name="class")] = ()
     """Classes by name instead of LABELS: "golden retriever" of ImageNet, "ankle boot" of Fashion-MNIST."""
 
@@ -91,14 +94,28 @@ def open_run(config: Opening, *, drawn: bool = True) -> Opened:
 
     model = load(config.run, weights=config.weights, step=config.step)
     draw = decoder(config.run, config.vae) or source_pictures(config.run)
+    whole = functools.partial(finite, run=config.run)
     if draw is not None or (len(model.shape) == 3 and model.shape[-1] in (1, 3)):
-        return Opened(model, draw or np.asarray)
+        return Opened(model, lambda samples: whole((draw or np.asarray)(whole(samples))))
     if drawn:
         raise ValueError(
             f"samples of {config.run} are of shape {model.shape} and no pictures: name an autoencoder with --vae if they are "
             "latents, or write numbers by eqx-shortcut sample --out FILE.npz"
         )
-    return Opened(model, np.asarray, drawable=False)
+    return Opened(model, whole, drawable=False)
+
+
+def finite(samples: Any, run: pathlib.Path) -> "np.ndarray":
+    """Samples of a run, or what is made of them, on the host. Raises ValueError if some are NaN or infinite."""
+    import numpy as np
+
+    found = np.asarray(samples)
+    if bad := int((~np.isfinite(found)).reshape(len(found), -1).any(axis=1).sum()):
+        raise ValueError(
+            f"{bad} of {len(found)} samples of {run} are not finite and nothing is made of them: its training diverged, or the "
+            "guidance is too strong; try an earlier --step, other --weights, or --guidance 1"
+        )
+    return found
 
 
 def source_pictures(run: pathlib.Path) -> Callable[[Any], Any] | None:

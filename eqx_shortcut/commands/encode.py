@@ -13,8 +13,10 @@ for i in 0 1; do JAX_PROCESS_ID=$i eqx-shortcut encode ... & done
 import dataclasses
 import pathlib
 
-from ..cli import Place, room_for
+from .. import ranges
+from ..cli import Place, renamed, room_for
 from ..data import ImageSource
+from ..ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +29,13 @@ class Config:
     """Folder or file of the autoencoder."""
     out: Place
     """Folder to write."""
-    batch: int = 16
-    """Images encoded at once, over all devices of a process."""
-    shard: int = 8192
-    """Images in a file."""
+    batch: Count = 16
+    """Images encoded at once, over all devices of a process (1 or more)."""
+    shard: Count = 8192
+    """Images in a file (1 or more)."""
 
     def __post_init__(self):
-        for field in ("batch", "shard"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
+        ranges.check(self)
 
 
 def main(config: Config) -> None:
@@ -46,8 +46,8 @@ def main(config: Config) -> None:
 
     distributed.initialize()
     autoencoder = load_autoencoder(config.vae)
-    with room_for(config.out):
-        counts = encode(config.source, autoencoder, config.out, batch=config.batch, shard=config.shard)
+    with room_for(config.out), renamed({"--data.": "--source."}):
+        counts = encode(config.source, autoencoder, config.out, batch=config.batch, shard=config.shard, said=print)
     if not distributed.is_main_process():
         return
     sides = ", and their mirror images" if config.source.mirror else ""

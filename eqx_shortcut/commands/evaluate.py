@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from .. import ranges
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
 from ..evaluate.results import TIMES, floor_key
-from ..ranges import Finite
-from ._opening import SamplingOptions, Weights, decoder
+from ..ranges import Count, Finite, Natural, Several
+from ._opening import SamplingOptions, Weights, decoder, finite
 
 Decode = Callable[[Any], Any]
 """From samples to pictures."""
@@ -45,22 +44,22 @@ class Config(SamplingOptions, Measuring):
 
     run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
-    steps: tuple[int, ...] = (1, 4, 128)
-    """Numbers of sampling steps."""
+    steps: tuple[Count, ...] = (1, 4, 128)
+    """Numbers of sampling steps (1 or more)."""
     guidance: tuple[Finite, ...] = (1.0,)
     """Guidance scales; 1 is none."""
-    count: int = 50_000
-    """Samples for each."""
+    count: Several = 50_000
+    """Samples for each (2 or more)."""
     labels: Literal["balanced", "random", "data"] = "balanced"
     """Labels of the samples: all in turn, drawn at random, or those of the training images in order."""
     stats: pathlib.Path | None = None
     """File of the statistics of real images; by default they are made of the training images of the run."""
     weights: tuple[Weights, ...] = ("ema",)
     """The average of the weights, the last ones, or by numbers the averages of these relative widths (see --averages)."""
-    step: int | None = None
-    """Training step of the checkpoint; by default the newest."""
-    seed: int = 0
-    """Seed of noise and random labels."""
+    step: Natural | None = None
+    """Training step of the checkpoint; by default the newest (0 or more)."""
+    seed: Natural = 0
+    """Seed of noise and random labels (0 or more)."""
     vae: pathlib.Path | None = None
     """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
     keep_features: bool = False
@@ -70,15 +69,12 @@ class Config(SamplingOptions, Measuring):
 
     def __post_init__(self):
         super().__post_init__()
-        ranges.check(self)
-        if not self.steps or min(self.steps) < 1:
-            raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
+        if not self.steps:
+            raise ValueError("--steps without a number: name one or more")
         if not self.weights:
             raise ValueError("--weights without a name: name ema, online or a number")
         if not self.guidance:
             raise ValueError("--guidance without a number: name a scale, 1 for none")
-        if self.count < 2:
-            raise ValueError(f"--count {self.count}: a distance needs 2 samples or more")
 
 
 class RunImages(NamedTuple):
@@ -156,7 +152,14 @@ def run_images(config: Config) -> RunImages | None:
             f"{config.run} does not say what images it was trained on: name their statistics with --stats, and labels "
             "other than those of the data"
         )
-    return RunImages(source, *settings.parse(source).build())
+    try:
+        return RunImages(source, *settings.parse(source).build())
+    except ValueError as error:  # its remedy names options of training
+        fault = str(error).rpartition(": ")[0] or str(error)
+        raise ValueError(
+            f"the images that {config.run} was trained on cannot be read ({fault}): put them back, or name their statistics "
+            "with --stats"
+        ) from error
 
 
 def reference(config: Config, features: "Features", data: RunImages | None) -> "Statistics":
@@ -283,7 +286,7 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
                 indices=at,
                 labels=chosen,
             )
-            yield np.asarray(decode(images))[: places.stop - start]
+            yield np.asarray(decode(finite(images, config.run)))[: places.stop - start]
 
     return draw
 

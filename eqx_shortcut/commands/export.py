@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from ..ranges import Count
 from ._opening import Opening, autoencoder
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -33,17 +34,12 @@ x = draw(np.uint32(0), np.arange({count}, dtype=np.int32) % {classes})  # seed, 
 class Config(Opening):
     """A sampler as a file."""
 
-    steps: int = 1
-    """Sampling steps."""
+    steps: Count = 1
+    """Sampling steps (1 or more)."""
     decode: bool = False
     """Include the autoencoder of a run on latents, so that the file draws pictures."""
     out: pathlib.Path = pathlib.Path("model.bin")
     """File to write."""
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"--steps {self.steps}: use 1 or more")
 
 
 def main(config: Config) -> None:

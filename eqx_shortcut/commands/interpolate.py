@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 from ..cli import check_out
+from ..ranges import Count, Natural, Several
 from ._opening import Drawing, chosen_labels, evenly, open_run
 
 
@@ -20,16 +21,16 @@ from ._opening import Drawing, chosen_labels, evenly, open_run
 class Config(Drawing):
     """Samples between samples."""
 
-    steps: int = 1
-    """Sampling steps."""
-    rows: int = 4
-    """Pairs of draws, each of one label."""
-    points: int = 33
-    """Points from one draw to the other, which are the frames of the GIF."""
-    columns: int = 9
-    """Points in a row of the picture, spread evenly."""
-    seed: int = 0
-    """Seed of the noise."""
+    steps: Count = 1
+    """Sampling steps (1 or more)."""
+    rows: Count = 4
+    """Pairs of draws, each of one label (1 or more)."""
+    points: Several = 33
+    """Points from one draw to the other, which are the frames of the GIF (2 or more)."""
+    columns: Several = 9
+    """Points in a row of the picture, spread evenly (2 or more)."""
+    seed: Natural = 0
+    """Seed of the noise (0 or more)."""
     out: pathlib.Path = pathlib.Path("interpolation.png")
     """Picture to write."""
     gif: pathlib.Path | None = None
@@ -37,13 +38,8 @@ class Config(Drawing):
 
     def __post_init__(self):
         super().__post_init__()
-        for field in ("steps", "rows"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
-        if not 2 <= self.columns <= self.points:
-            raise ValueError(f"--columns {self.columns} --points {self.points}: use 2 or more, and as many points as columns")
-        if self.seed < 0:
-            raise ValueError(f"--seed {self.seed}: use 0 or more")
+        if self.columns > self.points:
+            raise ValueError(f"--columns {self.columns} --points {self.points}: use as many points as columns, or more")
 
 
 def main(config: Config) -> None:

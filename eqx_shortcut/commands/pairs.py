@@ -12,8 +12,10 @@ from typing import Annotated
 
 import tyro
 
+from .. import ranges
 from ..cli import Place
-from ._opening import Weights
+from ..ranges import Count, Finite, Natural
+from ._opening import Weights, finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,25 +26,23 @@ class Config:
     """Run folder."""
     out: Place
     """Folder to write."""
-    count: int = 50_000
-    """Number of pairs, labels in turn."""
-    steps: int = 128
-    """Sampling steps."""
-    guidance: float = 1.0
+    count: Count = 50_000
+    """Number of pairs, labels in turn (1 or more)."""
+    steps: Count = 128
+    """Sampling steps (1 or more)."""
+    guidance: Finite = 1.0
     """Guidance scale; 1 is none."""
     weights: Weights = "ema"
     """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
-    seed: int = 1
-    """Seed of the noise."""
-    batch: int = 256
-    """Samples computed at once."""
-    shard: int = 1024
-    """Pairs in a file."""
+    seed: Natural = 1
+    """Seed of the noise (0 or more)."""
+    batch: Count = 256
+    """Samples computed at once (1 or more)."""
+    shard: Count = 1024
+    """Pairs in a file (1 or more)."""
 
     def __post_init__(self):
-        for field in ("count", "steps", "batch", "shard"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
+        ranges.check(self)
 
 
 def main(config: Config) -> None:
@@ -81,6 +81,8 @@ def main(config: Config) -> None:
             labels=labels,
             batch=config.batch,
         )
-        pairs = Pairs(np.asarray(noise(model, key, indices)), np.asarray(x), np.asarray(labels), model.classes)
+        with np.errstate(over="ignore"):
+            half = finite(np.asarray(x).astype(np.float16), config.run)  # as they are stored
+        pairs = Pairs(np.asarray(noise(model, key, indices)), half, np.asarray(labels), model.classes)
         write_shard(shard_path(config.out, index), pairs)
     print(f"{config.out}: {config.count} pairs of {config.run} in {config.steps} steps, weights {config.weights}")

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from .. import ranges
 from ..cli import Place
 from ..experiment.config import AnyObjective
 from ..objectives import LiveReflow, Objective, Shortcut
 from ..optimizer import AdamW
+from ..ranges import Count, Natural
 
 if TYPE_CHECKING:
     from ..models import DiTConfig
@@ -38,16 +40,15 @@ class Config:
     """What it was trained on."""
     optimizer: AdamW = dataclasses.field(default_factory=AdamW)
     """How it was trained; the reference does not save it."""
-    size: int = 32
-    """Side of its images, or of its latents: 32 for images of 256."""
-    heads: int | None = None
-    """Attention heads, which the parameters do not tell; by default those of the published size of that width."""
-    seed: int = 0
-    """Seed of every draw when training goes on."""
+    size: Count = 32
+    """Side of its images, or of its latents: 32 for images of 256 (1 or more)."""
+    heads: Count | None = None
+    """Attention heads, which the parameters do not tell; by default those of the published size of that width (1 or more)."""
+    seed: Natural = 0
+    """Seed of every draw when training goes on (0 or more)."""
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"--size {self.size}: use 1 or more")
+        ranges.check(self)
 
 
 def main(config: Config) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cli import check_out
+from ..ranges import Count, Natural
 from ._opening import Drawing, Opened, chosen_labels, open_run
 
 if TYPE_CHECKING:
@@ -30,16 +31,16 @@ RECORD = "samples.json"
 class Config(Drawing):
     """Samples of a trained run."""
 
-    steps: tuple[int, ...] = (1, 4, 128)
-    """Numbers of sampling steps, the same noise for all; one for a folder or an array."""
-    count: int = 20
-    """Samples for each number of steps and each seed."""
-    columns: int = 20
-    """Samples of a grid side by side."""
-    seed: tuple[int, ...] = (0,)
-    """Seeds of the noise; the samples of one follow those of the other."""
-    batch: int = 256
-    """Samples computed at once."""
+    steps: tuple[Count, ...] = (1, 4, 128)
+    """Numbers of sampling steps, the same noise for all; one for a folder or an array (1 or more)."""
+    count: Count = 20
+    """Samples for each number of steps and each seed (1 or more)."""
+    columns: Count = 20
+    """Samples of a grid side by side (1 or more)."""
+    seed: tuple[Natural, ...] = (0,)
+    """Seeds of the noise; the samples of one follow those of the other (0 or more)."""
+    batch: Count = 256
+    """Samples computed at once (1 or more)."""
     conditions: pathlib.Path | None = None
     """Of a run whose conditions are no labels: what to sample for, repeated as often as needed; a .npy file, or a .npz file of
     an array for each name."""
@@ -69,19 +70,8 @@ def main(config: Config) -> None:
 
 def check(config: Config) -> None:
     """Refuses what cannot be drawn or written before anything is loaded."""
-    if config.columns < 1 or not config.steps or not config.seed:
-        raise ValueError(
-            f"--columns {config.columns} --steps {' '.join(map(str, config.steps))} --seed {' '.join(map(str, config.seed))}: "
-            "use 1 or more of each"
-        )
-    if config.count < 1:
-        raise ValueError(f"count={config.count}: ask for at least 1 sample")
-    if min(config.steps) < 1:
-        raise ValueError(f"steps={min(config.steps)}: a sample takes at least 1 step")
-    if config.batch < 1:
-        raise ValueError(f"batch={config.batch}: compute at least 1 sample at once")
-    if min(config.seed) < 0:
-        raise ValueError(f"--seed {min(config.seed)}: use 0 or more")
+    if not config.steps or not config.seed:
+        raise ValueError("--steps or --seed without a number: name one or more of each")
     if config.out.suffix and not config.out.is_dir():
         check_out(config.out, ".png", ".npz")
     if not config.out.absolute().parent.is_dir():

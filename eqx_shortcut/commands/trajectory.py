@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 
 from ..cli import check_out
+from ..ranges import Count, Natural, Several
 from ._opening import Drawing, chosen_labels, evenly, open_run
 
 
@@ -18,26 +19,21 @@ from ._opening import Drawing, chosen_labels, evenly, open_run
 class Config(Drawing):
     """The way of a sample."""
 
-    steps: tuple[int, ...] = (1, 2, 4, 8, 128)
-    """Numbers of sampling steps, two rows each."""
-    columns: int = 9
-    """Points of a row at most."""
-    sample: int = 0
-    """Number of the sample, as `eqx-shortcut sample` counts; the labels are those of `eqx-shortcut sample` too."""
-    seed: int = 0
-    """Seed of the noise."""
+    steps: tuple[Count, ...] = (1, 2, 4, 8, 128)
+    """Numbers of sampling steps, two rows each (1 or more)."""
+    columns: Several = 9
+    """Points of a row at most (2 or more)."""
+    sample: Natural = 0
+    """Number of the sample, as `eqx-shortcut sample` counts; the labels are those of `eqx-shortcut sample` too (0 or more)."""
+    seed: Natural = 0
+    """Seed of the noise (0 or more)."""
     out: pathlib.Path = pathlib.Path("trajectory.png")
     """Picture to write."""
 
     def __post_init__(self):
         super().__post_init__()
-        if not self.steps or min(self.steps) < 1:
-            raise ValueError(f"--steps {' '.join(map(str, self.steps))}: use 1 or more")
-        if self.columns < 2:
-            raise ValueError(f"--columns {self.columns}: use 2 or more, the noise and the sample")
-        for field in ("sample", "seed"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"--{field} {getattr(self, field)}: use 0 or more")
+        if not self.steps:
+            raise ValueError("--steps without a number: name one or more")
 
 
 def main(config: Config) -> None:

@@ -12,8 +12,10 @@ from typing import Annotated
 
 import tyro
 
+from .. import ranges
 from ..cli import Place
 from ..optimizer import AdamW
+from ..ranges import Natural
 from ._opening import Weights
 
 
@@ -27,8 +29,11 @@ class Export:
     """File to write."""
     weights: Weights = "ema"
     """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
-    step: int | None = None
-    """Training step of the checkpoint; by default the newest."""
+    step: Natural | None = None
+    """Training step of the checkpoint; by default the newest (0 or more)."""
+
+    def __post_init__(self):
+        ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +46,11 @@ class Import:
     """Run folder to make."""
     optimizer: AdamW = dataclasses.field(default_factory=AdamW)
     """How training will go on."""
-    seed: int = 0
-    """Seed of every draw when training goes on."""
+    seed: Natural = 0
+    """Seed of every draw when training goes on (0 or more)."""
+
+    def __post_init__(self):
+        ranges.check(self)
 
 
 Config = Annotated[Export, tyro.conf.subcommand("export")] | Annotated[Import, tyro.conf.subcommand("import")]

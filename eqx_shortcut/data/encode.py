@@ -25,8 +25,18 @@ UNSTORED = ("mirror", "index", "path")
 and what the images are, their identity."""
 
 
-def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch: int, shard: int) -> dict[str, int]:
+def encode(
+    source: Photos,
+    autoencoder: Autoencoder,
+    out: storage.Path,
+    *,
+    batch: int,
+    shard: int,
+    said: Callable[[str], None] = lambda line: None,
+) -> dict[str, int]:
     """Writes the cache of a source's images and says how many there are in each part, and how many bad ones were replaced.
+
+    `said` is called in one of the processes with one line of what was read, before anything is encoded.
 
     Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
     """
@@ -35,7 +45,7 @@ def encode(source: Photos, autoencoder: Autoencoder, out: storage.Path, *, batch
         present = identity_of_images(images["train"], images["held_out"])
         record = record_of(source, autoencoder, images["train"], shard) | {"identity": present}
         if distributed.is_main_process():
-            print(f"{out}: {summary(images['train'], images['held_out'])}")
+            said(f"{out}: {summary(images['train'], images['held_out'])}")
         mesh = sharding.make_mesh(devices=jax.local_devices())
         sharding.check_batch(batch, mesh)
         if distributed.is_main_process():

@@ -11,8 +11,9 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float
 
-from .. import storage
+from .. import ranges, storage
 from ..cli import Place
+from ..ranges import Count
 from .errors import DataError
 from .source import Rows
 from .sources import ImageSource
@@ -41,10 +42,10 @@ class LatentImages:
     """Folder or file of the autoencoder."""
     cache: Place | None = None
     """Folder of latents to train from; those of the images are encoded and put there first. By default every step encodes."""
-    encode_batch: int = 16
-    """Images encoded at once, over all devices."""
-    classes: tyro.conf.Suppress[int] = 1
-    """Number of classes in a plan made where neither a cache nor images tell it."""
+    encode_batch: Count = 16
+    """Images encoded at once, over all devices (1 or more)."""
+    classes: tyro.conf.Suppress[Count] = 1
+    """Number of classes in a plan made where neither a cache nor images tell it (1 or more)."""
 
     prefix: ClassVar[str] = ""
     """Their options stand on the command line by themselves: --vae, and data:image-folder for `images`."""
@@ -52,8 +53,7 @@ class LatentImages:
     """Samples are not compared with the data yet."""
 
     def __post_init__(self):
-        if self.encode_batch < 1:
-            raise ValueError(f"--encode-batch {self.encode_batch}: use 1 or more")
+        ranges.check(self)
 
     @functools.cached_property
     def autoencoder(self) -> "Autoencoder":

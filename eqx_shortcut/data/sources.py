@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from .. import ranges
+from ..ranges import Count, Proper
 from .classes import split
 from .errors import DataError
 from .images import Images, black
@@ -32,20 +34,17 @@ class Photos(abc.ABC):
     """Whether the first `build` writes an index."""
     path: pathlib.Path
     """File or folder of the images."""
-    size: int = 256
-    """Height and width of the images."""
+    size: Count = 256
+    """Height and width of the images (1 or more)."""
     mirror: bool = True
     """Mirror images at random."""
     on_bad_image: OnBadImage = "refuse"
     """What becomes of an image that cannot be used: an end with its name, or the next good one in its place."""
-    held_out: float = 0.02
-    """Share of the images held out, where they have no part of that kind."""
+    held_out: Proper = 0.02
+    """Share of the images held out, where they have no part of that kind (more than 0, below 1)."""
 
     def __post_init__(self):
-        if self.size < 1:
-            raise ValueError(f"--data.size {self.size}: use 1 or more")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--data.held-out {self.held_out}: use a share above 0 and below 1")
+        ranges.check(self)
 
     def build(self) -> tuple[ImageRecords, ImageRecords]:
         """Training images, and those held out: the part that is named so, or a fixed share, drawn at random once for all."""

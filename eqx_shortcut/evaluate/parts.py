@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .. import distributed, settings, storage
+from .. import distributed, ranges, settings, storage
 from ..data import ImageRecords, Images
+from ..ranges import Count, Natural
 from .collected import Collected, collect, merged
 from .features import Custom, Features, Pixels
 from .statistics import Statistics, read_statistics, write_statistics
@@ -34,19 +35,16 @@ class Measuring:
     """File of Inception's weights, that of pytorch-fid and torch-fidelity, or the reference's pickle."""
     protocol: Literal["reference", "tf", "pytorch-fid"] = "tf"
     """How images reach Inception: as in the reference, as in TensorFlow (so ADM and torch-fidelity), as in pytorch-fid."""
-    batch: int = 128
-    """Images computed at once."""
-    part: int = 5000
-    """Images between saves: what is redone after an interruption, and what a process takes at a time."""
-    neighbours: int = 10_000
-    """Images of either side among which precision, recall, density and coverage look for neighbours; 0 leaves them out."""
+    batch: Count = 128
+    """Images computed at once (1 or more)."""
+    part: Count = 5000
+    """Images between saves: what is redone after an interruption, and what a process takes at a time (1 or more)."""
+    neighbours: Natural = 10_000
+    """Images of either side among which precision, recall, density and coverage look for neighbours; 0 leaves them out (0 or
+    more)."""
 
     def __post_init__(self):
-        for field in ("batch", "part"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"--{field} {getattr(self, field)}: use 1 or more")
-        if self.neighbours < 0:
-            raise ValueError(f"--neighbours {self.neighbours}: use 0 or more")
+        ranges.check(self)
 
     def build(self) -> Features:
         """The features. Raises ValueError, with the remedy, if they or their weights are not there."""

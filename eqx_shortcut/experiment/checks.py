@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from .. import rng, settings, storage
+from ..cli import renamed
 from ..data import ImageRecords, Images, example
 from ..data.identity import changed
 from ..models.network import check_network
@@ -30,7 +31,9 @@ PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
 
 def check(config: Config) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
-    config.objective.check(config.batch)
+    fields = [field.name for field in dataclasses.fields(config.objective)]
+    with renamed({f"{name}=": f"--objective.{name.replace('_', '-')} " for name in fields}):
+        config.objective.check(config.batch)
     check_start(config)
     for field in dataclasses.fields(config):
         if field.name not in UNRECORDED:
@@ -49,6 +52,12 @@ def check(config: Config) -> None:
 def check_data(run: Run) -> None:
     """Refuses, before the run folder is written, examples that the network does not fit or that cannot be compared."""
     config, train, held_out = run.config, run.data.train, run.data.held_out
+    try:
+        str(storage.absolute(run.folder)).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{run.folder} is no name in UTF-8, as the files of a checkpoint must have: choose another --runs or --name"
+        ) from error
     if train.shape != held_out.shape:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"

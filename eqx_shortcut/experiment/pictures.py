@@ -15,6 +15,7 @@ from ..sampling import Sampling
 from ..trained import Trained, sample
 from .examples import Data
 from .run import Run
+from .saving import warn
 
 GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
 GRID_COLUMNS = 16
@@ -43,10 +44,14 @@ def asked_for(run: Run, model: Trained, count: int) -> dict[str, Any]:
 
 
 def drawn(run: Run, model: Trained, guidance: float = 1.0) -> list[Float[Array, "count *shape"]]:
-    """Samples at each number of steps, from the same noise."""
+    """Samples at each number of steps, from the same noise; says which are not finite."""
     count = columns(run.data)
     told = asked_for(run, model, count)
-    return [sample(model, jax.random.key(0), count, Sampling(n, guidance), **told) for n in GRID_STEPS]
+    found = [sample(model, jax.random.key(0), count, Sampling(n, guidance), **told) for n in GRID_STEPS]
+    bad = [str(n) for n, x in zip(GRID_STEPS, found, strict=True) if not np.isfinite(x).all()]
+    if bad and distributed.is_main_process():
+        warn(f"samples after step {model.step} are not finite in {', '.join(bad)} steps: a smaller learning rate may help")
+    return found
 
 
 def write_samples(path: storage.Path, run: Run, model: Trained) -> None:
@@ -63,11 +68,13 @@ def draw_samples(path: storage.Path, run: Run, model: Trained, *, guidance: floa
 
     Rows that guidance does not apply to say so.
     """
-    rows = [run.data.pictures(samples) for samples in drawn(run, model, guidance)]
+    found = drawn(run, model, guidance)
+    rows = [np.nan_to_num(run.data.pictures(samples), posinf=1, neginf=-1) for samples in found]  # NaN is grey
     refused = [guidance != 1 and not model.objective.guides(n) for n in GRID_STEPS]
     names = [
         f"{n} step{'s'[: n > 1]}{', not guided' * no}{f', guidance {guidance:g}' * (guidance != 1 and not no)}"
-        for n, no in zip(GRID_STEPS, refused, strict=True)
+        f"{', NOT FINITE' * (not np.isfinite(x).all())}"
+        for n, no, x in zip(GRID_STEPS, refused, found, strict=True)
     ]
     if distributed.is_main_process():
         figures.grid(np.stack(rows), path, labels=names)

@@ -81,8 +81,15 @@ class Eulerian(_FlowMap, OnPairs):
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        options = self.options(networks, progress) | {"stop_tangent": self.stop_tangent, "stop_space": self.stop_space}
-        return losses.eulerian(field, batch, key, jvp=jvp(self.finite_difference), **options)
+        return losses.eulerian(
+            field,
+            batch,
+            key,
+            jvp=jvp(self.finite_difference),
+            stop_tangent=self.stop_tangent,
+            stop_space=self.stop_space,
+            **self.options(networks, progress),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 
+from eqx_shortcut.guidance import Guidance
 from eqx_shortcut.models.field import NetworkField
 from eqx_shortcut.objectives import AtStep, Objective
 from huber_loss import huber_flow
@@ -27,8 +28,8 @@ class HuberFlow(Objective):
         """Loss and metrics of one batch; `progress` is the share of training done."""
         k_draws, k_mask = jax.random.split(key)
         field = networks.field(k_mask)  # the network to train, each row under its own dropout mask
-        options = {"null": networks.null, "dropout": self.label_dropout}
-        return huber_flow(field, batch, k_draws, steps_of_grid=self.steps, c=self.c, **options)
+        guidance = Guidance(networks.null, dropout=self.label_dropout)
+        return huber_flow(field, batch, k_draws, steps_of_grid=self.steps, c=self.c, guidance=guidance)
 
     def sampling(self, network):
         """The network at the one step size that it knows, whatever the number of steps."""

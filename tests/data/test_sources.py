@@ -526,9 +526,9 @@ def test_sources_are_settings(source):
 
 
 def test_sizes_and_shares_out_of_range_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"--data.size 0: use 1 or more"):
+    with pytest.raises(ValueError, match=r"size=0: use 1 or more"):
         ImageFolder(path=tmp_path, size=0)
-    with pytest.raises(ValueError, match=r"--data.held-out 1.0: use a share"):
+    with pytest.raises(ValueError, match=r"held_out=1.0: use more than 0, below 1"):
         ImageFolder(path=tmp_path, held_out=1.0)
 
 

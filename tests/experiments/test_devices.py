@@ -77,7 +77,7 @@ def test_the_devices_are_said():
 
 @pytest.mark.parametrize("field", ["data", "fsdp", "tensor"])
 def test_a_mesh_of_nothing_is_refused(field):
-    with pytest.raises(ValueError, match=f"--mesh.{field} 0: use 1 or more"):
+    with pytest.raises(ValueError, match=f"{field}=0: use 1 or more"):
         config.Mesh(**{field: 0})
 
 

@@ -228,7 +228,7 @@ def test_what_cannot_be_measured_is_refused_in_one_sentence(base, tmp_path, name
 
 @pytest.mark.parametrize(("steps", "count"), [((0,), 2), ((1,), 1), ((), 2)])
 def test_settings_that_measure_nothing_are_refused(tmp_path, steps, count):
-    with pytest.raises(ValueError, match=r"--steps .*: use 1 or more|--count 1: a distance needs 2"):
+    with pytest.raises(ValueError, match=r"steps=.*: use 1 or more|count=1: use 2 or more|--steps without a number"):
         evaluate.Config(run=tmp_path, steps=steps, count=count)
 
 

@@ -157,10 +157,10 @@ def test_samples_of_latents_reach_a_folder_decoded(base, tmp_path):
         ("--out samples.jpg", "samples.jpg does not say what to write: let its name end in .png or .npz"),
         ("--steps 1 --out samples --labels 12", "label 12 is not in 0 to 9 (or 10 for none)"),
         ("--steps 1 --out samples.npz --labels 1 -1", "label -1 is not in 0 to 9 (or 10 for none)"),
-        ("--steps 1 --out samples --count 0", "count=0: ask for at least 1 sample"),
-        ("--batch 0", "batch=0: compute at least 1 sample at once"),
-        ("--seed -1", "--seed -1: use 0 or more"),
-        ("--seed", "use 1 or more of each"),
+        ("--steps 1 --out samples --count 0", "count=0: use 1 or more"),
+        ("--batch 0", "batch=0: use 1 or more"),
+        ("--seed -1", "seed=-1: use 0 or more"),
+        ("--seed", "--seed without a number"),
     ],
 )
 def test_samples_that_cannot_be_written_leave_nothing(run, args, words, tmp_path, monkeypatch):
@@ -272,7 +272,7 @@ def test_a_decoder_is_in_the_file_if_asked_for_and_guidance_too(base, tmp_path):
 
 def test_what_cannot_be_exported_is_one_sentence(base, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "--steps 0: use 1 or more" in refused("export", run, "--steps", 0)
+    assert "steps=0: use 1 or more" in refused("export", run, "--steps", 0)
     assert "nowhere is not a run folder" in refused("export", "nowhere")
     assert "no folder" in refused("export", run, "--out", "nowhere/model.bin")
     assert "draws pictures and has no autoencoder" in refused("export", run, "--decode")
@@ -294,12 +294,12 @@ def test_weights_beyond_the_format_are_refused_before_they_are_lowered(run, tmp_
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["interpolate", "--columns", "9", "--points", "8"], "use 2 or more, and as many points as columns"),
-        (["interpolate", "--rows", "0"], "--rows 0: use 1 or more"),
+        (["interpolate", "--columns", "9", "--points", "8"], "use as many points as columns, or more"),
+        (["interpolate", "--rows", "0"], "rows=0: use 1 or more"),
         (["interpolate", "--gif", "way.png"], "way.png does not say what to write: let its name end in .gif"),
         (["interpolate", "--class", "banana"], "no class is called 'banana'"),
-        (["trajectory", "--steps", "1", "0"], "--steps 1 0: use 1 or more"),
-        (["trajectory", "--columns", "1"], "--columns 1: use 2 or more"),
+        (["trajectory", "--steps", "1", "0"], "steps=(1, 0): use 1 or more"),
+        (["trajectory", "--columns", "1"], "columns=1: use 2 or more"),
         (["trajectory", "--labels", "11"], "label 11 is not in 0 to 9"),
         (["trajectory", "--out", "way"], "way does not say what to write: let its name end in .png"),
         (["trajectory", "--step", "7"], "no checkpoint 7 in"),

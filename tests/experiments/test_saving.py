@@ -237,7 +237,7 @@ def test_a_run_without_averages_writes_no_snapshots(tmp_path):
     [
         ({"sigma_rel": (0.05, 0.4)}, "sigma_rel 0.4 is the width of no average"),
         ({"sigma_rel": (0.05, 0.05)}, "--averages.sigma-rel 0.05 0.05: name each width once"),
-        ({"every": 0}, "--averages.every 0: use 1 or more"),
+        ({"every": 0}, "every=0: use 1 or more"),
     ],
 )
 def test_averages_that_cannot_be_kept_are_refused(settings, words):
@@ -290,13 +290,13 @@ def test_a_run_of_an_earlier_version_with_its_own_names_continues(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
-        (Checkpointing, {"every": 0}, "--checkpoint.every 0: use 1 or more"),
-        (Checkpointing, {"keep": 0}, "--checkpoint.keep 0: use 1 or more"),
-        (Checkpointing, {"milestones": 0}, "--checkpoint.milestones 0: use 1 or more"),
-        (Checkpointing, {"minutes": 0.0}, "--checkpoint.minutes 0: use more than 0, or None to go by steps alone"),
-        (Health, {"norms": 0}, "--health.norms 0: use 1 or more"),
-        (Health, {"patience": 0}, "--health.patience 0: use 1 or more"),
-        (Health, {"spike": 1.0}, "--health.spike 1: use more than 1, which is the median itself"),
+        (Checkpointing, {"every": 0}, "every=0: use 1 or more"),
+        (Checkpointing, {"keep": 0}, "keep=0: use 1 or more"),
+        (Checkpointing, {"milestones": 0}, "milestones=0: use 1 or more"),
+        (Checkpointing, {"minutes": 0.0}, "minutes=0.0: use more than 0, or None"),
+        (Health, {"norms": 0}, "norms=0: use 1 or more"),
+        (Health, {"patience": 0}, "patience=0: use 1 or more"),
+        (Health, {"spike": 1.0}, "spike=1.0: use more than 1, or None"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(kind, change, words):

@@ -124,11 +124,11 @@ WATCHED_RECORD = settings.dump(Figures(every=EVERY, batches=2, guidance=2.0, cou
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"every": 0}, "--figures.every 0: use 1 or more"),
-        ({"batches": -1}, "--figures.batches -1: use 0 or more"),
-        ({"times": 0}, "--figures.times 0: use 1 or more"),
+        ({"every": 0}, "every=0: use 1 or more"),
+        ({"batches": -1}, "batches=-1: use 0 or more"),
+        ({"times": 0}, "times=0: use 1 or more"),
         ({"count": 1}, "--figures.count 1: a distance needs 2 samples or more; 0 measures none"),
-        ({"count": 8, "steps": (4, 0)}, "--figures.steps 4 0: name numbers of 1 or more"),
+        ({"count": 8, "steps": (4, 0)}, "steps=(4, 0): use 1 or more"),
     ],
 )
 def test_settings_that_measure_nothing_sensible_are_refused(change, words):
