@@ -83,7 +83,7 @@ def find_files(path: pathlib.Path, suffix: str) -> tuple[list[pathlib.Path], lis
     """
     if not path.is_dir():
         return [path] if path.exists() else [], [], []
-    files = sorted(file for file in path.glob(f"*.{suffix}") if not file.name.startswith("."))
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == f".{suffix}" and not file.name.startswith("."))
     groups: dict[str, list[pathlib.Path]] = {}
     for file in files:
         groups.setdefault(re.sub(r"(-\d{5}-of-\d{5}.*|[-_.]?\d+)$", "", file.stem), []).append(file)

@@ -8,6 +8,7 @@ import jax
 
 from .. import figures, storage
 from ..data.identity import Identified, summary
+from ..evaluate.results import TITLES
 from ..objectives import unsteady
 from ..train import TrainState
 from . import log
@@ -65,8 +66,7 @@ def report_replaced(folder: storage.Path, replaced: dict[int, str]) -> None:
 def report_quality(folder: storage.Path, quality: dict[str, Any]) -> None:
     """Writes quality.json and quality.png, and prints the table."""
     storage.write(folder / "quality.json", json.dumps(quality, indent=1))
-    curve = {row["steps"]: row["frechet"] for row in quality["results"]}
-    figures.quality_plot(
-        {folder.name: curve}, folder / "quality.png", measure="pixel Frechet distance", floor=quality["held_out"]["frechet"]
-    )
+    (measure, floor), *_ = quality["held_out"].items()
+    curve = {row["steps"]: row[measure] for row in quality["results"]}
+    figures.quality_plot({folder.name: curve}, folder / "quality.png", measure=TITLES.get(measure, str(measure)), floor=floor)
     print(table(quality))
