@@ -22,6 +22,8 @@ def begins(run: Run, state: TrainState) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
     rows = run.data.rows
     print(f"{run.folder}: {parameters:,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(run.mesh)}")
+    if (times := run.config.batch / len(rows.labels)) > 1 and run.config.overfit is None:
+        print(f"note: --batch {run.config.batch} is {times:.3g} times the {rows.noun} there are: each comes as often in a step")
     train, held_out = run.data.train, run.data.held_out
     if isinstance(train, Identified) and isinstance(held_out, Identified):
         print(summary(train, held_out))

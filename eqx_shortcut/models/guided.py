@@ -97,11 +97,11 @@ def embed(label: LabelTable | GuidedLabel | Dense, cond: Condition, dtype: DType
                 "or 'interval'"
             )
         return {"label": _row(label, cond).astype(dtype)}
-    found = {"label": _row(label.label, cond.cond if isinstance(cond, Guided) else cond).astype(dtype)}
+    embeddings = {"label": _row(label.label, cond.cond if isinstance(cond, Guided) else cond).astype(dtype)}
     for name, embedding in label.numbers.items():
         number = getattr(cond, name) if isinstance(cond, Guided) else jnp.asarray(UNTOLD[name])
-        found[name] = embedding(1 - 1 / number if name == "scale" else number, dtype)
-    return found
+        embeddings[name] = embedding(1 - 1 / number if name == "scale" else number, dtype)
+    return embeddings
 
 
 def _row(table: LabelTable, label: Int[Array, ""] | None) -> Float[Array, " size"]:
