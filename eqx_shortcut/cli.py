@@ -5,11 +5,13 @@ Like the modules of the commands it is imported without JAX, so that `--help` an
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import io
 import logging
 import os
 import pathlib
+import re
 import select
 import signal
 import sys
@@ -74,7 +76,8 @@ def command(
     with _edge():
         given = parse(config, doc, default=default, args=args, prog=prog)
         quieten()
-        main(given)
+        with memory_for(given):
+            main(given)
 
 
 @contextlib.contextmanager
@@ -100,6 +103,8 @@ def _edge() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and _unread():
             sys.exit(128 + signal.SIGPIPE)
+        if (asked := out_of_memory(error)) is not None:
+            fail(_noted(asked, error, ": "))
         if not _expected(error):
             raise
         fail(_noted(_sentence(error), error, ": "))
@@ -143,6 +148,56 @@ def room_for(folder: Path) -> Iterator[None]:
     except OSError as error:
         error.add_note(f"free space for {folder}, or make it writable, then repeat")
         raise
+
+
+@contextlib.contextmanager
+def memory_for(settings: Any) -> Iterator[None]:
+    """What takes more memory than there is inside says, by a note, which of the settings make it smaller."""
+    try:
+        yield
+    except Exception as error:
+        if out_of_memory(error) is not None:
+            error.add_note(", or ".join(_smaller(settings)) or "free memory")
+        raise
+
+
+def _smaller(settings: Any, prefix: str = "") -> Iterator[str]:
+    """What to do with each of the settings on which memory depends, those of parts of a command's settings among them."""
+    for field in dataclasses.fields(settings):
+        value, flag = getattr(settings, field.name), f"--{prefix}{field.name.replace('_', '-')}"
+        match field.name:
+            case "batch" | "encode_batch" | "size" if isinstance(value, int) and value > 1:
+                yield f"lower {flag} {value}"
+            case "count" | "points" if not prefix:
+                yield f"lower {flag} {value}"
+            case "accumulate":
+                yield f"raise {flag} {value}"
+            case "remat" if value != "block":
+                yield f"use {flag} block"
+            case _ if dataclasses.is_dataclass(value):
+                given = [about.name for about in getattr(field.type, "__metadata__", ()) if getattr(about, "name", None)]
+                name = getattr(type(value), "prefix", next(iter(given), field.name))
+                yield from _smaller(value, f"{prefix}{name}." if name else prefix)
+
+
+EXHAUSTED = re.compile(r"RESOURCE_EXHAUSTED|out[ _]of[ _]memory|ALLOC_FAILED|bad_alloc", re.IGNORECASE)
+BYTES = re.compile(r"(\d[\d,]{3,}) bytes")
+UNITS = re.compile(r"allocat\w* (\d[\d.]*) ?([KMGTP])(?:i?B)?\b", re.IGNORECASE)
+
+
+def out_of_memory(error: Exception) -> str | None:
+    """What was asked for, if the error is that a device or the host had no memory left for it; None for others."""
+    if not isinstance(error, MemoryError):
+        from jax.errors import JaxRuntimeError
+
+        if not (isinstance(error, JaxRuntimeError) and EXHAUSTED.search(str(error))):
+            return None
+    where = "of this machine" if isinstance(error, MemoryError) else "of a device"
+    if found := BYTES.search(str(error)):
+        return f"out of memory {where}: {int(found[1].replace(',', '')) / 2**30:,.2f} GiB more were asked for at once"
+    if found := UNITS.search(str(error)):
+        return f"out of memory {where}: {found[1].rstrip('.')} {found[2].upper()}iB more were asked for at once"
+    return f"out of memory {where}"
 
 
 def quieten() -> None:

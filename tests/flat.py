@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eqx_shortcut import losses, weights
-from eqx_shortcut.guidance import Guidance, guided
+from eqx_shortcut.guidance import Guidance
 
 INTERVALS = ("pairs", "bootstrap_every", "velocity_times", "posterior_every")
 
@@ -23,7 +23,7 @@ def call(loss: Callable[..., Any], field, batch, key, **said):
         said["intervals"] = dataclasses.replace(taken["intervals"].default, **own)
     guidance = guidance_of(said)
     if guidance is not None and "distillation" in loss.__name__:
-        said["teacher"] = guided(said["teacher"], guidance.scale, guidance.null)
+        said["teacher"] = guidance.of(said["teacher"])
     elif guidance is not None:
         said["guidance"] = guidance
     default = taken["weigh"].default if "weigh" in taken else ()

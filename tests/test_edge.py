@@ -10,9 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Annotated, ClassVar
 
 import jax
+import numpy as np
 import pytest
+import tyro
 
 from eqx_shortcut import cli, compilation, settings, storage
 from eqx_shortcut.data.formats import tfds
@@ -249,3 +252,83 @@ def test_training_names_the_options_of_its_objective(tmp_path, capsys, monkeypat
     with pytest.raises(SystemExit) as stop:
         script("digits").EXPERIMENT.main(["--dry-run", *args.split()])
     assert stop.value.code == 1 and words in capsys.readouterr().err
+
+
+# Memory.
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Nothing but a size."""
+
+    size: int = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Settings that stand on the command line by themselves, and a part that is called by another name."""
+
+    images: Annotated[Images, tyro.conf.arg(name="data")] = Images()
+    encode_batch: int = 16
+    prefix: ClassVar[str] = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Of which less can be kept."""
+
+    remat: str = "elementwise"
+
+
+@dataclasses.dataclass(frozen=True)
+class Large:
+    """A command whose memory depends on settings."""
+
+    data: Annotated[Source, tyro.conf.arg(name="")] = Source()
+    network: Network = Network()
+    batch: int = 128
+    accumulate: int = 1
+
+
+EXHAUSTED = {
+    "INTERNAL: Error dispatching computation: Out of memory allocating 15360000000 bytes.": "of a device: 14.31 GiB more",
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 68,723,671,040 bytes.": "of a device: 64.00 GiB more",
+    "RESOURCE_EXHAUSTED: Attempting to allocate 2.50G. That was not possible.": "of a device: 2.50 GiB more",
+    "INTERNAL: CUDA_ERROR_OUT_OF_MEMORY: out of memory": "of a device: ",
+}
+
+
+@pytest.mark.parametrize("said", EXHAUSTED)
+def test_a_device_without_memory_is_one_sentence_with_the_options_that_take_less(capsys, said):
+    def main(config: Large) -> None:
+        raise jax.errors.JaxRuntimeError(said)
+
+    with pytest.raises(SystemExit) as stop:
+        cli.command(main, Large, None, args=["--batch", "64"])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 1 and out == "" and err.count("\n") == 1
+    assert err.startswith(f"error: out of memory {EXHAUSTED[said]}")
+    lower = "lower --data.size 512, or lower --encode-batch 16, or use --network.remat block, or lower --batch 64"
+    assert err.endswith(f": {lower}, or raise --accumulate 1\n")
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_a_machine_without_memory_is_one_sentence(capsys, array):
+    """An array of NumPy's, and one of Python's own."""
+
+    def main(config: Config) -> None:
+        if not array:
+            raise MemoryError
+        np.empty((2**30, 2**20))
+
+    assert ended(main) == 1
+    wanted = "" if not array else ": 8.00 PiB more were asked for at once"
+    assert capsys.readouterr() == ("", f"error: out of memory of this machine{wanted}: lower --count 1\n")
+
+
+def test_another_error_of_a_device_is_a_defect(capsys):
+    def main(config: Config) -> None:
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: shapes")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT"):
+        ended(main)

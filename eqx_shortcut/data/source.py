@@ -65,7 +65,9 @@ class Source(Protocol):
     """A frozen dataclass that says where data are and reads them.
 
     It may have more: `mirror`, whether a mirrored row is as likely as the row; `names`, those of the classes in order of their
-    labels; `blank()` and `pictures(samples)`, for the functions below.
+    labels; `blank()` and `pictures(samples)`, for the functions below; and `judge(model, quality, folder)`, which gives what
+    quality.json holds of a trained model where samples are no images (`results`, a row a number of steps, `held_out` and
+    `protocol`), as a robot's task does.
     """
 
     def build(self) -> tuple[Rows, Rows]:

@@ -25,7 +25,8 @@ class Moments:
 
     @classmethod
     def of(cls, vectors: Shaped[np.ndarray, "batch features"]) -> "Moments":
-        """Moments of one batch. Raises ValueError if a value is not finite."""
+        """Moments of one batch. Raises ValueError if a value is not finite, or for more features than `LARGEST` allows."""
+        check_size(vectors.shape[1])
         vectors = np.asarray(vectors, np.float64)
         if not len(vectors):
             raise ValueError("no vectors to take moments of: the batch was empty")
@@ -65,6 +66,20 @@ def moments(batches: Iterable[Shaped[np.ndarray, "_ features"]]) -> Moments:
     if total is None:
         raise ValueError("no vectors to take moments of: there were no batches, or all were empty")
     return total
+
+
+LARGEST = 8.0
+"""GiB that a covariance may take: 32,768 features, as of pixels of 104 x 104 x 3. A sum of two takes three times as much."""
+
+
+def check_size(features: int) -> None:
+    """Raises ValueError, before any memory is asked for, if the covariance of so many features takes more than `LARGEST`."""
+    size = features**2 * 8 / 2**30
+    if size > LARGEST:
+        raise ValueError(
+            f"a covariance of {features:,} features takes {size:,.1f} GiB, more than {LARGEST:g}: use the features of a "
+            "network (inception, efficientnet), or smaller images"
+        )
 
 
 def check_finite(vectors: Shaped[np.ndarray, "count features"]) -> None:

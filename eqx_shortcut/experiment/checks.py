@@ -52,6 +52,12 @@ def check(config: Config) -> None:
 def check_data(run: Run) -> None:
     """Refuses, before the run folder is written, examples that the network does not fit or that cannot be compared."""
     config, train, held_out = run.config, run.data.train, run.data.held_out
+    try:
+        str(storage.absolute(run.folder)).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{run.folder} is no name in UTF-8, as the files of a checkpoint must have: choose another --runs or --name"
+        ) from error
     if train.shape != held_out.shape:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"

@@ -131,6 +131,14 @@ def guides(config: Config, model: Trained, steps: int) -> bool:
     return conditional and config.figures.guidance != 1 and model.objective.guides(steps)
 
 
+def judged(run: Run, model: Trained, measures: Measures | None) -> dict[str, Any] | None:
+    """What quality.json holds: by the data's own `judge`, or of samples that are images; None of other samples."""
+    own = getattr(run.config.data, "judge", None)
+    if own is not None:
+        return own(model, run.config.quality, run.folder) if distributed.is_main_process() else None
+    return None if measures is None else judge_samples(run, model, measures)
+
+
 def judge_samples(run: Run, model: Trained, measures: Measures) -> dict[str, Any]:
     """Distances of samples to the training images at each number of steps, with the protocol that defines them."""
     config, wanted, train, held_out = run.config, run.config.quality, measures.train, run.data.held_out
@@ -181,6 +189,6 @@ def table(quality: dict[str, Any]) -> str:
     lines = ["  ".join(f"{name:>{width}}" for name, width in wide.items())]
     for row in results:
         values = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
-        lines.append("  ".join(f"{values[name]:>{width}}" for name, width in wide.items()))
+        lines.append("  ".join(f"{values.get(name, ''):>{width}}" for name, width in wide.items()))
     protocol = [f"  {name}: {value}" for name, value in quality["protocol"].items()]
     return "\n".join([*protocol, "", *lines])

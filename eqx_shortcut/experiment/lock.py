@@ -153,6 +153,6 @@ def _machine() -> str | None:
 def _born(process: int | None) -> str | None:
     """When a process of this machine began, in ticks: its number may be another's by now. None if it is gone."""
     with contextlib.suppress(OSError):
-        state, *rest = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        state, *rest = pathlib.Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].decode().split()
         return None if state in "ZX" else rest[18]
     return None

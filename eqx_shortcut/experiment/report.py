@@ -8,6 +8,7 @@ import jax
 
 from .. import figures, storage
 from ..data.identity import Identified, summary
+from ..evaluate.results import TITLES
 from ..objectives import unsteady
 from ..train import TrainState
 from . import log
@@ -21,6 +22,8 @@ def begins(run: Run, state: TrainState) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
     rows = run.data.rows
     print(f"{run.folder}: {parameters:,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(run.mesh)}")
+    if (times := run.config.batch / len(rows.labels)) > 1 and run.config.overfit is None:
+        print(f"note: --batch {run.config.batch} is {times:.3g} times the {rows.noun} there are: each comes as often in a step")
     train, held_out = run.data.train, run.data.held_out
     if isinstance(train, Identified) and isinstance(held_out, Identified):
         print(summary(train, held_out))
@@ -63,8 +66,7 @@ def report_replaced(folder: storage.Path, replaced: dict[int, str]) -> None:
 def report_quality(folder: storage.Path, quality: dict[str, Any]) -> None:
     """Writes quality.json and quality.png, and prints the table."""
     storage.write(folder / "quality.json", json.dumps(quality, indent=1))
-    curve = {row["steps"]: row["frechet"] for row in quality["results"]}
-    figures.quality_plot(
-        {folder.name: curve}, folder / "quality.png", measure="pixel Frechet distance", floor=quality["held_out"]["frechet"]
-    )
+    (measure, floor), *_ = quality["held_out"].items()
+    curve = {row["steps"]: row[measure] for row in quality["results"]}
+    figures.quality_plot({folder.name: curve}, folder / "quality.png", measure=TITLES.get(measure, str(measure)), floor=floor)
     print(table(quality))

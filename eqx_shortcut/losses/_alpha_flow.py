@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import tangents, times, weights
 from ..guidance import Guidance
-from ..rows import split_rows
+from ..rows import merge_rows, split_rows
 from ..steps import clipped, precise, split_steps
 from ..types import Batch, Field, Loss, Reduction, Regression, Weigh
 from ._intervals import Intervals, velocity_target
@@ -50,8 +50,8 @@ def alpha_flow(
     steps, lines = split_rows(intervals.draw(batch, key, guidance), every)
     average = alpha_flow_target(precise(target), velocity_target(target, steps, guidance), alpha, clip=clip, jvp=jvp)
     bootstrap = regress(precise(field), average), average
-    stepped = (jnp.arange(batch.x.shape[0]) % every == 0) & (jnp.asarray(alpha) != 0)
-    weigh = weights.in_units(jnp.where(stepped, alpha, 1).astype(batch.x.dtype), weigh)
+    unit = jnp.full_like(steps.t, jnp.where(jnp.asarray(alpha) == 0, 1, alpha))
+    weigh = weights.in_units(merge_rows(unit, jnp.ones_like(lines.t), every), weigh)
     return weighed_steps(field, bootstrap, velocity_target(target, lines, guidance), every, weigh, reduction)
 
 

@@ -1,14 +1,17 @@
 """Moments, however they were gathered, are those of one pass."""
 
 import pathlib
+import re
 import subprocess
 import sys
+import tracemalloc
 
 import jax
 import numpy as np
 import pytest
 
 from eqx_shortcut.evaluate import Moments, frechet_distance, moments, pixels
+from eqx_shortcut.evaluate.moments import check_size
 from eqx_shortcut.sharding import batch_sharding, make_mesh
 
 RNG = np.random.default_rng(0)
@@ -74,6 +77,7 @@ def test_a_distance_of_vectors_on_eight_devices_is_that_of_one_array():
 
 PART = """
 import sys
+import tracemalloc
 import numpy as np
 from eqx_shortcut.evaluate import moments
 rank, path = int(sys.argv[1]), sys.argv[2]
@@ -147,3 +151,19 @@ def test_an_empty_batch_changes_nothing():
     found = moments([vectors[:0], vectors, vectors[:0]])
     assert found.count == 5
     np.testing.assert_array_equal(found.scatter, Moments.of(vectors).scatter)
+
+
+@pytest.mark.parametrize(("features", "size"), [(256 * 256 * 3, "288.0"), (128 * 128 * 3, "18.0"), (32_769, "8.0")])
+def test_a_covariance_that_no_machine_holds_is_refused_before_memory_is_asked_for(features, size):
+    unmade = np.broadcast_to(np.float32(0), (1000, features))  # of one number in memory
+    tracemalloc.start()
+    with pytest.raises(
+        ValueError, match=rf"{features:,} features takes {re.escape(size)} GiB, more than 8: use the features of"
+    ):
+        moments([unmade])
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_the_largest_covariance_is_that_of_eight_gibibytes():
+    check_size(32_768)

@@ -13,6 +13,8 @@ import pytest
 from eqx_shortcut import load, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits
+from eqx_shortcut.experiment import report
+from eqx_shortcut.experiment.checks import check_data
 from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.run import Run
 from eqx_shortcut.models import DiTConfig
@@ -89,3 +91,17 @@ def test_its_record_holds_its_settings_but_those_that_may_differ_from_machine_to
         assert settings.parse(record[name]) == getattr(run.config, name)
     assert not {"runs", "name", "processes", "replay", "dry_run", "profile"} & record.keys()
     assert (record["experiment"], record["shape"], record["classes"]) == ("digits", [8, 8, 1], 10)
+
+
+@pytest.mark.parametrize("changed", [{"name": "r\udce9"}, {"name": "\udcff/run"}])
+def test_a_folder_whose_name_no_checkpoint_can_have_is_refused_before_training(run, changed):
+    named = dataclasses.replace(run, config=dataclasses.replace(run.config, **changed))
+    with pytest.raises(ValueError, match="is no name in UTF-8, as the files of a checkpoint must have: choose another --runs"):
+        check_data(named)
+    assert not named.folder.exists()
+
+
+@pytest.mark.parametrize(("batch", "overfit", "said"), [(2800, None, True), (2800, 8, False), (1400, None, False)])
+def test_a_batch_larger_than_the_data_is_said_at_the_start(run, capsys, batch, overfit, said):
+    report.begins(dataclasses.replace(run, config=dataclasses.replace(run.config, batch=batch, overfit=overfit)), run.init())
+    assert ("note: --batch 2800 is 2 times the images there are" in capsys.readouterr().out) is said

@@ -39,9 +39,11 @@ def test_loss_is_its_builders_row_by_row(key, options):
     groups = times.level_groups(N // EVERY, STEPS) if "guidance" in options and not everywhere else 1
     drawing["groups"] = groups
     first, rest = losses.shortcut_draws(batch, key, steps=STEPS, bootstrap_every=EVERY, **drawing)
-    building = {"guidance": guidance} | {name: options[name] for name in ("clip", "floor") if name in options}
+    building = {name: options[name] for name in ("clip", "floor") if name in options}
     guided_rows = None if everywhere else times.finest_rows(N // EVERY, STEPS, bias=options.get("dt_bias", False))
-    bootstrap = losses.bootstrap_target(field_of(TEACHER), first, guided_rows=guided_rows, groups=groups, **building)
+    bootstrap = losses.bootstrap_target(
+        field_of(TEACHER), first, guidance=guidance, guided_rows=guided_rows, groups=groups, **building
+    )
     flow = losses.flow_target(rest, floor=options.get("floor", 1e-5))
     errors = [losses.regress(field_of(PARAMETERS), part) for part in (bootstrap, flow)]
     expected = merge_rows(errors[0], errors[1], EVERY)

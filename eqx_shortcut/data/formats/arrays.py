@@ -52,10 +52,10 @@ def find_arrays(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None
     for several in stems.values():
         if len(several) > 1:
             raise DataError(f"{folder} holds {' and '.join(several)}, two names of one part: keep one of them")
-    found = {part: file for part, one in stems.items() for file in one.values()}
-    if "train" not in found:
+    files_by_part = {part: file for part, one in stems.items() for file in one.values()}
+    if "train" not in files_by_part:
         raise DataError(f"no train.npz or train.npy in {folder.absolute()}: name the file itself with --data.path")
-    return found["train"], next((found[part] for part in HELD_OUT if part in found), None)
+    return files_by_part["train"], next((files_by_part[part] for part in HELD_OUT if part in files_by_part), None)
 
 
 def open_arrays(file: pathlib.Path, label: str | None = None) -> ArrayRecords:
@@ -94,12 +94,12 @@ def _zipped(file: pathlib.Path) -> bool:
 def _images(file: pathlib.Path) -> np.ndarray:
     if not _zipped(file):
         return _load(file)
-    found = next((name for name in IMAGES if name in _members(file, ())), None)
-    if found is None:
+    member = next((name for name in IMAGES if name in _members(file, ())), None)
+    if member is None:
         raise DataError(
             f"{file} has no array {' or '.join(map(repr, IMAGES))}: save it with np.savez(file, images=..., labels=...)"
         )
-    return _member(file, found)
+    return _member(file, member)
 
 
 def _members(file: pathlib.Path, without: Collection[str] = IMAGES) -> dict[str, pathlib.Path]:
@@ -117,12 +117,12 @@ def _beside(file: pathlib.Path) -> dict[str, pathlib.Path]:
     """Arrays beside one of images, by what their names have beside its own: x_labels.npy, and y_train.npy for x_train.npy."""
     words = re.split(r"[-_.]", file.stem)
     own = [word for word in words if word.casefold() not in ("images", "image", "x")]
-    found = {}
+    arrays = {}
     for other in sorted(file.parent.glob("*.npy")):
         rest = re.split(r"[-_.]", other.stem)
         if other != file and set(own) < set(rest):
-            found["_".join(word for word in rest if word not in words)] = other
-    return found
+            arrays["_".join(word for word in rest if word not in words)] = other
+    return arrays
 
 
 def _load(file: pathlib.Path) -> np.ndarray:

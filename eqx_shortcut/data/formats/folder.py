@@ -129,16 +129,16 @@ def _listing(folder: pathlib.Path) -> Listing:
         passed["folders without images"] += len(names) - len(holding)
         names = holding
     if len(names) == 1 and names[0] in inner and not images:
-        found = _listing(folder / names[0])
-        return found._replace(passed=passed + found.passed)
+        inside = _listing(folder / names[0])
+        return inside._replace(passed=passed + inside.passed)
     return Listing(folder, names, images, passed)
 
 
 def _records(listing: Listing) -> FolderRecords:
     folder, names, images, passed = listing
-    found = {name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural(names)}
-    classes = {name: paths for name, paths in found.items() if paths}
-    passed["folders without images"] += len(found) - len(classes)
+    paths_by_class = {name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural(names)}
+    classes = {name: paths for name, paths in paths_by_class.items() if paths}
+    passed["folders without images"] += len(paths_by_class) - len(classes)
     if images and classes:
         raise DataError(
             f"{folder} holds images itself ({min(images)}) and in sub-folders ({next(iter(classes))}): put all into "
