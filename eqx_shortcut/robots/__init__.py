@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from .demonstrations import PushT
+from .push_t import PushT
 from .reach import Reach
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from .simulation import LIMIT, STARTS, milliseconds, people, roll_out
 if TYPE_CHECKING:
     from ..experiment import Quality
     from ..trained import Trained
-    from .demonstrations import Episodes, PushT
+    from .demonstrations import Episodes
 
 
 def judged(model: "Trained", steps: int, quality: "Quality", folder: storage.Path) -> dict[str, Any]:
@@ -44,9 +44,9 @@ def summary(scores: Sequence[float]) -> dict[str, float]:
     return {"score": float(values.mean()), "score std": float(values.std()), "success": float((values >= 1).mean())}
 
 
-def people_scored(episodes: "Episodes", source: "PushT") -> dict[str, float]:
-    """The same of the recorded episodes that are held out."""
-    return summary(people(episodes, source.parts(episodes)[1]))
+def people_scored(episodes: "Episodes", spans: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """The same of the recorded episodes at these spans, replayed."""
+    return summary(people(episodes, spans))
 
 
 def animate(models: Sequence[tuple["Trained", int]], folder: storage.Path, *, seed: int = STARTS, strip: int = 8) -> None:
