@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 def judged(model: "Trained", steps: int, quality: "Quality", folder: storage.Path) -> dict[str, Any]:
     """A row of quality.json: scores at this number of steps, from the file of an earlier evaluation if there is one."""
-    from tqdm import tqdm
+    from ..progress import bar
 
     asked = {"step": model.step, "steps": steps, "count": quality.count, "seed": quality.seed}
     path = folder / f"{steps}.json"
     found = json.loads(path.read_bytes()) if path.exists() else {}
     if found.get("of") != asked:
         policy = Policy(model, steps=steps, seed=quality.seed)
-        with tqdm(total=LIMIT, desc=f"{quality.count} episodes, {steps} steps", unit="step", dynamic_ncols=True) as bar:
-            episodes = roll_out(policy.act, starts(quality.count), note=lambda step: bar.update(step - bar.n))
+        with bar(total=LIMIT, desc=f"{quality.count} episodes, {steps} steps", unit="step") as shown:
+            episodes = roll_out(policy.act, starts(quality.count), note=lambda step: shown.update(step - shown.n))
         found = {"of": asked, "scores": [episode.score for episode in episodes], "ms": milliseconds(policy.act)}
         folder.mkdir(parents=True, exist_ok=True)
         storage.write(path, json.dumps(found))
