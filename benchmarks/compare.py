@@ -85,8 +85,8 @@ def original(checkout: pathlib.Path, config: DiTConfig, batch: int, steps: int, 
             train.main(None)
         except StopIteration as end:
             assert end.__traceback__ is not None and end.__traceback__.tb_next is not None
-            found = end.__traceback__.tb_next.tb_frame.f_locals
-    return Original(found["update"], found["train_state"], found["train_state"].apply_fn)
+            local_variables = end.__traceback__.tb_next.tb_frame.f_locals
+    return Original(local_variables["update"], local_variables["train_state"], local_variables["train_state"].apply_fn)
 
 
 def our_state(network: DiT) -> TrainState:
@@ -113,19 +113,19 @@ def compare(checkout: pathlib.Path, name: str, rounds: int, options: dict[str, A
     step, arrays = our_update(objective, OPTIMIZER.build(1000), our_state(network), DECAY)
     ours, our_costs = compiled(lambda: step.lower(arrays, Batch(x, labels)))
     theirs, their_costs = compiled(lambda: other.update.lower(other.state, None, x, labels))
-    found = {"size": name, "ours": our_costs, "theirs": their_costs}
-    found |= {f"{cost}_ratio": our_costs[cost] / their_costs[cost] for cost in our_costs}
+    row = {"size": name, "ours": our_costs, "theirs": their_costs}
+    row |= {f"{cost}_ratio": our_costs[cost] / their_costs[cost] for cost in our_costs}
     if name in COMPILED_ONLY:
-        return found
-    found["forward_difference"] = difference(other, network, x, labels)
+        return row
+    row["forward_difference"] = difference(other, network, x, labels)
     times = alternate(
         rounds,
         Turn(lambda state: ours(state, Batch(x, labels)), arrays),
         Turn(lambda state: theirs(state, None, x, labels), other.state),
     )
     ratios = times[:, 0] / times[:, 1]
-    found |= {"ours_s": np.median(times[:, 0]), "theirs_s": np.median(times[:, 1])}
-    return found | {"step_ratio_quartiles": np.percentile(ratios, [25, 50, 75]).tolist(), "rounds": rounds}
+    row |= {"ours_s": np.median(times[:, 0]), "theirs_s": np.median(times[:, 1])}
+    return row | {"step_ratio_quartiles": np.percentile(ratios, [25, 50, 75]).tolist(), "rounds": rounds}
 
 
 def flattened(params: Any) -> dict[str, Any]:

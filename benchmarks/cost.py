@@ -97,8 +97,8 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path)
     given = parser.parse_args()
     shape = SHAPES[given.data] if given.side is None else (given.side, given.side, 4 if given.side == 32 else 1)
-    found = measured(cases(given), shape, given.rounds)
-    print(table(found))
+    costs = measured(cases(given), shape, given.rounds)
+    print(table(costs))
     if given.out:
         command = " ".join(["python", "benchmarks/cost.py", *sys.argv[1:]])
         record = {
@@ -106,7 +106,7 @@ def main() -> None:
             "jax": jax.__version__,
             "data": given.data,
             "command": command,
-            "results": found,
+            "results": costs,
         }
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(record, indent=1) + "\n")

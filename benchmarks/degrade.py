@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     count, rows = min(count, config.count), {}
     for kind, amount in (("none", 0.0), *(("noise", a) for a in config.noise), *(("blur", a) for a in config.blur)):
         name = f"{kind} {amount:g}" if amount else "held-out images"
-        found = collect_parts(
+        parts = collect_parts(
             folder / name.replace(" ", "-"),
             {"images": source, "degradation": name},
             count,
@@ -60,8 +60,8 @@ def main(config: Config) -> None:
             keep=count,
             title=name,
         )
-        if found is not None:
-            rows[name] = compare(found, real, features, neighbours=config.neighbours)
+        if parts is not None:
+            rows[name] = compare(parts, real, features, neighbours=config.neighbours)
             protocol = {"features": features.name, **features.protocol, "real": real.count, "degraded": count}
             config.out.write_text(json.dumps({"protocol": protocol, "rows": rows}, indent=1))
             print(f"{name}: {', '.join(f'{measure} {value:.4g}' for measure, value in rows[name].items())}")

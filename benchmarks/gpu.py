@@ -233,14 +233,14 @@ def profiled(program: Any, arrays: PyTree, raw: PyTree, folder: pathlib.Path, st
 
 def timed(call: Callable[[], Any], rounds: int = 10, calls: int = 1) -> float:
     """Median seconds of a call, the first two rounds not counted; within a round nothing waits for the device."""
-    found = []
+    seconds = []
     for _ in range(rounds + 2):
         start = time.perf_counter()
         for _ in range(calls):
             last = call()
         jax.block_until_ready(last)
-        found.append((time.perf_counter() - start) / calls)
-    return float(np.median(found[2:]))
+        seconds.append((time.perf_counter() - start) / calls)
+    return float(np.median(seconds[2:]))
 
 
 def ceilings(lab: Lab) -> Found:
@@ -478,12 +478,12 @@ def run(names: list[str], lab: Lab, out: pathlib.Path, end: float) -> None:
         recorded(file, {"name": name, "error": "did not finish"})
         start = time.monotonic()
         try:
-            found = MEASUREMENTS[name](lab)
+            result = MEASUREMENTS[name](lab)
         except Exception as error:  # of one measurement; the others are made all the same
-            found = {"error": f"{type(error).__name__}: {str(error)[:2000]}"}
+            result = {"error": f"{type(error).__name__}: {str(error)[:2000]}"}
         took = {"took_s": round(time.monotonic() - start, 1)}
-        recorded(file, {"name": name} | found | took | around)
-        shown = {key: value for key, value in found.items() if not key.startswith("kernels_ms_and")}
+        recorded(file, {"name": name} | result | took | around)
+        shown = {key: value for key, value in result.items() if not key.startswith("kernels_ms_and")}
         print(name, json.dumps(shown | took), flush=True)
         gc.collect()
 

@@ -200,13 +200,13 @@ def mutants_of(module: str) -> list[Mutant]:
     """
     source = path_of(module).read_text()
     tree = ast.parse(source)
-    found = []
+    mutants = []
     for node, parent, field, index in places(tree):
         for what, other in changes(node):
             with replaced(parent, field, index, other):
                 changed = ast.unparse(tree)
-            found.append(Mutant(module, f"line {node.lineno}: {what}: {shown(node)}  ->  {shown(other)}", changed))
-    return found
+            mutants.append(Mutant(module, f"line {node.lineno}: {what}: {shown(node)}  ->  {shown(other)}", changed))
+    return mutants
 
 
 def places(node: ast.AST) -> Iterator[tuple[Any, ast.AST, str, int | None]]:
@@ -408,8 +408,8 @@ def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float) -> list[M
     for mutant in bar:
         if mutant.name not in known:
             start = time.monotonic()
-            found = {"name": mutant.name, "change": mutant.change, "killed": is_killed(mutant, limit)}
-            known[mutant.name] = found | {"seconds": round(time.monotonic() - start, 1)}
+            outcome = {"name": mutant.name, "change": mutant.change, "killed": is_killed(mutant, limit)}
+            known[mutant.name] = outcome | {"seconds": round(time.monotonic() - start, 1)}
             if out is not None:
                 with out.open("a") as file:
                     file.write(json.dumps(known[mutant.name]) + "\n")

@@ -133,12 +133,12 @@ def dot_plot(
     figure, axes = _figure()
     figure.set_size_inches(7, 1.2 + 0.28 * len(curves))
     for n, color, marker in zip(steps, COLOURS, MARKERS, strict=False):
-        found = [(row, np.asarray(curve[n])) for row, curve in enumerate(curves.values()) if curve.get(n)]
-        if not found:
+        drawn = [(row, np.asarray(curve[n])) for row, curve in enumerate(curves.values()) if curve.get(n)]
+        if not drawn:
             continue
-        for row, values in found:
+        for row, values in drawn:
             axes.plot([values.min(), values.max()], [row, row], color=color, linewidth=3, alpha=0.4, solid_capstyle="butt")
-        means, places = [values.mean() for _, values in found], [row for row, _ in found]
+        means, places = [values.mean() for _, values in drawn], [row for row, _ in drawn]
         axes.plot(means, places, marker, color=color, markersize=6, label=f"{n} step{'s'[: n > 1]}")
     _floors(axes.axvline, floor)
     axes.set(xscale="log", xlabel=measure, yticks=range(len(curves)), yticklabels=list(curves))

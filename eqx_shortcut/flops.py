@@ -81,7 +81,7 @@ def _flops(equation: Any) -> int:
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         return 2 * equation.outvars[0].aval.size * kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-    inner = [flops(found) for value in params.values() for found in _programs(value)]
+    inner = [flops(program) for value in params.values() for program in _programs(value)]
     if name == "cond":
         return max(inner)
     return params.get("length", 1) * sum(inner) if name == "scan" else sum(inner)
@@ -97,4 +97,4 @@ def _names(jaxpr: ClosedJaxpr | Jaxpr) -> set[str]:
 def _programs(value: Any) -> list[ClosedJaxpr | Jaxpr]:
     if isinstance(value, ClosedJaxpr | Jaxpr):
         return [value]
-    return [found for item in value for found in _programs(item)] if isinstance(value, tuple | list) else []
+    return [program for item in value for program in _programs(item)] if isinstance(value, tuple | list) else []

@@ -124,9 +124,9 @@ def _orthogonal(momentum: Float[Array, "depth inputs *outputs"]) -> Float[Array,
     parts = momentum.shape[2] if momentum.ndim > 3 else 1
     split = momentum.reshape(depth, inputs, parts, -1).swapaxes(1, 2)
     matrices = split.reshape(depth * parts, inputs, -1)
-    found = orthogonal(_spread(matrices))[: depth * parts]
+    updates = orthogonal(_spread(matrices))[: depth * parts]
     size = SIZE * math.sqrt(max(matrices.shape[1:]))
-    return (size * found).reshape(split.shape).swapaxes(1, 2).reshape(momentum.shape)
+    return (size * updates).reshape(split.shape).swapaxes(1, 2).reshape(momentum.shape)
 
 
 def _spread(matrices: Float[Array, "count rows columns"]) -> Float[Array, "more rows columns"]:
@@ -153,7 +153,7 @@ def _labels(params: PyTree) -> PyTree:
     def label(path: Any, _: Any) -> str:
         return "matrices" if re.search(MATRICES, jax.tree_util.keystr(path, simple=True, separator="/")) else "rest"
 
-    found = jax.tree_util.tree_map_with_path(label, params)
-    if "matrices" not in jax.tree.leaves(found):
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    if "matrices" not in jax.tree.leaves(labels):
         raise ValueError("Muon is for the matrices of a network's `blocks`, and this network has none: use AdamW")
-    return found
+    return labels

@@ -61,8 +61,8 @@ def check(settings: Any) -> None:
 def ranges(kind: type) -> tuple[tuple[str, Range, bool], ...]:
     """Each field of a class that has a Range: its name, the Range, and whether it may be None."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    found = {name: (hint, allowed) for name, hint in hints.items() if (allowed := _range(hint))}
-    return tuple((name, allowed, type(None) in typing.get_args(hint)) for name, (hint, allowed) in found.items())
+    annotated = {name: (hint, allowed) for name, hint in hints.items() if (allowed := _range(hint))}
+    return tuple((name, allowed, type(None) in typing.get_args(hint)) for name, (hint, allowed) in annotated.items())
 
 
 def _range(hint: Any) -> Range | None:

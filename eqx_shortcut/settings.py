@@ -76,15 +76,15 @@ def find_class(kind: str) -> type:
     """The dataclass stored as "module:Class". Raises ValueError if it cannot be imported or is no dataclass."""
     module, _, name = current(kind).partition(":")
     try:
-        found = functools.reduce(getattr, name.split("."), importlib.import_module(module))
+        named = functools.reduce(getattr, name.split("."), importlib.import_module(module))
     except Exception as error:  # a module of the user's raises what it will
         raise ValueError(
             f"settings name the class {kind}, which cannot be imported here ({error}): run where its module lies, or name the "
             "folder in PYTHONPATH"
         ) from error
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+    if not (isinstance(named, type) and dataclasses.is_dataclass(named)):
         raise ValueError(f"settings name {kind}, which is not a dataclass of settings")
-    return found
+    return named
 
 
 def check_importable(value: Any, name: str = "settings") -> None:
@@ -133,8 +133,8 @@ def dump_arrays(tree: Any) -> Any:
     array = np.asarray(tree)
     if array.dtype == object or not hasattr(tree, "shape"):
         raise ValueError(f"a condition holds a {type(tree).__name__}: build it of dicts by name, tuples, lists and arrays")
-    found = {"array": array.dtype.name, "shape": list(array.shape)}
-    return found | {"values": array.tolist()} if array.any() else found
+    header = {"array": array.dtype.name, "shape": list(array.shape)}
+    return header | {"values": array.tolist()} if array.any() else header
 
 
 def parse_arrays(value: Any) -> Any:
@@ -152,12 +152,12 @@ def parse_arrays(value: Any) -> Any:
 def read(path: storage.Path) -> dict[str, Any]:
     """Dumped settings from their file, with the present names of classes. Raises ValueError, naming it, if it holds none."""
     try:
-        found = json.loads(path.read_bytes(), object_hook=_renamed)
+        stored = json.loads(path.read_bytes(), object_hook=_renamed)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as settings ({error}): restore it from a copy") from error
-    if not isinstance(found, dict):
+    if not isinstance(stored, dict):
         raise ValueError(f"{path} holds no settings: restore it from a copy")
-    return found
+    return stored
 
 
 def _renamed(found: dict[str, Any]) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]
     """Dotted path of each entry that differs between two dumped settings, with both values; None where one lacks it."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return {} if old == new else {path: (old, new)}
-    found = {}
+    different = {}
     for key in [*old, *(key for key in new if key not in old)]:
-        found |= differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    return found
+        different |= differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    return different

@@ -65,12 +65,12 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
     shape, classes = tuple(config["shape"]), config["classes"]
     like = eqx.filter_eval_shape(lambda key: network.build(shape, classes, key=key), jax.random.key(0))
     if isinstance(weights, str):
-        restored, found = Checkpoints(run / "checkpoints").restore_network(like, weights, step)
+        restored, at = Checkpoints(run / "checkpoints").restore_network(like, weights, step)
     else:
         kept = config.get("averages", {}).get("sigma_rel", ())
-        restored, found = snapshots.reconstructed(run, like, weights, kept, step)
+        restored, at = snapshots.reconstructed(run, like, weights, kept, step)
     labelled, null = not config.get("unconditional", False), settings.parse_arrays(config.get("null"))
-    return Trained(restored, objective, shape, classes, found, labelled=labelled, null=null)
+    return Trained(restored, objective, shape, classes, at, labelled=labelled, null=null)
 
 
 def sample(
@@ -169,12 +169,12 @@ def trajectory(
     t = np.asarray(points, np.float32) / np.float32(count)
     if sampler is not None and sampler.times is not None:
         t = np.asarray(jax.vmap(sampler.times)(jnp.asarray(t)))
-    x, done, found, data = noise, 0, [], []
+    x, done, way, data = noise, 0, [], []
     for point, time in zip(points, t, strict=True):
         x, done = _advanced(model, key, x, indices, cond, _part(count, done, point), guiding, sampler), point
-        found.append(x)
+        way.append(x)
         data.append(x if point == count else _ahead(model, x, jnp.full(x.shape[0], time), cond, guiding))
-    return Trajectory(jnp.asarray(t), jnp.stack(found), jnp.stack(data))
+    return Trajectory(jnp.asarray(t), jnp.stack(way), jnp.stack(data))
 
 
 class _Guiding(NamedTuple):

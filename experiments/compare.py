@@ -1,6 +1,7 @@
 """All methods side by side on one data set: the same images, blocks, batch and budget, several seeds.
 
     python experiments/compare.py digits                                    # equal steps, one seed
+    python experiments/compare.py push-t --seeds 3 --more="--data.path pusht_cchi_v7_replay.zarr"
     python experiments/compare.py digits --costs costs.json --seeds 5 --methods shortcut mean-flow flow-matching
 
 Only what is missing in RUNS is trained, so the same command continues, and other methods or seeds can be added. With the file
@@ -44,7 +45,8 @@ class Config:
     """A table of methods by number of sampling steps."""
 
     data: Annotated[
-        Literal["digits", "digits-ablations", "fashion-mnist", "cifar10", "toy2d", "toy2d-moons"], tyro.conf.Positional
+        Literal["digits", "digits-ablations", "fashion-mnist", "cifar10", "push-t", "toy2d", "toy2d-moons"],
+        tyro.conf.Positional,
     ]
     """The data set, or shortcut models on it with one setting changed each."""
     methods: tuple[str, ...] = ()
@@ -334,7 +336,7 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     shown = dict.fromkeys((steps[0], *(n for n in steps if n == 4), steps[-1]))
     figures.dot_plot(first.curves, out / "methods.png", measure=title, steps=list(shown), floor=list(first.floors))
     drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name / "checkpoints").exists()]
-    for n in (1, 4) if drawn and config.setting.pictured else ():
+    for n in (1, 4) if drawn and config.setting.pictures else ():
         draw(drawn, n, out / f"samples-{n}.png")
     print(text)
     print(f"{out}: table.md, table.json, quality.png and methods.png of {len(names)} runs, samples-*.png of {len(drawn)}")

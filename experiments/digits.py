@@ -3,7 +3,7 @@
     python experiments/digits.py                            # a shortcut model
     python experiments/digits.py objective:flow-matching    # its baseline, same network, batch and steps
 
-Writes runs/digits/NAME/: pictures in samples/, the table in quality.json and quality.png, loss.png, checkpoints.
+Writes runs/digits/NAME/: pictures in samples/, the table in evaluation.json and quality.png, loss.png, checkpoints.
 The same command again continues. Expected on two cores: see the README's table.
 """
 

@@ -58,12 +58,12 @@ class Setting:
     """Steps on the finest grid: of the methods that have one, and of the sampler that makes pairs."""
     features: str = ""
     """Features in which samples are judged beside pixels (--quality.features)."""
+    pictures: bool = True
+    """Samples are images."""
     measure: str = "frechet"
     """What the figure shows, and the first table."""
     whole: bool = False
     """Each phase of a method has the budget of one."""
-    pictured: bool = True
-    """Samples are images."""
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -77,11 +77,11 @@ def steady(name: str) -> str:
     return "--network.step linear" + ("" if limit is None else f" --network.embed-scale {limit:g}")
 
 
-def usual(grid: int, std: float, *, flow: str = "", fine_tuning: str = "") -> dict[str, Method]:
+def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuning: str = "") -> dict[str, Method]:
     """All methods on a data set whose preset is tuned for shortcut models, with `grid` steps on the finest grid.
 
-    `std` is the standard deviation of the data, `flow` what else flow matching and diffusion are told, `fine_tuning` what
-    continuous-time consistency is that goes on from a flow model.
+    `std` is the standard deviation of the data, `flow` what else flow matching and diffusion are told, `scratch` and
+    `fine_tuning` what continuous-time consistency is from scratch and from a flow model.
     """
     discrete, consistency = f"--objective.steps {grid}", "continuous-consistency"
     told_of_data = f"objective:{consistency} --objective.std {std:g} {steady(consistency)}"
@@ -96,9 +96,24 @@ def usual(grid: int, std: float, *, flow: str = "", fine_tuning: str = "") -> di
         "live-reflow": Method(f"objective:live-reflow {discrete} --objective.bootstrap-every 2"),
         "reflow": Method(f"objective:flow-matching {discrete} {flow}", pairs=True),
         **{name: Method(f"objective:{name} {steady(name)}") for name in SUCCESSORS},
-        consistency: Method(told_of_data),
+        consistency: Method(f"{told_of_data} {scratch}"),
         # Its authors' way.
         f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
+    }
+
+
+def control(grid: int) -> dict[str, Method]:
+    """Methods for policies; the continuous ones send a share of their steps to the data, since control lives at one step."""
+    seen = "--objective.label-dropout 0"
+    discrete = f"--objective.steps {grid}"
+    to_data = "mean-flow improved-mean-flow alpha-flow terminal-velocity lagrangian".split()
+    return {
+        TEACHER: Method(f"objective:flow-matching {discrete} {seen}"),
+        "diffusion": Method(f"objective:diffusion --objective.clip 1 {seen}"),
+        "shortcut": Method("objective:shortcut"),
+        "consistency-distillation": Method(f"objective:consistency-distillation {discrete}", teacher=True),
+        "consistency-training": Method(f"objective:consistency-training {discrete}"),
+        **{name: Method(f"objective:{name} --objective.to-data 0.25 {seen}") for name in to_data},
     }
 
 
@@ -137,7 +152,7 @@ def in_the_plane(distribution: str) -> Setting:
     # Its teacher has steps of the size at which it asks.
     distilled = methods["consistency-distillation"]
     methods["consistency-distillation"] = distilled._replace(goes_on="--objective.steps 32")
-    return Setting("toy2d", "default", methods, 0, 128, measure="sliced_wasserstein", whole=True, pictured=False)
+    return Setting("toy2d", "default", methods, 0, 128, measure="sliced_wasserstein", whole=True, pictures=False)
 
 
 SETTINGS = {
@@ -154,13 +169,19 @@ SETTINGS = {
     "fashion-mnist": Setting(
         "fashion_mnist",
         "quick",
-        # At the preset's rate, eight times as high, what the flow model has learnt is lost.
-        usual(32, 0.706, fine_tuning="--optimizer.lr 1e-3"),
+        # At the preset's rate continuous-time consistency draws noise, and loses what a flow model has learnt.
+        usual(
+            32,
+            0.706,
+            scratch="--optimizer.lr 2e-3 --objective.warmup-share 1",
+            fine_tuning="--optimizer.lr 1e-3",
+        ),
         pairs=4000,
         grid=32,
         features="experiments/features/fashion_mnist.safetensors",
         measure="classifier Frechet distance",
     ),
+    "push-t": Setting("push_t", "default", control(32), pairs=0, grid=32, pictures=False, measure="score"),
     # Not yet run: there was no GPU.
     "cifar10": Setting(
         "cifar10",

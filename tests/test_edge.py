@@ -19,6 +19,8 @@ import tyro
 
 from eqx_shortcut import cli, compilation, settings, storage
 from eqx_shortcut.data.formats import tfds
+from eqx_shortcut.experiment import log
+from scripts import script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +207,51 @@ def test_text_in_other_bytes_is_refused_by_the_name_of_its_file(tmp_path, text):
         settings.read(tmp_path / "config.json")
     with pytest.raises(ValueError, match=r"label\.labels\.txt is no text in UTF-8"):
         tfds.read_features(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b'{"step": 1, "loss": 0.5}\n\xe9', b'{"step": 1, "run": "\xff"}\n'])
+def test_metrics_in_other_bytes_are_refused_by_the_name_of_their_file(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_bytes(text)
+    with pytest.raises(storage.StorageError, match=r"metrics\.jsonl is no text in UTF-8"):
+        log.read_lines(tmp_path / "metrics.jsonl")
+
+
+# Names of options.
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("--source.path nowhere", "with --source.path"), ("--source.path nowhere.png --source.label x", "with --source.path")],
+)
+def test_encode_names_its_own_options(tmp_path, capsys, monkeypatch, name, words):
+    from eqx_shortcut.data import encode
+    from eqx_shortcut.pretrained import autoencoder_files
+
+    monkeypatch.setattr(autoencoder_files, "load_autoencoder", lambda path: None)
+    monkeypatch.setattr(encode, "encode", lambda source, *args, **options: source.build())
+    kind = "parquet" if "label" in name else "image-folder"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["encode", f"source:{kind}", *name.split(), "--vae", str(tmp_path), "--out", str(tmp_path / "latents")])
+    err = capsys.readouterr().err
+    assert stop.value.code == 1 and words in err and "--data." not in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            "--batch 24 --objective.bootstrap-every 5",
+            "batch 24 is not a multiple of --objective.bootstrap-every 5: use a batch of 25",
+        ),
+        ("--batch 8 --objective.dt-bias", "with --objective.bootstrap-every 2 and"),
+        ("objective:mean-flow --network.step linear --batch 24 --objective.bootstrap-every 5", "a batch of 20 or 25, or --obj"),
+    ],
+)
+def test_training_names_the_options_of_its_objective(tmp_path, capsys, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        script("digits").EXPERIMENT.main(["--dry-run", *args.split()])
+    assert stop.value.code == 1 and words in capsys.readouterr().err
 
 
 # Memory.

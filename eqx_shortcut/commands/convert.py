@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from .. import settings, storage
-from ..evaluate.results import converted, is_of, read_results, write_results
+from ..evaluate.results import converted, merged, read_results, write_results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ def convert_run(run: pathlib.Path) -> None:
     """Adds the rows of quality.json to evaluation.json. Raises ValueError if there is none."""
     if not (run / "quality.json").exists():
         raise ValueError(f"{run} holds no quality.json: there is nothing to convert")
-    write_results(run, merged(read_results(run), settings.read(run / "quality.json")))
+    write_results(run, merged(read_results(run), converted(settings.read(run / "quality.json"))))
 
 
 def convert_table(path: pathlib.Path) -> None:
@@ -45,15 +45,8 @@ def convert_table(path: pathlib.Path) -> None:
     storage.write(path, json.dumps({**table, "runs": runs}, indent=1) + "\n")
 
 
-def merged(found: dict[str, Any], quality: dict[str, Any]) -> dict[str, Any]:
-    """Results with those of a quality.json that they lack."""
-    old = converted(quality)
-    missing = [row for row in old["results"] if not any(is_of(there, row) for there in found["results"])]
-    return {"results": [*found["results"], *missing], "floors": old["floors"] | found["floors"]}
-
-
 def _converted(run: dict[str, Any]) -> dict[str, Any]:
     if "quality" not in run:
         return run
     rest = {name: value for name, value in run.items() if name not in ("quality", "evaluation")}
-    return {"evaluation": merged(run.get("evaluation", {"results": [], "floors": {}}), run["quality"]), **rest}
+    return {"evaluation": merged(run.get("evaluation", {"results": [], "floors": {}}), converted(run["quality"])), **rest}

@@ -2,9 +2,9 @@
 
 eqx-shortcut export runs/digits/shortcut --steps 1 --out digits.bin
 
-The file holds a function of a seed and of labels, as many as wanted, for CPU, CUDA and TPU at once (serialised by jax.export).
-Its sample number i is that of `eqx-shortcut sample` with that seed and label. Its precision is that of the machine that
-exports, float32 on a CPU, unless the run settled it (--network.precision).
+The file holds a function of a seed and of labels, or of a policy's observations, as many as wanted, for CPU, CUDA and TPU at
+once (serialised by jax.export). Its sample number i is that of `eqx-shortcut sample` with that seed and label. Its precision is
+that of the machine that exports, float32 on a CPU, unless the run settled it (--network.precision).
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ import jax, numpy as np  # and pip install flatbuffers
 from jax import export
 
 draw = jax.jit(export.deserialize(bytearray(pathlib.Path({path!r}).read_bytes())).call)
-x = draw(np.uint32(0), np.arange({count}, dtype=np.int32) % {classes})  # seed, labels ({classes} for none)
+x = draw(np.uint32(0), {given}
 {what}
 """
 
@@ -45,9 +45,11 @@ class Config(Opening):
 def main(config: Config) -> None:
     """Loads the run, writes the file and says how to use it."""
     import jax
+    import numpy as np
     from jax import export
 
     from ..trained import load
+    from ..types import shown
 
     if not config.out.absolute().parent.is_dir():
         raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
@@ -66,34 +68,41 @@ def main(config: Config) -> None:
             f"{size / 2**30:.2f} GiB of weights do not fit into a file of jax.export (2 GiB): use eqx-shortcut weights"
         )
     (count,) = export.symbolic_shape("count")
-    arguments = jax.ShapeDtypeStruct((), jax.numpy.uint32), jax.ShapeDtypeStruct((count,), jax.numpy.int32)
+    one = np.zeros((), np.int32) if model.null is None else model.null
+    given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *np.shape(leaf)), np.asarray(leaf).dtype), one)
+    arguments = jax.ShapeDtypeStruct((), jax.numpy.uint32), given
     exported = export.export(jax.jit(sampler(config, model, decoding)), platforms=PLATFORMS)(*arguments)
     data = serialized(exported)
     draft = config.out.with_name(f".{config.out.name}")
     draft.write_bytes(data)
     draft.rename(config.out)
     shape = ", ".join(map(str, exported.out_avals[0].shape))
-    kind = "latents in the units of training" if decoding is None and model.shape[-1] not in (1, 3) else "images in [-1, 1]"
+    pictured = decoding is not None or (model.null is None and model.shape[-1] in (1, 3))
+    kind = "images in [-1, 1]" if pictured else "latents in the units of training" if model.null is None else "the data's units"
     print(f"{config.out}: {len(data) / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}; to use it:")
-    print(USE.format(path=str(config.out), count=16, classes=model.classes, what=f"# x: {kind}, ({shape})"))
+    labels = f"np.arange(16, dtype=np.int32) % {model.classes})  # seed, labels ({model.classes} for none)"
+    words = labels if model.null is None else f"seen)  # seed, and what is seen, with a leading axis each: {shown(model.null)}"
+    print(USE.format(path=str(config.out), given=words, what=f"# x: {kind}, ({shape})"))
 
 
 def sampler(config: Config, model: Any, decoding: Any) -> Any:
-    """The function of a seed and labels that the file holds."""
+    """The function of a seed and of labels or conditions that the file holds."""
     import jax
     import jax.numpy as jnp
 
     from ..pretrained.autoencoder import from_training
     from ..trained import noise, sample_from
 
-    def draw(seed, labels):
-        key, indices = jax.random.key(seed), jnp.arange(labels.shape[0])
+    name = "labels" if model.null is None else "conditions"
+
+    def draw(seed, given):
+        key, indices = jax.random.key(seed), jnp.arange(jax.tree.leaves(given)[0].shape[0])
         x = sample_from(
             model,
             key,
             noise(model, key, indices),
             config.sampling(config.steps, config.guidance),
-            labels=labels,
+            **{name: given},
         )
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
 

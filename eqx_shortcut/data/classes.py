@@ -63,7 +63,7 @@ def _missing(labels: Stored) -> Bool[np.ndarray, " count"]:
 
 
 def _by_name(parts: list[Records]) -> list[Subset]:
-    names, found = next(part.names for part in parts if part.names), []
+    names, numbered = next(part.names for part in parts if part.names), []
     for part in parts:
         labels, own = part.labels, part.names or names
         assert labels is not None
@@ -76,8 +76,8 @@ def _by_name(parts: list[Records]) -> list[Subset]:
             raise DataError(f"labels of {part.where(0)} are no numbers of the {len(own)} classes that it names: correct them")
         check_labels(labels, len(own), part.where)
         classes = np.array([names.index(name) for name in own], np.int32)
-        found.append(Subset.of(part, classes[labels.astype(np.int64)], names))
-    return found
+        numbered.append(Subset.of(part, classes[labels.astype(np.int64)], names))
+    return numbered
 
 
 def _by_value(parts: list[Records]) -> list[Subset]:

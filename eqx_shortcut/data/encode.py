@@ -42,14 +42,14 @@ def encode(
     """
     with distributed.barrier():
         images = dict(zip(PARTS, source.build(), strict=True))
-        found = identity_of_images(images["train"], images["held_out"])
-        record = record_of(source, autoencoder, images["train"], shard) | {"identity": found}
+        present = identity_of_images(images["train"], images["held_out"])
+        record = record_of(source, autoencoder, images["train"], shard) | {"identity": present}
         if distributed.is_main_process():
             said(f"{out}: {summary(images['train'], images['held_out'])}")
         mesh = sharding.make_mesh(devices=jax.local_devices())
         sharding.check_batch(batch, mesh)
         if distributed.is_main_process():
-            check_identity(out / DRAFT, found)
+            check_identity(out / DRAFT, present)
             settings.match_or_write(out / DRAFT, record, "another cache", "Repeat its settings, or name another folder")
     with distributed.barrier():
         missing = []
@@ -146,13 +146,13 @@ def encode_shard(
     moments, labels = [], []
     for start in range(rows.start, rows.stop, batch):
         numbers = np.arange(start, min(start + batch, rows.stop))
-        found = data.rows(numbers)
-        found = data.note(found) if isinstance(data, ImageRecords) else found
-        filled = np.pad(found["pixels"], [(0, batch - len(numbers)), (0, 0), (0, 0), (0, 0)])
+        images = data.rows(numbers)
+        images = data.note(images) if isinstance(data, ImageRecords) else images
+        filled = np.pad(images["pixels"], [(0, batch - len(numbers)), (0, 0), (0, 0), (0, 0)])
         pixels = jax.device_put(filled, sharding.batch_sharding(mesh))
         moments.append(np.asarray(_moments(autoencoder, pixels, data.peak, mirror=mirror))[: len(numbers)])
         check_finite(moments[-1], lambda row, first=start: data.where(first + row))
-        labels.append(found["labels"])
+        labels.append(images["labels"])
         each(len(numbers))
     return np.concatenate(moments), np.concatenate(labels)
 
@@ -160,8 +160,8 @@ def encode_shard(
 def note_replaced(shard: Shard, data: Images | ImageRecords, rows: range) -> None:
     """Lists the bad images of a shard, in whose place the next good ones stand, beside it."""
     bad = data.bad if isinstance(data, ImageRecords) else {}
-    found = {index: bad[index] for index in sorted(bad) if index in rows}
-    storage.write(shard.replaced, json.dumps(found, indent=1))
+    reasons = {index: bad[index] for index in sorted(bad) if index in rows}
+    storage.write(shard.replaced, json.dumps(reasons, indent=1))
 
 
 @eqx.filter_jit

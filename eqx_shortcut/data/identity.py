@@ -47,7 +47,7 @@ def identity(train: Identified, held_out: Identified) -> Identity:
 
 def changed(recorded: Identity, present: Identity) -> str | None:
     """The first difference from what was recorded, as a sentence without its full stop; None if there is none."""
-    old, new = ([str(name) for name in found["names"]] for found in (recorded, present))
+    old, new = ([str(name) for name in known["names"]] for known in (recorded, present))
     if old != new:
         place = next((i for i, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), min(len(old), len(new)))
         was, now = (repr(listed([names[place]])) if place < len(names) else "none" for names in (old, new))

@@ -111,17 +111,8 @@ class FashionMNIST:
     The names of the classes are those of Fashion-MNIST, whichever set the files hold.
     """
 
-    names: ClassVar[tuple[str, ...]] = (
-        "T-shirt",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
+    names: ClassVar[tuple[str, ...]] = tuple(
+        "T-shirt/trouser/pullover/dress/coat/sandal/shirt/sneaker/bag/ankle boot".split("/")
     )
     path: pathlib.Path = pathlib.Path("/usr/share/datasets/fashion-mnist")
     """Folder of the IDX files; the default is where Debian's package dataset-fashion-mnist puts them."""
@@ -150,18 +141,7 @@ class FashionMNIST:
 class CIFAR10:
     """CIFAR-10 (Krizhevsky 2009) from Hugging Face parquet files with columns `img` and `label`."""
 
-    names: ClassVar[tuple[str, ...]] = (
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    )
+    names: ClassVar[tuple[str, ...]] = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
     path: pathlib.Path = pathlib.Path("data/cifar10")
     """Folder of the files `train-*.parquet` and `test-*.parquet`."""
     mirror: bool = True

@@ -112,7 +112,7 @@ class LatentImages:
         from .latents import MANIFEST, read_latents
 
         if self.images is not None and not storage.exists(cache / MANIFEST):
-            encode(self.images, self.autoencoder, cache, batch=self.encode_batch, shard=SHARD)
+            encode(self.images, self.autoencoder, cache, batch=self.encode_batch, shard=SHARD, said=print)
         check_cache(cache, self.images, self.autoencoder)
         here = _on_disk(cache)
         train, held_out = (read_latents(here, part) for part in ("train", "held_out"))

@@ -162,8 +162,8 @@ def read_latents(folder: str | os.PathLike[str], part: str, *, check: bool = Fal
         raise DataError(f"{folder} cannot be mapped into memory: copy it to a disk first, with data.latents.copied")
     manifest = read_manifest(folder)
     try:
-        found, moments, classes = manifest["parts"][part], tuple(manifest["moments"]), manifest["classes"]
-        ranges, checksums = shard_rows(found["count"], manifest["shard"]), found["shards"]
+        stored, moments, classes = manifest["parts"][part], tuple(manifest["moments"]), manifest["classes"]
+        ranges, checksums = shard_rows(stored["count"], manifest["shard"]), stored["shards"]
         scale, shift = manifest["autoencoder"]["scale"], manifest["autoencoder"]["shift"]
     except (KeyError, TypeError) as error:
         raise _foreign(folder, error) from error

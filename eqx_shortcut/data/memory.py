@@ -122,13 +122,13 @@ def _array(name: str, values: Any) -> Shaped[np.ndarray, "*shape"]:
 
 
 def _ragged(name: str, values: Any) -> DataError:
-    found = [np.asarray(row, object if isinstance(row, list | tuple) else None) for row in values]
-    odd = next((i for i, row in enumerate(found) if row.shape != found[0].shape), None)
+    rows = [np.asarray(row, object if isinstance(row, list | tuple) else None) for row in values]
+    odd = next((i for i, row in enumerate(rows) if row.shape != rows[0].shape), None)
     if odd is None:
         return DataError(
             f"{name} holds objects of {type(values[0]).__name__} that are no array: give numbers, rows of one shape"
         )
-    return DataError(f"row {odd} of {name} is of shape {found[odd].shape}, row 0 of {found[0].shape}: give all rows one shape")
+    return DataError(f"row {odd} of {name} is of shape {rows[odd].shape}, row 0 of {rows[0].shape}: give all rows one shape")
 
 
 def _narrow(name: str, array: Shaped[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:

@@ -31,11 +31,11 @@ def find(names: Sequence[str], query: str) -> int:
     """
     wanted, split = _words(query), [_words(name) for name in names]
     exact = [i for i, words in enumerate(split) if "".join(words) == "".join(wanted)]
-    found = exact or [i for i, words in enumerate(split) if f" {' '.join(wanted)} " in f" {' '.join(words)} "]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"{query!r} is in several names of classes: write one of {_listed(names[i] for i in found)}")
+    matches = exact or [i for i, words in enumerate(split) if f" {' '.join(wanted)} " in f" {' '.join(words)} "]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(f"{query!r} is in several names of classes: write one of {_listed(names[i] for i in matches)}")
     by_text = {name.casefold(): name for name in names}
     near = difflib.get_close_matches(query.casefold(), by_text, n=5, cutoff=0)
     raise ValueError(f"no class is called {query!r}: the nearest names are {_listed(by_text[text] for text in near)}")

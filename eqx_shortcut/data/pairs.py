@@ -72,11 +72,11 @@ def read_pairs(folder: str | os.PathLike[str], shape: tuple[int, ...]) -> Pairs:
         raise DataError(f"{storage.absolute(folder)} holds no pairs (no {MANIFEST}): make them with eqx-shortcut pairs")
     try:
         manifest = json.loads((folder / MANIFEST).read_bytes())
-        wanted, found, classes = shards(manifest), tuple(manifest["shape"]), manifest["classes"]
+        wanted, stored, classes = shards(manifest), tuple(manifest["shape"]), manifest["classes"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{storage.absolute(folder)} holds no pairs ({error!r}): make them with eqx-shortcut pairs") from error
-    if found != shape:
-        raise DataError(f"pairs in {folder} are of shape {found}, the data of {shape}: make others")
+    if stored != shape:
+        raise DataError(f"pairs in {folder} are of shape {stored}, the data of {shape}: make others")
     missing = [i for i in range(len(wanted)) if not shard_path(folder, i).exists()]
     if missing:
         raise DataError(

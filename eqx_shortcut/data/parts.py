@@ -29,10 +29,10 @@ class Named(NamedTuple):
 def named(name: str) -> Named | None:
     """The part that a name speaks of; None if it speaks of none, or of several."""
     words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
-    found = [(part, word) for word in words for part, known in WORDS.items() if word in known]
-    if len(found) != 1:
+    spoken = [(part, word) for word in words for part, known in WORDS.items() if word in known]
+    if len(spoken) != 1:
         return None
-    ((part, told),) = found
+    ((part, told),) = spoken
     return Named(part, tuple(word for word in words if word != told and word not in FILLERS))
 
 
@@ -47,10 +47,10 @@ class Parts(NamedTuple):
 def _sorted(names: Iterable[str], where: str) -> Parts:
     """Names by part. What has other words beside the part than the training images have is left aside."""
     names = sorted(names)
-    found = {name: said for name in names if (said := named(name))}
-    train = [name for name, said in found.items() if said.part == "train"]
-    beside = {found[name].beside for name in train} or {()}
-    rest = [[name for name, said in found.items() if said.part == part and said.beside in beside] for part in HELD_OUT]
+    said_by = {name: said for name in names if (said := named(name))}
+    train = [name for name, said in said_by.items() if said.part == "train"]
+    beside = {said_by[name].beside for name in train} or {()}
+    rest = [[name for name, said in said_by.items() if said.part == part and said.beside in beside] for part in HELD_OUT]
     held_out = next(filter(None, rest), [])
     aside = [name for name in names if name not in train + held_out]
     if held_out and not train:
@@ -66,14 +66,14 @@ def find_folders(names: Iterable[str], where: str) -> Parts | None:
 
     Raises DataError if they can be read in two ways.
     """
-    found = _sorted(names, where)
-    bare = all(said.beside == () for name in found.train if (said := named(name)))
-    if not found.held_out and (found.aside or not found.train or not bare):
+    parts = _sorted(names, where)
+    bare = all(said.beside == () for name in parts.train if (said := named(name)))
+    if not parts.held_out and (parts.aside or not parts.train or not bare):
         return None
-    for part in (found.train, found.held_out):
+    for part in (parts.train, parts.held_out):
         if len(part) > 1:
             raise DataError(f"{where} holds {' and '.join(part)}, two names of one part: keep one of them")
-    return found
+    return parts
 
 
 def find_files(path: pathlib.Path, suffix: str) -> tuple[list[pathlib.Path], list[pathlib.Path], list[str]]:
@@ -83,7 +83,7 @@ def find_files(path: pathlib.Path, suffix: str) -> tuple[list[pathlib.Path], lis
     """
     if not path.is_dir():
         return [path] if path.exists() else [], [], []
-    files = sorted(file for file in path.glob(f"*.{suffix}") if not file.name.startswith("."))
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() == f".{suffix}" and not file.name.startswith("."))
     groups: dict[str, list[pathlib.Path]] = {}
     for file in files:
         groups.setdefault(re.sub(r"(-\d{5}-of-\d{5}.*|[-_.]?\d+)$", "", file.stem), []).append(file)

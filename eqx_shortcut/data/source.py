@@ -66,7 +66,9 @@ class Source(Protocol):
 
     It may have more: `mirror`, whether a mirrored row is as likely as the row; `names`, those of the classes in order of their
     labels; `blank()` and `pictures(samples)`, for the functions below; `draw(path, model)`, which writes a picture of a trained
-    model in place of samples that are no images.
+    model in place of samples that are no images; and `judge(model, quality, folder)`, which says how good a trained model is
+    where samples are no images (`results`, a row a number of steps, `held_out` and `protocol`, with the number of `samples`),
+    as a robot's task does.
     """
 
     def build(self) -> tuple[Rows, Rows]:

@@ -79,13 +79,13 @@ def times_in_turn(sections: Int[Array, ""], times: int, rows: int) -> Float[Arra
 
 def curves(batches: Sequence[Sequence[tuple[str, Asked]]]) -> dict[str, list[Curve]]:
     """Means over all rows of all batches that were asked at one time and step size, by term, from the finest step."""
-    found = {}
+    by_term = {}
     for term, (name, _) in enumerate(batches[0]):
         asked = [batch[term][1] for batch in batches]
         t, d, error = (np.concatenate([np.asarray(part[i], np.float64) for part in asked], axis=1) for i in (1, 2, 3))
         order = np.argsort(d.mean(axis=1), kind="stable")
-        found[name] = [_curve(t[level], d[level], error[level]) for level in order]
-    return found
+        by_term[name] = [_curve(t[level], d[level], error[level]) for level in order]
+    return by_term
 
 
 def _curve(t, d, error):

@@ -35,14 +35,14 @@ def kernel_distance(
         )
     for vectors in (samples, references):
         check_finite(vectors)
-    found = [
+    discrepancies = [
         _unbiased(
             samples[rng.choice(len(samples), size, replace=False)],
             references[rng.choice(len(references), size, replace=False)],
         )
         for _ in range(subsets)
     ]
-    return float(np.mean(found)), float(np.std(found))
+    return float(np.mean(discrepancies)), float(np.std(discrepancies))
 
 
 def maximum_mean_discrepancy(

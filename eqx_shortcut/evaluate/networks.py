@@ -62,8 +62,8 @@ class NetworkFeatures:
         filled = np.pad(images.astype(np.float32), [(0, self.batch - count)] + [(0, 0)] * 3)
         # The default of accelerators rounds products to half the digits, which moves distances.
         with jax.default_matmul_precision("highest"):
-            found = _activations(network, jax.device_put(filled, batch_sharding(mesh)), self.preprocessing)
-        return jax.tree.map(lambda column: np.asarray(column)[:count], found)
+            activations = _activations(network, jax.device_put(filled, batch_sharding(mesh)), self.preprocessing)
+        return jax.tree.map(lambda column: np.asarray(column)[:count], activations)
 
 
 @eqx.filter_jit

@@ -117,6 +117,16 @@ def converted(quality: Mapping[str, Any]) -> dict[str, Any]:
     return {"results": found, "floors": {floor_key(TRAINED, count): quality["held_out"]}}
 
 
+def merged(found: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Results with those of others that they lack: of one cell only their own row stays."""
+
+    def cell(row: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if key != "measures"}
+
+    missing = [row for row in others["results"] if not any(is_of(there, cell(row)) for there in found["results"])]
+    return {"results": [*found["results"], *missing], "floors": others["floors"] | found["floors"]}
+
+
 def floor_key(statistics: str | None, count: int) -> str:
     """What tells the measures of held-out images from others: the statistics they were compared with, and at most how many."""
     return f"{statistics}, {count}"
@@ -167,8 +177,9 @@ def rows_as_table(rows: list[dict[str, Any]], floors: dict[str, dict[str, float]
         chosen = [str(row["steps"]), f"{row['guidance']:g}{note}", *[str(row["weights"])] * wide]
         lines.append([*chosen, *(f"{row['measures'][name]:.4g}" for name in names)])
     floor = floors.get(floor_key(rows[0]["protocol"].get("statistics"), rows[0]["count"]))
-    if floor is not None and set(names) <= floor.keys():
-        lines.append(["held-out images", *[""] * (len(columns) - 1), *(f"{floor[name]:.4g}" for name in names)])
+    if floor is not None and not floor.keys().isdisjoint(names):
+        known = (f"{floor[name]:.4g}" if name in floor else "" for name in names)
+        lines.append([rows[0]["protocol"].get("floor", "held-out images"), *[""] * (len(columns) - 1), *known])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -204,7 +215,11 @@ def _note(key: str, protocols: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
 
 def _real(protocol: dict[str, Any]) -> str:
     count = protocol.get("held-out images")
-    return "held-out images" if count is None else f"{count:,} held-out images, of {protocol['count']:,} samples"
+    return (
+        protocol.get("floor", "held-out images")
+        if count is None
+        else f"{count:,} held-out images, of {protocol['count']:,} samples"
+    )
 
 
 def _cell(values: list[float]) -> str:

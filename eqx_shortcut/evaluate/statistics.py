@@ -58,9 +58,9 @@ class Statistics:
         Raises ValueError if the dimension or a recorded protocol differs. Warns (UserWarning) if either side has no more
         vectors than features.
         """
-        found = self.vectors.mean.size
-        if found != dimension:
-            raise ValueError(f"the statistics are of {found} features, the samples' are {dimension}: use the same for both")
+        own = self.vectors.mean.size
+        if own != dimension:
+            raise ValueError(f"the statistics are of {own} features, the samples' are {dimension}: use the same for both")
         if self.protocol is not None and dict(self.protocol) != dict(protocol):
             names = [name for name in {**self.protocol, **protocol} if self.protocol.get(name) != protocol.get(name)]
             differ = "; ".join(f"{name} is {self.protocol.get(name)} there and {protocol.get(name)} here" for name in names)
@@ -158,12 +158,12 @@ def _count(path: pathlib.Path, stored: np.ndarray) -> int:
 
 def _protocol(path: pathlib.Path, stored: np.ndarray) -> dict[str, str]:
     try:
-        found = json.loads(str(stored))
+        protocol = json.loads(str(stored))
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(said, str) for said in found.values()):
+        protocol = None
+    if not isinstance(protocol, dict) or not all(isinstance(said, str) for said in protocol.values()):
         raise ValueError(f"the protocol of {path} is no JSON of names and strings: {REMEDY}")
-    return found
+    return protocol
 
 
 def _kept(path: pathlib.Path, stored: np.ndarray, features: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from ..evaluate import Features, Moments, Statistics, compare, frechet_distance
 from ..evaluate.collected import Gathering
 from ..evaluate.features import CoarsePixels, block
 from ..evaluate.parts import Measuring, real_statistics
-from ..evaluate.results import TRAINED
+from ..evaluate.results import TRAINED, converted, merged, read_results, write_results
 from ..evaluate.run import Cell, Evaluation
 from ..progress import bar
 from ..sampling import Sampling
@@ -183,6 +183,21 @@ def guides(config: Config, model: Trained, steps: int) -> bool:
     """Whether guided samples of so many steps are another picture than others."""
     conditional = model.labelled and model.nothing is not None
     return conditional and Sampling(steps, config.figures.guidance).guides(model.objective)
+
+
+def judged(run: Run, model: Trained, measures: Measures | None) -> list[dict[str, Any]]:
+    """The rows of evaluation.json for the run's numbers of steps: by the data's own `judge`, or by samples; none without both.
+
+    The first process alone has those of the data's own.
+    """
+    own = getattr(run.config.data, "judge", None)
+    if own is None:
+        return [] if measures is None else judge_samples(run, model, measures)
+    if not distributed.is_main_process():
+        return []
+    found = converted(own(model, run.config.quality, run.folder))
+    write_results(run.folder, merged(found, read_results(run.folder)))
+    return found["results"]
 
 
 def judge_samples(run: Run, model: Trained, measures: Measures) -> list[dict[str, Any]]:

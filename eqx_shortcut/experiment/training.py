@@ -14,7 +14,7 @@ from . import report
 from .checks import check_data, check_record
 from .config import Judge
 from .events import Events
-from .judging import judge_samples, open_measures
+from .judging import judged, open_measures
 from .lock import Lock
 from .monitor import Monitor
 from .records import Norms, Profile, Recorder, SpikeWatch
@@ -31,7 +31,7 @@ def execute(run: Run, judge: Judge | None) -> None:
     state = None if run.begun else run.first()
     with opened_folder(run) as lock:
         model = train(run, None if run.begun else state, Monitor(run, measures), lock)
-        rows = judge_samples(run, model, measures) if run.config.quality.steps and measures is not None else []
+        rows = judged(run, model, measures) if run.config.quality.steps else []
         if distributed.is_main_process():
             report.ends(run, rows)
 

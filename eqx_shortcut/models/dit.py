@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -14,9 +15,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import ranges
-from ..ranges import BelowOne, Count, Positive
+from ..ranges import BelowOne, Count, Natural, Positive
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
-from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_told, embed, label_embedding
+from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 from .sharded import is_split, keeps
 
@@ -59,6 +60,8 @@ class DiTConfig:
     """What the network sees of the time t: t itself (reference), or nothing, as improved MeanFlow's authors have it."""
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
+    observed: Natural = 0
+    """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels."""
     velocity_head: bool = False
     """A second last layer that answers the velocity, for objectives that train one beside the average velocity."""
     embed_scale: Positive = 1.0
@@ -93,11 +96,15 @@ class DiTConfig:
             )
 
     def build(self, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray) -> "DiT":
-        """A network for examples of `shape` (height, width, channels) and `classes` labels, initialised from `key`.
+        """A network for examples of `shape` and `classes` labels, initialised from `key`.
+
+        A shape is (height, width, channels), or (length, channels) with patches of 1.
 
         Raises ValueError for examples of another rank, and for cuDNN's attention where there is no GPU or the network computes
         in float32.
         """
+        if len(shape) == 2:
+            shape = (shape[0], 1, shape[1])
         if len(shape) != 3:
             raise ValueError(f"a transformer of images for examples of shape {shape}: use a network of your own, or the MLP")
         if self.attention == "cudnn" and (jax.default_backend() != "gpu" or self.dtype() != jnp.bfloat16):
@@ -120,7 +127,7 @@ class DiTConfig:
                 f"{name} takes the network's forward-mode derivative, which --network.attention cudnn has not: use "
                 "--network.attention xla"
             )
-        check_told(objective, self.guided)
+        check_observed(objective, self.observed, self.guided)
         if objective.second_head and not self.velocity_head:
             raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
@@ -130,10 +137,10 @@ class DiTConfig:
         wide = int(self.hidden * self.mlp_ratio)
         return wide if self.mlp == "gelu" else max(8, 8 * round(wide / 12))
 
-    def flops(self, shape: tuple[int, int, int]) -> int:
+    def flops(self, shape: tuple[int, ...]) -> int:
         """Operations in the matrix products of one forward pass of one example; a multiplication and an addition are two."""
-        height, width, channels = shape
-        tokens, pixels = height * width // self.patch**2, self.patch**2 * channels
+        *sides, channels = shape
+        tokens, pixels = math.prod(sides) // self.patch**2, self.patch**2 * channels
         mlp = self.hidden * self.mlp_width * (2 if self.mlp == "gelu" else 3)
         block = 4 * self.hidden**2 + 2 * tokens * self.hidden + mlp
         modulations = (6 * self.depth + 2) * self.hidden**2
@@ -265,7 +272,7 @@ class DiT(eqx.Module):
     patches: Dense
     time: ScalarEmbedding
     step: ScalarEmbedding
-    label: Float[Array, "labels size"] | GuidedLabel
+    label: Float[Array, "labels size"] | GuidedLabel | Dense
     blocks: Block
     final: FinalLayer | TwoHeads
     logvar: Float[Array, " bins"]
@@ -286,7 +293,8 @@ class DiT(eqx.Module):
         self.patches = Dense(pixels, size, key=k_patches)
         self.time = ScalarEmbedding(size, scale=config.embed_scale, key=k_time)
         self.step = ScalarEmbedding(size, scale=config.embed_scale, key=k_step)
-        self.label = label_embedding(classes, size, config.guided, scale=config.embed_scale, key=k_label)
+        scale, observed = config.embed_scale, config.observed
+        self.label = label_embedding(classes, size, config.guided, scale=scale, key=k_label, observed=observed)
         self.blocks = eqx.filter_vmap(lambda k: Block(config, key=k))(jax.random.split(k_blocks, config.depth))
         final = FinalLayer(size, pixels, key=k_final)
         self.final = TwoHeads(final, FinalLayer(size, pixels, key=k_final)) if config.velocity_head else final
@@ -295,14 +303,14 @@ class DiT(eqx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "height width channels"],
+        x: Float[Array, "*shape"],
         t: Float[Array, ""],
         d: Float[Array, ""],
         label: Condition,
         *,
         key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "height width channels"]:
-        return self._run(x, t, d, label, key, keep=False)[0]
+    ) -> Float[Array, "*shape"]:
+        return self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
 
     def activations(
         self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Condition

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import ranges
-from ..ranges import Count, Positive, Several
-from .guided import Condition, GuidedLabel, ToldGuidance, check_told, embed, label_embedding
+from ..ranges import Count, Natural, Positive, Several
+from .guided import Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding, observation
 from .layers import Dense, sinusoids, zeros
 
 
@@ -31,6 +31,8 @@ class MLPConfig:
 
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
+    observed: Natural = 0
+    """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels."""
 
     def __post_init__(self):
         ranges.check(self)
@@ -43,7 +45,7 @@ class MLPConfig:
 
     def check(self, objective: Any) -> None:
         """Raises ValueError for an objective that asks for an input or a head that the network has not."""
-        check_told(objective, self.guided)
+        check_observed(objective, self.observed, self.guided)
         if objective.second_head:
             raise ValueError(f"{type(objective).__name__} trains a second head, which the MLP does not have: leave it out")
 
@@ -69,13 +71,15 @@ class Layer(eqx.Module):
 class MLP(eqx.Module):
     """Residual layers modulated by sinusoids of `t` and of `d` (linear, so also at `d = 0`) and by the label.
 
+    An observation in its place is an input beside, too.
+
     An untrained network answers 0.
     """
 
     inputs: Dense
     time: Dense
     step: Dense
-    label: Float[Array, "labels size"] | GuidedLabel
+    label: Float[Array, "labels size"] | GuidedLabel | Dense
     layers: tuple[Layer, ...]
     out: Dense
     config: MLPConfig = eqx.field(static=True)
@@ -85,10 +89,11 @@ class MLP(eqx.Module):
     def __init__(self, config: MLPConfig, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray):
         k_inputs, k_time, k_step, k_label, k_layers, k_out = jax.random.split(key, 6)
         size, numbers = config.hidden, math.prod(shape)
-        self.inputs = Dense(numbers, size, key=k_inputs)
+        self.inputs = Dense(numbers + config.observed, size, key=k_inputs)
         self.time = Dense(config.frequencies, size, key=k_time)
         self.step = Dense(config.frequencies, size, key=k_step)
-        self.label = label_embedding(classes, size, config.guided, scale=config.embed_scale, key=k_label)
+        scale, observed = config.embed_scale, config.observed
+        self.label = label_embedding(classes, size, config.guided, scale=scale, key=k_label, observed=observed)
         self.layers = tuple(Layer(size, key=k) for k in jax.random.split(k_layers, config.depth))
         self.out = Dense(size, numbers, key=k_out, init=zeros)
         self.config, self.shape, self.classes = config, shape, classes
@@ -104,7 +109,8 @@ class MLP(eqx.Module):
     ) -> Float[Array, "*shape"]:
         c = self.time(self._waves(t), x.dtype) + self.step(self._waves(d), x.dtype)
         c = jax.nn.silu(sum((vector.astype(x.dtype) for vector in embed(self.label, label, x.dtype).values()), start=c))
-        h = self.inputs(x.reshape(-1), x.dtype)
+        seen = [observation(label, x.dtype)] if self.config.observed else []
+        h = self.inputs(jnp.concatenate([x.reshape(-1), *seen]), x.dtype)
         for layer in self.layers:
             h = layer(h, c)
         return self.out(jax.nn.silu(h), x.dtype).reshape(x.shape)

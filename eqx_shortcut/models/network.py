@@ -57,21 +57,21 @@ def _told(condition: Cond, scales: Scales | None) -> Cond:
         return condition
     t, one = jax.ShapeDtypeStruct((1,), jnp.float32), lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
     draw = lambda cond, t: draw_guided(jax.random.key(0), cond, scales, t)  # noqa: E731
-    found = eqx.filter_eval_shape(draw, jax.tree.map(one, condition), t)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), found)
+    guided = eqx.filter_eval_shape(draw, jax.tree.map(one, condition), t)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), guided)
 
 
 def _check_call(network: Any, inputs: tuple[Any, ...], key: PRNGKeyArray | None) -> None:
     name, x = type(network).__name__, inputs[0]
     _check_arguments(network, name, "(x, t, d, condition, *, key=None)", *inputs, key=key)
     try:
-        found = eqx.filter_eval_shape(lambda network, inputs, key: network(*inputs, key=key), network, inputs, key)
+        out = eqx.filter_eval_shape(lambda network, inputs, key: network(*inputs, key=key), network, inputs, key)
     except Exception as error:  # whatever the module raises of shapes or conditions that it does not take
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{name} cannot be called on x {shown(x)}, t, d, condition {shown(inputs[3])}: {said}") from error
-    if not isinstance(found, jax.ShapeDtypeStruct) or found.shape != x.shape or not jnp.issubdtype(found.dtype, jnp.floating):
+    if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != x.shape or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
-            f"{name} answers {shown(found)} for x {shown(x)}, and a velocity has the shape of x: let it "
+            f"{name} answers {shown(out)} for x {shown(x)}, and a velocity has the shape of x: let it "
             "answer one array of that shape"
         )
 

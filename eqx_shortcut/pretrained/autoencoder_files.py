@@ -100,9 +100,9 @@ def _settings(config: Mapping[str, Any], source: pathlib.Path, *, needed: Iterab
     if missing:
         raise ValueError(f"{source} lacks {missing[0]!r}: fetch it again")
     for name, value in fixed.items():
-        found = config.get(name, value)
-        if any(item != value for item in (found if isinstance(found, list) else [found])):
-            raise ValueError(f"{source} has {name}={found!r}, and only {value!r} can be read: choose another autoencoder")
+        stored = config.get(name, value)
+        if any(item != value for item in (stored if isinstance(stored, list) else [stored])):
+            raise ValueError(f"{source} has {name}={stored!r}, and only {value!r} can be read: choose another autoencoder")
 
 
 def _sdvae_config(config: Mapping[str, Any], source: pathlib.Path) -> SDVAEConfig:
@@ -199,14 +199,14 @@ def _fill(
     filled, left = [], set(tensors)
     for place, leaf in places:
         wanted = names(jax.tree_util.keystr(place, simple=True, separator="."))
-        found = next((name for name in wanted if name in tensors), None)
-        if found is None:
+        chosen = next((name for name in wanted if name in tensors), None)
+        if chosen is None:
             raise ValueError(f"{source} lacks the tensor {' or '.join(wanted)}: fetch it again, whole and with its own config")
-        left.discard(found)
-        tensor = _from_torch(tensors[found], len(leaf.shape))
+        left.discard(chosen)
+        tensor = _from_torch(tensors[chosen], len(leaf.shape))
         if tensor.shape != leaf.shape:
             raise ValueError(
-                f"in {source} the tensor {found} has shape {tensors[found].shape}, not {_torch_shape(leaf.shape)} as its "
+                f"in {source} the tensor {chosen} has shape {tensors[chosen].shape}, not {_torch_shape(leaf.shape)} as its "
                 "network has: fetch it again with its own config"
             )
         filled.append(jnp.asarray(tensor))

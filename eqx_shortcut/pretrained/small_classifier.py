@@ -72,5 +72,5 @@ def load_classifier(path: str | pathlib.Path) -> tuple[SmallClassifier, dict[str
 
 
 def _leaves(network: SmallClassifier) -> dict[str, Any]:
-    found, _ = jax.tree_util.tree_flatten_with_path(network)
-    return {jax.tree_util.keystr(place, simple=True, separator="."): leaf for place, leaf in found}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(network)
+    return {jax.tree_util.keystr(place, simple=True, separator="."): leaf for place, leaf in leaves}

@@ -73,7 +73,9 @@ def train_state(
     counts steps from 1, hence `step - 1`. Its key is not saved: draws come from `key`. Raises ReferenceCheckpointError if
     the parameters are not those of `config` or `tx` has another state.
     """
-    online, average = (from_parameters(found, config, shape, classes) for found in (checkpoint.parameters, checkpoint.average))
+    online, average = (
+        from_parameters(parameters, config, shape, classes) for parameters in (checkpoint.parameters, checkpoint.average)
+    )
     opt_state = tx.init(eqx.filter(online, eqx.is_inexact_array))
     match opt_state:
         case (optax.ScaleByAdamState() as adam, optax.EmptyState() as decay, optax.ScaleByScheduleState() as schedule):
@@ -85,8 +87,8 @@ def train_state(
             )
     if checkpoint.mu is not None and checkpoint.nu is not None and checkpoint.count is not None:
         mu, nu = (
-            eqx.filter(from_parameters(found, config, shape, classes), eqx.is_inexact_array)
-            for found in (checkpoint.mu, checkpoint.nu)
+            eqx.filter(from_parameters(parameters, config, shape, classes), eqx.is_inexact_array)
+            for parameters in (checkpoint.mu, checkpoint.nu)
         )
         count = np.int32(checkpoint.count)
         adam = adam._replace(count=jnp.asarray(count), mu=mu, nu=nu)

@@ -313,3 +313,18 @@ def test_a_named_part_without_a_good_image_is_left_aside_where_bad_ones_are_repl
     train, held_out = ImageFolder(path=tmp_path, size=8, on_bad_image="replace").build()
     assert (len(train.labels), len(held_out.labels)) == (5, 1)
     assert "the 1 images to be held out cannot be used" in summary(train, held_out)
+
+
+@pytest.mark.parametrize("target", ["cat", "../links/cat"])
+def test_two_classes_that_are_one_folder_are_refused(tmp_path, target):
+    root = fill(tmp_path / "links", "cat", "dog")
+    (root / "alias").symlink_to(target)
+    with pytest.raises(DataError, match="holds alias and cat, which a link makes one folder: remove the link"):
+        open_folder(root)
+
+
+@pytest.mark.parametrize("above", ["archive/flowers", "archive/a/b", "archive"])
+def test_classes_that_lie_deeper_in_one_folder_are_pointed_at(tmp_path, above):
+    fill(tmp_path, f"{above}/cat", f"{above}/dog")
+    (note,) = open_folder(tmp_path).notes
+    assert note == f"one class alone: if its folders (cat, ...) are the classes, name {tmp_path / above} with --data.path"

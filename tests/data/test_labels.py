@@ -229,3 +229,36 @@ def test_labels_of_64_bits_in_tensorflow_datasets_are_not_cut(tmp_path):
     found, names = all_labels(TFDS(path=tmp_path, size=8, index=tmp_path))
     np.testing.assert_array_equal(found, np.array([1, 2, 0])[LABELS])
     assert names == ("7", str(2**31 + 7), str(2**40))
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((9, 3, 20, 20), "with 20 channels: put the channels last"),
+        ((9, 1, 28, 28), "with 28 channels: put the channels last"),
+        ((20, 20, 3), "holds uint8 of shape"),
+        ((20, 20, 1), "holds uint8 of shape"),
+        ((0, 20, 20, 3), "holds uint8 of shape"),
+        ((9, 1200), "holds uint8 of shape"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_by_their_shape(tmp_path, shape, words):
+    np.savez(tmp_path / "a.npz", images=np.zeros(shape, np.uint8))
+    with pytest.raises(DataError, match=words):
+        Arrays(path=tmp_path / "a.npz").build()
+
+
+@pytest.mark.parametrize("name", ["A.NPZ", "a.Npz"])
+def test_a_suffix_is_read_in_any_case(tmp_path, name):
+    images = np.zeros((9, 20, 20, 3), np.uint8)
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, images=images, labels=np.arange(9) % 2)
+    assert Arrays(path=tmp_path / name).build()[0].classes == 2
+    assert len(Parquet(path=_parquet(tmp_path / "B.PARQUET")).build()[0].labels) > 0
+    with pytest.raises(DataError, match=r"no file .*name another with --data\.path"):
+        Arrays(path=tmp_path / "b.npz").build()
+
+
+def _parquet(path: pathlib.Path) -> pathlib.Path:
+    pyarrow.parquet.write_table(pa.table({"image": PNGS[:4], "label": [0, 1, 0, 1]}), path)
+    return path.parent

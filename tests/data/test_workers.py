@@ -57,5 +57,5 @@ def test_what_a_worker_refuses_is_said_in_one_sentence(tmp_path):
 
 
 def test_a_negative_number_of_workers_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="workers=-1: use 0 or more"):
+    with pytest.raises(ValueError, match="--workers -1: use 0 or more"):
         loader(data(tmp_path, "replace"), -1)

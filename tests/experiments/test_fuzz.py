@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
-from eqx_shortcut.experiment import Experiment
+from eqx_shortcut.experiment import Experiment, monitor, pictures
 from eqx_shortcut.experiment.config import AnyObjective, AnyOptimizer, Config
 from eqx_shortcut.experiment.main import members
 from eqx_shortcut.models import DiTConfig
@@ -85,7 +85,7 @@ def setting(number: int) -> list[str]:
     chosen = [(own if rng.random() < 0.5 else offered) for _ in range(rng.integers(1, 4))]
     drawn = [word for some in chosen for word in words(*some[int(rng.integers(len(some)))], rng)]
     step = ["--network.step", "linear"] if objectives[objective].continuous else []
-    how = ["--dry-run"] if number % 2 else []
+    how = ["--dry-run"] if number % 4 else []
     return [f"objective:{objective}", f"optimizer:{optimizer}", *TINY, *step, *drawn, *how]
 
 
@@ -116,6 +116,13 @@ def check(number: int, folder: pathlib.Path) -> None:
         records = [json.loads(line) for line in lines.read_text().splitlines()]
         assert records and records[-1]["step"] == 2, said
         assert all(math.isfinite(value) for record in records for value in record.values()), said
+
+
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples in one step alone, each number of which is a program of its own."""
+    for module in (pictures, monitor):
+        monkeypatch.setattr(module, "GRID_STEPS", (1,))
 
 
 @pytest.mark.parametrize("number", range(15))

@@ -156,10 +156,10 @@ def test_samples_of_latents_reach_a_folder_decoded(base, tmp_path):
         ("--out samples.npz", "--steps 1 4 128: a folder or an array holds samples of one number of steps"),
         ("--out samples.jpg", "samples.jpg does not say what to write: let its name end in .png or .npz"),
         ("--steps 1 --out samples --labels 12", "label 12 is not in 0 to 9 (or 10 for none)"),
-        ("--steps 1 --out samples.npz --labels 1 -1", "label -1 is not in 0 to 9 (or 10 for none)"),
+        ("--steps 1 --out samples.npz --labels 1 -1", "labels=(1, -1): use 0 or more"),
         ("--steps 1 --out samples --count 0", "count=0: use 1 or more"),
         ("--batch 0", "batch=0: use 1 or more"),
-        ("--seed -1", "seed=-1: use 0 or more"),
+        ("--seed -1", "seed=(-1,): use 0 or more"),
         ("--seed", "--seed without a number"),
     ],
 )

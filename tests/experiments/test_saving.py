@@ -292,9 +292,9 @@ def test_a_run_of_an_earlier_version_with_its_own_names_continues(tmp_path):
     [
         (Checkpointing, {"every": 0}, "every=0: use 1 or more"),
         (Checkpointing, {"keep": 0}, "keep=0: use 1 or more"),
-        (Checkpointing, {"milestones": 0}, "milestones=0: use 1 or more"),
+        (Checkpointing, {"milestones": 0}, "milestones=0: use 1 or more, or None"),
         (Checkpointing, {"minutes": 0.0}, "minutes=0.0: use more than 0, or None"),
-        (Health, {"norms": 0}, "norms=0: use 1 or more"),
+        (Health, {"norms": 0}, "norms=0: use 1 or more, or None"),
         (Health, {"patience": 0}, "patience=0: use 1 or more"),
         (Health, {"spike": 1.0}, "spike=1.0: use more than 1, or None"),
     ],

@@ -16,6 +16,8 @@ from ..parts import HELD_OUT, WORDS, Named, named
 from .labels import choose_labels, not_taken, plain_labels
 
 IMAGES = ("images", "arr_0")
+CHANNELS = 4
+"""Of an image at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +45,17 @@ class ArrayRecords:
 
 def find_arrays(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path | None]:
     """The file of images to train on (train.npz, or x_train.npy), and that of those held out, if there is one."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".npz", ".npy") and not file.name.startswith("."))
+    files = sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in (".npz", ".npy") and not file.name.startswith(".")
+    )
     stems = {part: {file.stem: file for file in files if named(file.stem) == Named(part, ())} for part in WORDS}  # .npz wins
     for several in stems.values():
         if len(several) > 1:
             raise DataError(f"{folder} holds {' and '.join(several)}, two names of one part: keep one of them")
-    found = {part: file for part, one in stems.items() for file in one.values()}
-    if "train" not in found:
+    files_by_part = {part: file for part, one in stems.items() for file in one.values()}
+    if "train" not in files_by_part:
         raise DataError(f"no train.npz or train.npy in {folder.absolute()}: name the file itself with --data.path")
-    return found["train"], next((found[part] for part in HELD_OUT if part in found), None)
+    return files_by_part["train"], next((files_by_part[part] for part in HELD_OUT if part in files_by_part), None)
 
 
 def open_arrays(file: pathlib.Path, label: str | None = None) -> ArrayRecords:
@@ -61,29 +65,41 @@ def open_arrays(file: pathlib.Path, label: str | None = None) -> ArrayRecords:
     Those of x.npy are in x_labels.npy, x_label.npy and so on. Raises DataError if the file is damaged or its arrays are none
     of images and labels.
     """
+    if not file.exists():
+        raise DataError(f"no file {file.absolute()}: name another with --data.path")
     images = _images(file)
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
+    flat = images.ndim == 3 and images.shape[-1] <= CHANNELS  # one image alone, or its channels
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size or flat:
         raise DataError(
             f"{file} holds {images.dtype} of shape {images.shape}: images are uint8 of shape (count, height, width, channels)"
         )
-    others = _members(file) if file.suffix == ".npz" else _beside(file)
+    if images.ndim == 4 and images.shape[-1] > CHANNELS:
+        raise DataError(
+            f"{file} holds images of shape {images.shape}, with {images.shape[-1]} channels: put the channels last, as by "
+            "numpy.moveaxis(images, 1, -1)"
+        )
+    others = _members(file) if _zipped(file) else _beside(file)
     chosen = choose_labels(others, label, str(file), marked=("arr_1",))
     if chosen is None:
         return ArrayRecords(file, None, len(images), not_taken(others))
-    values = _member(file, chosen) if file.suffix == ".npz" else _load(others[chosen])
+    values = _member(file, chosen) if _zipped(file) else _load(others[chosen])
     return ArrayRecords(file, plain_labels(values, len(images), str(file)), len(images))
+
+
+def _zipped(file: pathlib.Path) -> bool:
+    return file.suffix.lower() == ".npz"
 
 
 @functools.lru_cache(maxsize=4)
 def _images(file: pathlib.Path) -> np.ndarray:
-    if file.suffix != ".npz":
+    if not _zipped(file):
         return _load(file)
-    found = next((name for name in IMAGES if name in _members(file, ())), None)
-    if found is None:
+    member = next((name for name in IMAGES if name in _members(file, ())), None)
+    if member is None:
         raise DataError(
             f"{file} has no array {' or '.join(map(repr, IMAGES))}: save it with np.savez(file, images=..., labels=...)"
         )
-    return _member(file, found)
+    return _member(file, member)
 
 
 def _members(file: pathlib.Path, without: Collection[str] = IMAGES) -> dict[str, pathlib.Path]:
@@ -101,12 +117,12 @@ def _beside(file: pathlib.Path) -> dict[str, pathlib.Path]:
     """Arrays beside one of images, by what their names have beside its own: x_labels.npy, and y_train.npy for x_train.npy."""
     words = re.split(r"[-_.]", file.stem)
     own = [word for word in words if word.casefold() not in ("images", "image", "x")]
-    found = {}
+    arrays = {}
     for other in sorted(file.parent.glob("*.npy")):
         rest = re.split(r"[-_.]", other.stem)
         if other != file and set(own) < set(rest):
-            found["_".join(word for word in rest if word not in words)] = other
-    return found
+            arrays["_".join(word for word in rest if word not in words)] = other
+    return arrays
 
 
 def _load(file: pathlib.Path) -> np.ndarray:

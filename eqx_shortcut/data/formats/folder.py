@@ -129,16 +129,16 @@ def _listing(folder: pathlib.Path) -> Listing:
         passed["folders without images"] += len(names) - len(holding)
         names = holding
     if len(names) == 1 and names[0] in inner and not images:
-        found = _listing(folder / names[0])
-        return found._replace(passed=passed + found.passed)
+        inside = _listing(folder / names[0])
+        return inside._replace(passed=passed + inside.passed)
     return Listing(folder, names, images, passed)
 
 
 def _records(listing: Listing) -> FolderRecords:
     folder, names, images, passed = listing
-    found = {name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural(names)}
-    classes = {name: paths for name, paths in found.items() if paths}
-    passed["folders without images"] += len(found) - len(classes)
+    paths_by_class = {name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural(names)}
+    classes = {name: paths for name, paths in paths_by_class.items() if paths}
+    passed["folders without images"] += len(paths_by_class) - len(classes)
     if images and classes:
         raise DataError(
             f"{folder} holds images itself ({min(images)}) and in sub-folders ({next(iter(classes))}): put all into "
@@ -150,17 +150,18 @@ def _records(listing: Listing) -> FolderRecords:
             f"no images in {folder.absolute()} or its sub-folders{f' ({notes[0]})' if notes else ''}: name their folder with "
             "--data.path"
         )
+    _check_links(folder, list(classes))
     inner = {name: sorted({path.split("/")[1] for path in paths if path.count("/") > 1}) for name, paths in classes.items()}
     for name, folders in inner.items():
         _check_class(folder / name, folders)
     paths = tuple(path for paths in classes.values() for path in paths) or tuple(sorted(images))
     if images:
         return FolderRecords(folder, paths, None, (), tuple(notes))
-    if len(classes) == 1 and len(first := next(iter(inner.values()))) > 1:
-        name = next(iter(inner))
-        notes.append(
-            f"one class alone: if its folders ({first[0]}, ...) are the classes, name {folder / name} with --data.path"
-        )
+    inside = sorted({path.rpartition("/")[0] for path in paths})
+    if len(classes) == 1 and len(inside) > 1:
+        above = os.path.commonpath(inside)
+        first = next(path for path in inside if path != above)[len(above) + 1 :].split("/")[0]
+        notes.append(f"one class alone: if its folders ({first}, ...) are the classes, name {folder / above} with --data.path")
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(paths) for paths in classes.values()])
     return FolderRecords(folder, paths, labels, tuple(classes), tuple(notes))
 
@@ -169,6 +170,15 @@ def _notes(passed: Passed) -> list[str]:
     told = [f"{reason} {count:,}" for reason, count in passed.most_common(6)]
     rest = passed.total() - sum(count for _, count in passed.most_common(6))
     return [f"passed over: {', '.join(told + [f'others {rest:,}'] * bool(rest))}"] * bool(told)
+
+
+def _check_links(folder: pathlib.Path, names: Sequence[str]) -> None:
+    """Raises DataError if two classes are one folder, whose images would have two labels."""
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(os.path.realpath(folder / name), name)
+        if other != name:
+            raise DataError(f"{folder} holds {other} and {name}, which a link makes one folder: remove the link")
 
 
 def _check_class(folder: pathlib.Path, inner: Sequence[str]) -> None:

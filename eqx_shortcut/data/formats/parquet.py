@@ -37,10 +37,10 @@ class ParquetRecords:
     def encoded(self, index: int) -> bytes:
         file, group, row = self._place(index)
         cell = _row_group(self.paths[file], group, self.column)[row].as_py()
-        found = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not found:
+        image = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not image:
             raise BadImage("it has no bytes")
-        return found
+        return image
 
     def where(self, index: int) -> str:
         file = self._place(index)[0]
@@ -81,9 +81,9 @@ def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, lab
     Raises DataError if a file is damaged, has no rows or lacks a column, or if the files differ in columns or in names of
     classes.
     """
-    found = [_open(file, label, labelled=labelled) for file in files]
-    first = found[0]
-    for file, other in zip(files, found, strict=True):
+    opened = [_open(file, label, labelled=labelled) for file in files]
+    first = opened[0]
+    for file, other in zip(files, opened, strict=True):
         if other.column != first.column:
             raise DataError(f"{file} has images in column {other.column!r}, {files[0]} in {first.column!r}: rename one")
         if (other.chosen, other.names) != (first.chosen, first.names):
@@ -91,13 +91,13 @@ def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, lab
                 f"{file} has labels in {other.chosen!r} with {len(other.names)} names of classes, {files[0]} in "
                 f"{first.chosen!r} with {len(first.names)}, or others: give all files the same"
             )
-    rows = [count for one in found for count in one.counts]
+    rows = [count for one in opened for count in one.counts]
     return ParquetRecords(
         paths=tuple(files),
         column=first.column,
-        labels=_joined([one.labels for one in found if one.labels is not None]),
+        labels=_joined([one.labels for one in opened if one.labels is not None]),
         names=first.names,
-        groups=np.array([(i, group) for i, one in enumerate(found) for group in range(len(one.counts))]),
+        groups=np.array([(i, group) for i, one in enumerate(opened) for group in range(len(one.counts))]),
         starts=np.cumsum([0, *rows[:-1]]),
         count=sum(rows),
         notes=not_taken(first.others) if first.chosen is None else (),

@@ -114,14 +114,14 @@ def open_split(files: Sequence[pathlib.Path], index: pathlib.Path, label: str | 
     features = read_features(files[0].parent, label)
     made_of = _made_of(files, features)
     path = index / f"{re.sub(NUMBERS, '', files[0].name)}.npz"
-    found = _read_index(path, made_of)
-    if found is None:
-        found = _scan_all(files, features)
-        _check_counts(files, found["places"])
-        _write_index(path, made_of | found)
-    if not np.any(found["labels"] != NONE):
+    stored = _read_index(path, made_of)
+    if stored is None:
+        stored = _scan_all(files, features)
+        _check_counts(files, stored["places"])
+        _write_index(path, made_of | stored)
+    if not np.any(stored["labels"] != NONE):
         raise DataError(f"no record of {files[0].parent} has an image {features.image!r} and a label: name other files")
-    return TFDSRecords(tuple(files), features, _filled(found["labels"]) if features.label else None, found["places"])
+    return TFDSRecords(tuple(files), features, _filled(stored["labels"]) if features.label else None, stored["places"])
 
 
 def read_features(folder: pathlib.Path, wanted: str | None = None) -> Features:
@@ -158,10 +158,10 @@ def _supervised(folder: pathlib.Path, numbers: Sequence[str]) -> str | None:
 
 
 def _features(record: bytes | memoryview, features: Features) -> tuple[memoryview, int]:
-    found = example.parse(record)
-    image, label = found.get(features.image), found.get(features.label) if features.label else 0
+    values = example.parse(record)
+    image, label = values.get(features.image), values.get(features.label) if features.label else 0
     if not isinstance(image, memoryview) or not isinstance(label, int):
-        raise BadImage(f"its record has features {sorted(found)}, not {features.image!r} and {features.label!r}")
+        raise BadImage(f"its record has features {sorted(values)}, not {features.image!r} and {features.label!r}")
     return image, label
 
 
