@@ -440,6 +440,14 @@ def test_results_of_an_earlier_version_are_converted(tmp_path):
     assert "there is nothing to convert" in refused("convert", tmp_path)
 
 
+def test_a_measure_that_the_real_ones_lack_is_blank_in_their_row(tmp_path):
+    rows = [{"steps": 1, "score": 0.5, "milliseconds": 2.0}]
+    protocol = {"samples": 10, "floor": "people"}
+    results.write_results(tmp_path, results.converted({"protocol": protocol, "held_out": {"score": 0.9}, "results": rows}))
+    assert "| 1 | 1 | 0.5 | 2 |\n| people |  | 0.9 |  |" in (tmp_path / "evaluation.md").read_text()
+    assert results.compare([tmp_path]).floors == {0.9: "people"}
+
+
 def test_figures_are_of_the_format_that_their_name_says_and_the_same_again(tmp_path):
     runs = [write_results(tmp_path / f"a-{seed}", {1: 3.0 + seed, 4: 2.0, 128: 1.0}) for seed in (0, 1)]
     runs.append(write_evaluation(tmp_path / "b", {(1, 1.0): 2.0, (8, 1.0): 3.0}))

@@ -51,12 +51,21 @@ def test_a_one_step_shortcut_takes_both_ways_and_flow_matching_runs_into_the_obs
 
 def test_the_command_trains_and_leaves_shares_and_a_picture(tmp_path):
     experiment = script("reach")
-    chosen = {"steps": 2, "quality": Quality(steps=(1, 2), count=20), "figures": Figures(batches=0), "runs": tmp_path}
-    experiment.EXPERIMENT.run(dataclasses.replace(experiment.DEFAULT, **chosen))
+    chosen = {"steps": 2, "figures": Figures(batches=0), "runs": tmp_path}
+    config = dataclasses.replace(experiment.DEFAULT, **chosen)
     folder = tmp_path / "reach" / "shortcut"
+    experiment.EXPERIMENT.run(dataclasses.replace(config, quality=Quality(steps=(1, 2), count=20)))
     found = json.loads((folder / "evaluation.json").read_bytes())
     assert [row["steps"] for row in found["results"]] == [1, 2] and found["floors"]["training images, 20"]["success"] == 1
+    assert "| the teacher's paths |" in (folder / "evaluation.md").read_text()
     assert (folder / "paths.png").exists() and (folder / "quality.png").exists()
+    # Judged again, a number of steps has its new row alone, and what was measured otherwise stays.
+    first, _ = found["results"]
+    stale, other = first | {"measures": {"success": -1.0, "above": -1.0}}, first | {"weights": 0.1}
+    (folder / "evaluation.json").write_text(json.dumps({**found, "results": [stale, other]}))
+    experiment.EXPERIMENT.run(dataclasses.replace(config, quality=Quality(steps=(1, 4), count=20)))
+    again = json.loads((folder / "evaluation.json").read_bytes())["results"]
+    assert again[0] == first and again[1]["steps"] == 4 and again[2:] == [other]
 
 
 def test_a_teacher_arrives_without_collision_on_both_sides_and_the_mean_of_both_collides():
