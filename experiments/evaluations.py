@@ -58,7 +58,9 @@ def main(config: Config) -> None:
         chosen = jax.numpy.asarray(labels)
         sampling = Sampling(steps, sampler=sampler)
         samples = eqx_shortcut.sample(model, rng.key(0), config.count, sampling, labels=chosen)
-        row = {"sampler": name, "steps": steps, "evaluations": evaluations, **(measures([np.asarray(samples)], labels) or {})}
+        if (found := measures([np.asarray(samples)], labels)) is None:
+            raise ValueError(f"{config.run}: samples of {name} in {steps} steps are not finite: choose a run that has learnt")
+        row = {"sampler": name, "steps": steps, "evaluations": evaluations, **found}
         rows.append(row)
         config.out.write_text(json.dumps({"run": config.run.name, "results": rows}, indent=1) + "\n")
         distances = f"{row['classifier Frechet distance']:.3g} | {row['frechet']:.3g}"
