@@ -13,8 +13,6 @@ from ..cli import Place
 from ..ranges import Finite, Natural, Positive, Share
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..pretrained.autoencoder import Autoencoder
     from ..sampling import Sampling
     from ..trained import Trained
@@ -29,13 +27,13 @@ class SamplingOptions:
     """Options of samplers; `sampling` is the value that they make."""
 
     guidance_interval: tuple[Share, Share] | None = None
-    """Guide at steps that start at these times alone, of 0 (noise) to 1 (data); by default at all, or as in training."""
+    """Guide at steps that start at these times alone, 0 noise, 1 data; by default at all, or as in training (0 to 1)."""
     guide_always: bool = False
     """Guide also at step sizes where the network contains the guidance it was trained with."""
     sampler: Literal["own", "euler", "heun", "midpoint", "consistency"] = "own"
     """Loop over the steps: the objective's own, or another."""
     time_shift: Positive = 1.0
-    """Above 1 more of the steps of a named --sampler lie near the noise, below 1 near the data."""
+    """Above 1 more of the steps of a named --sampler lie near the noise, below 1 near the data (more than 0)."""
 
     def sampling(self, steps: int, guidance: float) -> "Sampling":
         """So many steps at this guidance scale. Raises ValueError for a shift of the times of no named sampler."""
@@ -102,11 +100,11 @@ def open_run(config: Opening, *, drawn: bool = True) -> Opened:
             f"samples of {config.run} are of shape {model.shape} and no pictures: name an autoencoder with --vae if they are "
             "latents, or write numbers by eqx-shortcut sample --out FILE.npz"
         )
-    return Opened(model, whole, drawable=False)
+    return Opened(model, lambda samples: np.asarray(whole(samples)), drawable=False)
 
 
-def finite(samples: Any, run: pathlib.Path) -> "np.ndarray":
-    """Samples of a run, or what is made of them, on the host. Raises ValueError if some are NaN or infinite."""
+def finite(samples: Any, run: pathlib.Path) -> Any:
+    """The samples of a run, or what is made of them, as they are. Raises ValueError if some are NaN or infinite."""
     import numpy as np
 
     found = np.asarray(samples)
@@ -115,7 +113,7 @@ def finite(samples: Any, run: pathlib.Path) -> "np.ndarray":
             f"{bad} of {len(found)} samples of {run} are not finite and nothing is made of them: its training diverged, or the "
             "guidance is too strong; try an earlier --step, other --weights, or --guidance 1"
         )
-    return found
+    return samples
 
 
 def source_pictures(run: pathlib.Path) -> Callable[[Any], Any] | None:

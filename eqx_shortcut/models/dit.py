@@ -61,7 +61,7 @@ class DiTConfig:
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
-    """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels."""
+    """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
     velocity_head: bool = False
     """A second last layer that answers the velocity, for objectives that train one beside the average velocity."""
     embed_scale: Positive = 1.0

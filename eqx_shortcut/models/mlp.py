@@ -32,7 +32,7 @@ class MLPConfig:
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
-    """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels."""
+    """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
 
     def __post_init__(self):
         ranges.check(self)

@@ -113,7 +113,7 @@ def test_what_went_wrong_is_said_at_once_though_there_is_no_table(tmp_path: path
     args = ["digits", "--methods", "flow-matching", "--more=--batch 0", "--out", str(tmp_path), "--runs", str(tmp_path)]
     code, _, said = in_process("compare", args)
     wrong, last = said.index("digits.py objective:flow-matching"), said.index("holds no finished runs")
-    assert code == 1 and wrong < said.index("--batch 0: use 1 or more") < last
+    assert code == 1 and wrong < said.index("batch=0: use 1 or more") < last
 
 
 def made(words: tuple[str, ...]) -> pathlib.Path:

@@ -103,7 +103,7 @@ def test_sigterm_while_samples_are_judged_is_one_sentence_and_the_same_command_g
     before = snapshot(copy)
     usual = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "judge_samples", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(training, "judged", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         patch.setattr(training, "open_measures", lambda *_: Measures(Digits().build()[0]))
         at = TINY.index("--quality.steps")
         line = ["objective:flow-matching", *TINY[: at + 1], "1", *TINY[at + 1 :], *WATCHED, "--runs", str(tmp_path)]
