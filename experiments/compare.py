@@ -335,8 +335,9 @@ def report(config: Config, budget: int, costs: Mapping[str, float] | None, made:
     figures.quality_plot(first.curves, out / "quality.png", measure=title, floor=list(first.floors))
     shown = dict.fromkeys((steps[0], *(n for n in steps if n == 4), steps[-1]))
     figures.dot_plot(first.curves, out / "methods.png", measure=title, steps=list(shown), floor=list(first.floors))
-    drawn = [config.folder / name for name in names if name.endswith("-0") and (config.folder / name / "checkpoints").exists()]
-    for n in (1, 4) if drawn and config.setting.pictures else ():
+    firsts = [config.folder / name for name in names if name.endswith("-0") and config.setting.pictures]
+    drawn = [run for run in firsts if (run / "checkpoints").exists()]
+    for n in (1, 4) if drawn else ():
         draw(drawn, n, out / f"samples-{n}.png")
     print(text)
     print(f"{out}: table.md, table.json, quality.png and methods.png of {len(names)} runs, samples-*.png of {len(drawn)}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import rng, settings, storage
 from ..cli import renamed
-from ..data import ImageRecords, Images, example
+from ..data import example
 from ..data.identity import changed
 from ..models.network import check_network
 from ..sampling import check_guidance
@@ -61,12 +61,6 @@ def check_data(run: Run) -> None:
     if train.shape != held_out.shape:
         raise ValueError(
             f"training images are of size {train.shape}, held-out images of {held_out.shape}: resize one of the two"
-        )
-    pictured = isinstance(held_out, Images | ImageRecords) or run.data.autoencoder is not None
-    if config.quality.steps and pictured and len(held_out.labels) < 2:
-        raise ValueError(
-            "1 held-out image, and samples are judged beside 2 or more: use a larger --data.held-out, or --quality.steps alone "
-            "to judge nothing"
         )
     seen = example(train, labelled=not config.unconditional)
     there = example(held_out, labelled=not config.unconditional)

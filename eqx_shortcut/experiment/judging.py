@@ -132,6 +132,11 @@ def open_measures(run: Run, judge: Judge | None) -> Measures | None:
     train, held_out = real_rows(run)
     if not isinstance(train, Real):
         return None if judge is None else Measures(train, judge, held_out=held_out)
+    if config.quality.steps and len(held_out.labels) < 2:
+        raise ValueError(
+            "1 held-out image, and samples are judged beside 2 or more: use a larger --data.held-out, or --quality.steps alone "
+            "to judge nothing"
+        )
     if config.quality.features is None:
         return Measures(train, judge, held_out=held_out)
     if storage.is_remote(folder):
