@@ -35,7 +35,7 @@ def board() -> Any:
     """A board whose reset gives the state that was asked for; raises ValueError if the simulator is not installed."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
-        from gym_pusht.envs.pusht import PushTEnv
+        from gym_pusht.envs.pusht import PushTEnv  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError as error:
         raise ValueError(f"the simulator of Push-T is not installed ({error}): pip install 'eqx_shortcut[robots]'") from error
 
