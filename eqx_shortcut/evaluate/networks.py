@@ -60,8 +60,9 @@ class NetworkFeatures:
     def _extract(self, images: Shaped[np.ndarray, "count height width channels"]) -> Activations:
         count, (mesh, network) = len(images), self._placed
         filled = np.pad(images.astype(np.float32), [(0, self.batch - count)] + [(0, 0)] * 3)
-        # The default of accelerators rounds products to half the digits, which moves distances.
-        with jax.default_matmul_precision("highest"):
+        # Of a run that is judged another mesh is in use; the default precision of accelerators rounds products to half the
+        # digits, which moves distances.
+        with jax.set_mesh(mesh), jax.default_matmul_precision("highest"):
             activations = _activations(network, jax.device_put(filled, batch_sharding(mesh)), self.preprocessing)
         return jax.tree.map(lambda column: np.asarray(column)[:count], activations)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import inceptions
+from eqx_shortcut import sharding
 from eqx_shortcut.evaluate.features import Custom, Features, Pixels, coarse, pixels
 from eqx_shortcut.evaluate.networks import NetworkFeatures
 from eqx_shortcut.evaluate.preprocess import EFFICIENTNET, INCEPTION, PYTORCH_FID, REFERENCE, TF, Preprocessing, to_bytes
@@ -220,3 +221,11 @@ def test_large_images_are_compared_by_means_over_squares(shape, side):
     last = (shape[0] // side - 1) * side
     expected = images[1, last : last + side, :side].astype(np.float64).mean(axis=(0, 1))
     np.testing.assert_allclose(found[1, -1, 0], expected, atol=1e-6)
+
+
+def test_features_are_computed_over_all_devices_inside_a_run_on_one():
+    """The mesh of a run that is judged is in use then."""
+    images = np.linspace(-1, 1, 3 * 9 * 9, dtype=np.float32).reshape(3, 9, 9, 1)
+    with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
+        inside = features(8)(images).vectors
+    np.testing.assert_array_equal(inside, features(8)(images).vectors)
