@@ -96,8 +96,8 @@ def collect_parts(
         if distributed.is_main_process():
             other, remedy = "features of other images", "Remove the folder, or repeat its settings"
             settings.match_or_write(folder / "settings.json", described, other, remedy)
-    ranges = [range(start, min(start + part, count)) for start in range(0, count, part)]
-    mine = ranges[jax.process_index() :: jax.process_count()]
+    parts = [range(start, min(start + part, count)) for start in range(0, count, part)]
+    mine = parts[jax.process_index() :: jax.process_count()]
     with distributed.barrier(), bar(total=sum(map(len, mine)), desc=title, unit="image") as shown:
         for places in mine:
             if not part_path(folder, places).exists():
@@ -105,7 +105,7 @@ def collect_parts(
                 collect(seen, features, keep=max(0, min(keep, places.stop) - places.start)).save(part_path(folder, places))
             else:
                 shown.update(len(places))
-    return merged([Collected.load(part_path(folder, places)) for places in ranges]) if distributed.is_main_process() else None
+    return merged([Collected.load(part_path(folder, places)) for places in parts]) if distributed.is_main_process() else None
 
 
 def real_statistics(

@@ -13,7 +13,7 @@ from .. import distributed, rng, settings, storage
 from ..data import ImageRecords, Images, LatentImages, Rows
 from ..data.pipeline import host_batches
 from ..evaluate import Features, Moments, Statistics, compare, frechet_distance
-from ..evaluate.collected import Gathering
+from ..evaluate.collected import Gathering, collect
 from ..evaluate.features import CoarsePixels, block
 from ..evaluate.parts import Measuring, real_statistics
 from ..evaluate.results import TRAINED, converted, merged, read_results, write_results
@@ -45,10 +45,7 @@ class Measures:
     def reference(self) -> Moments:
         """Moments of the pixels of the training images."""
         assert isinstance(self.train, Real)
-        found = Gathering(CoarsePixels(), keep=0)
-        for images in scaled(self.train, np.arange(len(self.train.labels))):
-            found.add(images)
-        return found.collected.moments
+        return collect(scaled(self.train, np.arange(len(self.train.labels))), CoarsePixels(), keep=0).moments
 
     def __call__(self, samples: Iterable[np.ndarray], labels: Labels, *, first: bool = False) -> dict[str, float] | None:
         """All measures by name, or the first alone, of samples that come in parts; None if one is not finite."""
