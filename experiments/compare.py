@@ -32,7 +32,7 @@ import tyro
 
 from eqx_shortcut.cli import command
 from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
-from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
+from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, settings_of
 
 REFERENCE = "shortcut"
 COLUMNS = 10
@@ -227,7 +227,7 @@ def finished(words: Command) -> bool:
     if not (folder / "config.json").exists():
         return False
     # Beside settings a record says what was found of the data.
-    record = settings.read(folder / "config.json") | settings.dump(told(experiment, words[2:]))
+    record = settings.read(folder / "config.json") | settings.dump(settings_of(experiment, words[2:]))
     remedy = "Name another place with --runs, or remove it"
     check_record(folder / "config.json", record, may_change={*MAY_CHANGE} - {"steps", "quality"}, remedy=remedy)
     judged = {row["steps"] for row in read_results(folder)["results"] if row["protocol"].get("statistics") == TRAINED}

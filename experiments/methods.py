@@ -197,11 +197,11 @@ SETTINGS = {
 
 def parsed(setting: Setting, method: Method) -> Config:
     """The settings that a method is trained with, as its experiment reads them."""
-    return told(setting.script, [*setting.words, *method.arguments.split()])
+    return settings_of(setting.script, [*setting.words, *method.arguments.split()])
 
 
-def told(experiment: str, words: Sequence[str]) -> Config:
-    """The settings of an experiment that is told these words."""
+def settings_of(experiment: str, words: Sequence[str]) -> Config:
+    """The settings that an experiment reads from the words of its command line."""
     import importlib
 
     return importlib.import_module(experiment).EXPERIMENT.parse(words)

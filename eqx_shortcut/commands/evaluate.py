@@ -255,7 +255,7 @@ def title_of(cell: dict[str, Any]) -> str:
 
 
 def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", how: "Sampling") -> Batches:
-    """From places to the pictures there: a sample depends on the seed, its place and its label alone."""
+    """From indices to the pictures there: a sample depends on the seed, its index and its label alone."""
     import jax
     import numpy as np
 
@@ -266,8 +266,8 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
     mesh = sharding.make_mesh(devices=devices if config.batch % len(devices) == 0 else devices[:1])
     everywhere = sharding.replicate(model, mesh)
 
-    def draw(places: range) -> Iterator[np.ndarray]:
-        for start in range(places.start, places.stop, config.batch):
+    def draw(indices: range) -> Iterator[np.ndarray]:
+        for start in range(indices.start, indices.stop, config.batch):
             # Always a whole batch, so that one program serves all.
             wanted = np.arange(start, start + config.batch)
             given = labels[np.minimum(wanted, len(labels) - 1)]
@@ -280,6 +280,6 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
                 indices=at,
                 labels=chosen,
             )
-            yield np.asarray(decode(finite(images, config.run)))[: places.stop - start]
+            yield np.asarray(decode(finite(images, config.run)))[: indices.stop - start]
 
     return draw
