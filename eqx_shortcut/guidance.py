@@ -128,7 +128,7 @@ def guided_velocity(
 
 
 def same_condition(a: Cond, b: Cond, shape: tuple[int, int]) -> Bool[Array, "rows others"]:
-    """Whether row `i` of `a` is row `j` of `b`, of so many rows and others; all are the same without conditions."""
+    """Whether row `i` of `a` equals row `j` of `b`, as an array of this `shape`; without conditions all rows are equal."""
     return _same(jax.tree.map(lambda p: p[:, None], a), jax.tree.map(lambda q: q[None], b), shape)
 
 

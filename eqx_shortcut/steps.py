@@ -1,4 +1,4 @@
-"""What losses and samplers share: calling a field, and stepping along it."""
+"""Calling a field and stepping along it, for losses and samplers."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -119,7 +119,7 @@ def main(config: Config) -> None:
 
 
 def cells(config: Config, model: "Trained") -> Iterator["Cell"]:
-    """Each set of weights, the first of which is `model`, at each number of steps and guidance scale."""
+    """One cell for each set of weights, number of steps and guidance scale; `model` has the first set of weights."""
     from ..evaluate.run import Cell
     from ..trained import load
 
@@ -170,7 +170,7 @@ def run_images(config: Config) -> RunImages | None:
 
 
 def reference(config: Config, features: "Features", data: RunImages | None) -> "Statistics":
-    """What the samples are compared with: the statistics of a file, or of the run's training images, kept with the run."""
+    """The statistics to compare samples with: of `--stats`, or of the run's training images, kept with the run."""
     from ..evaluate import read_statistics
 
     if config.stats is not None:

@@ -70,7 +70,7 @@ class Encoded:
         return self.images.notes
 
     def digest(self) -> str:
-        """That of the images."""
+        """The identity of the images."""
         return self.images.digest()
 
     def first(self, count: int) -> "Encoded":

@@ -82,10 +82,10 @@ def collect_parts(
     keep: int,
     title: str,
 ) -> Collected | None:
-    """What `count` images leave behind, each part of them kept in the folder as soon as it is whole; None in other processes.
+    """The `Collected` of `count` images, computed in parts that the folder keeps, so that a repeated call continues.
 
-    Every process takes its share of the parts; the first one adds them up. Raises ValueError if the folder holds parts of
-    something else than `record` says.
+    None in all processes but the main one. Every process takes its share of the parts; the main one adds them up. Raises
+    ValueError if the folder holds parts of something else than `record` says.
     """
     import jax
 
