@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import flat
+import toy
 from eqx_shortcut import Batch, samplers, tangents, times, weights
-from eqx_shortcut.guidance import Guidance, Guided, Scales
+from eqx_shortcut.guidance import Guidance, Scales
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
     ESC,
@@ -34,28 +35,11 @@ from eqx_shortcut.objectives import (
 N = 24
 
 
-class Toy(eqx.Module):
-    """A network of one example; with a key it adds noise, as dropout would."""
-
-    weight: jax.Array
-
-    def __call__(self, x, t, d, cond, *, key=None):
-        noise = 0.0 if key is None else jax.random.normal(key, x.shape)
-        told = 0.0
-        if isinstance(cond, Guided):
-            cond, told = cond.cond, cond.scale / 7 + cond.start / 3 - cond.stop
-        return jnp.sin(self.weight * x) + t * x - d * self.weight + cond.astype(x.dtype) / 10 + noise + told
-
-    @property
-    def velocity(self):
-        return Toy(self.weight / 3)
-
-
 def networks(objective: Objective | None = None) -> Networks:
     """With a learned weight other than 0, if the objective has one."""
     extra = None if objective is None else objective.extra(jax.random.key(0))
     extra = jax.tree.map(lambda c: c + 0.03, extra)
-    return Networks(Toy(jnp.float32(0.5)), Toy(jnp.float32(-0.7)), Toy(jnp.float32(0.3)), extra, null=9)
+    return toy.networks(toy.Bent, extra)
 
 
 def batch() -> Batch:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import jax
@@ -93,6 +94,14 @@ class LatentImages:
             )
         return self._encoded() if self.cache is None else self._cached(self.cache)
 
+    def fill(self, said: Callable[[str], None] = lambda line: None) -> None:
+        """Encodes the images into the cache if one is named and not finished; `said` gets a line on what was read before."""
+        from .encode import encode
+        from .latents import MANIFEST
+
+        if self.images is not None and self.cache is not None and not storage.exists(self.cache / MANIFEST):
+            encode(self.images, self.autoencoder, self.cache, batch=self.encode_batch, shard=SHARD, said=said)
+
     def _encoded(self) -> tuple[Rows, Rows]:
         from .. import sharding
         from .encoded import Encoded
@@ -108,11 +117,10 @@ class LatentImages:
         return train, held_out
 
     def _cached(self, cache: storage.Path) -> tuple[Rows, Rows]:
-        from .encode import check_cache, encode
-        from .latents import MANIFEST, read_latents
+        from .encode import check_cache
+        from .latents import read_latents
 
-        if self.images is not None and not storage.exists(cache / MANIFEST):
-            encode(self.images, self.autoencoder, cache, batch=self.encode_batch, shard=SHARD, said=print)
+        self.fill()
         check_cache(cache, self.images, self.autoencoder)
         here = _on_disk(cache)
         train, held_out = (read_latents(here, part) for part in ("train", "held_out"))

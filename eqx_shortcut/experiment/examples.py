@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..data import DataError, Encoded, Pairs, Rows, Source, pictures, read_pairs
+from ..data import DataError, Encoded, LatentImages, Pairs, Rows, Source, pictures, read_pairs
 from ..data.identity import Identified, Identity, identity
 from ..data.records import ImageRecords
 from ..pretrained.autoencoder import Autoencoder
@@ -66,6 +66,8 @@ def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:
     if source is None:
         raise DataError("no data are named: name them with data:KIND (--help lists the kinds) and --data.path")
     with jax.set_mesh(mesh):
+        if isinstance(source, LatentImages):
+            source.fill(print)
         train, held_out = source.build()
     train = train if config.overfit is None else train.first(config.overfit)
     data = Data(train, held_out, getattr(source, "mirror", False), source)
