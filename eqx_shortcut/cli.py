@@ -113,10 +113,41 @@ def _edge() -> Iterator[None]:
 def parse(
     config: Any, doc: str | None, *, default: Any = None, args: Sequence[str] | None = None, prog: str | None = None
 ) -> Any:
-    """The settings that a command line asks for: `default`, with what it changes. Raises ValueError where they refuse it."""
+    """The settings that a command line asks for: `default`, with what it changes. Ends the process where they refuse it."""
     given = {} if default is None else {"default": default}
-    options = (tyro.conf.CascadeSubcommandArgs,)
-    return tyro.cli(config, description=doc, args=args, prog=prog, config=options, **given)
+    words, said = sys.argv[1:] if args is None else args, io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config, description=doc, args=words, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,), **given)
+    except (SystemExit, ValueError) as stop:
+        if refused := _refusal(stop, words):
+            fail(refused, status=2)
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def _refusal(stop: BaseException, words: Sequence[str]) -> str | None:
+    """The sentence in which settings refused a value, of the option that gave it; None if the parser stopped otherwise."""
+    inner = stop.__context__ if isinstance(stop, SystemExit) else stop
+    part = getattr(inner, "arg", "")  # the settings that refused, by name; where a word was no number, no name
+    error = inner if isinstance(inner, ValueError) else inner and inner.__context__
+    if not (isinstance(error, ValueError) and isinstance(part, str)):
+        return None
+    sentence = str(error)
+    if (named := re.match(r"(\w+)=(\([^)]*\)|[^\s:]+)", sentence)) is None:
+        return sentence
+    value = named[2].strip("()").replace(",", "")
+    return f"{_option(part, named[1], words)} {value}{sentence[named.end() :]}"
+
+
+def _option(part: str, field: str, words: Sequence[str]) -> str:
+    """The option of a field: that of its part of the settings, or what the words have instead (`data.images.size` is
+    --data.size)."""
+    field = field.replace("_", "-")
+    whole = f"--{part}.{field}" if part else f"--{field}"
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    alike = [flag for flag in given if flag[2:].rpartition(".")[2] == field]
+    return alike[0] if whole not in given and len(alike) == 1 else whole
 
 
 class Interrupted(Exception):

@@ -13,11 +13,14 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.cli import check_out, command
-from eqx_shortcut.data import CIFAR10, Digits, FashionMNIST
-from eqx_shortcut.optimizer import AdamW
+with interruptible():
+    import tyro
+
+    from eqx_shortcut.cli import check_out, command
+    from eqx_shortcut.data import CIFAR10, Digits, FashionMNIST
+    from eqx_shortcut.optimizer import AdamW
 
 if TYPE_CHECKING:
     from eqx_shortcut.data import Images

@@ -28,11 +28,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import tyro
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.cli import command
-from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
-from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
+with interruptible():
+    import tyro
+
+    from eqx_shortcut.cli import command
+    from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
+    from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
 
 REFERENCE = "shortcut"
 COLUMNS = 10

@@ -13,9 +13,12 @@ import json
 import pathlib
 from typing import Annotated
 
-import tyro
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.cli import check_out, command
+with interruptible():
+    import tyro
+
+    from eqx_shortcut.cli import check_out, command
 
 EVALUATIONS = (4, 8, 16, 32)
 MIDDLE = 1.1

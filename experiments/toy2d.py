@@ -11,15 +11,18 @@ flow-matching. `compare.py toy2d` compares all objectives.
 import dataclasses
 from typing import Any
 
-import numpy as np
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.data import ArraySource
-from eqx_shortcut.data.points import PlanePoints
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, Config, Figures, Quality
-from eqx_shortcut.models import MLPConfig
-from eqx_shortcut.objectives import OBJECTIVES, ConsistencyDistillation, ContinuousConsistency, LiveReflow, Objective
-from eqx_shortcut.optimizer import AdamW
+with interruptible():
+    import numpy as np
+
+    from eqx_shortcut.data import ArraySource
+    from eqx_shortcut.data.points import PlanePoints
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing, Config, Figures, Quality
+    from eqx_shortcut.models import MLPConfig
+    from eqx_shortcut.objectives import OBJECTIVES, ConsistencyDistillation, ContinuousConsistency, LiveReflow, Objective
+    from eqx_shortcut.optimizer import AdamW
 
 PLANE = {
     # An adaptive weight biases the mean wherever errors are not symmetric, as between two modes.
