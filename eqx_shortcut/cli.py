@@ -76,7 +76,7 @@ def command(
     with _edge():
         given = parse(config, doc, default=default, args=args, prog=prog)
         quieten()
-        with memory_for(given):
+        with memory_for(given), _options_of(sys.argv[1:] if args is None else args):
             main(given)
 
 
@@ -133,21 +133,23 @@ def _refusal(stop: BaseException, words: Sequence[str]) -> str | None:
     error = inner if isinstance(inner, ValueError) else inner and inner.__context__
     if not (isinstance(error, ValueError) and isinstance(part, str)):
         return None
-    sentence = str(error)
+    return _of_option(str(error), words, part)
+
+
+def _of_option(sentence: str, words: Sequence[str], part: str | None = None) -> str:
+    """A sentence that starts with `field=value`, with the option as the words have it in place of the field.
+
+    `part` is the name of the settings that hold the field, if known; `data.images.size` may be --data.size.
+    """
     if (named := re.match(r"(\w+)=(\([^)]*\)|[^\s:]+)", sentence)) is None:
         return sentence
-    value = named[2].strip("()").replace(",", "")
-    return f"{_option(part, named[1], words)} {value}{sentence[named.end() :]}"
-
-
-def _option(part: str, field: str, words: Sequence[str]) -> str:
-    """The option of a field: that of its part of the settings, or what the words have instead (`data.images.size` is
-    --data.size)."""
-    field = field.replace("_", "-")
-    whole = f"--{part}.{field}" if part else f"--{field}"
+    field = named[1].replace("_", "-")
+    whole = None if part is None else f"--{part}.{field}" if part else f"--{field}"
     given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
     alike = [flag for flag in given if flag[2:].rpartition(".")[2] == field]
-    return alike[0] if whole not in given and len(alike) == 1 else whole
+    option = alike[0] if whole not in given and len(alike) == 1 else whole
+    value = named[2].strip("()").replace(",", "")
+    return f"{option} {value}{sentence[named.end() :]}" if option else sentence
 
 
 class Interrupted(Exception):
@@ -168,6 +170,16 @@ def renamed(here: Mapping[str, str]) -> Iterator[None]:
         for words, option in here.items():
             sentence = sentence.replace(words, option)
         error.args = (sentence,)
+        raise
+
+
+@contextlib.contextmanager
+def _options_of(words: Sequence[str]) -> Iterator[None]:
+    """A sentence of what goes wrong inside starts with the option of these words, not with the name of an argument."""
+    try:
+        yield
+    except ValueError as error:
+        error.args = (_of_option(str(error), words),)
         raise
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from eqx_shortcut import cli, data, models, objectives, optimizer, ranges, settings
+from eqx_shortcut import cli, data, models, objectives, optimizer, ranges, robots, settings
 from eqx_shortcut.commands import weights
 from eqx_shortcut.experiment import config
+from scripts import script
 
 
 def concrete(module: Any, base: type) -> list[type]:
@@ -44,6 +45,9 @@ KINDS = [
     weights.Import,
     models.DiTConfig,
     models.MLPConfig,
+    robots.PushT,
+    robots.Reach,
+    *(script(name).Config for name in ("classifier", "evaluations")),
     *concrete(objectives, objectives.Objective),
     *concrete(optimizer, optimizer.Optimizer),
 ]

@@ -114,6 +114,13 @@ def test_what_went_wrong_is_said_at_once_though_there_is_no_table(tmp_path: path
     code, _, said = in_process("compare", args)
     wrong, last = said.index("digits.py objective:flow-matching"), said.index("holds no finished runs")
     assert code == 1 and wrong < said.index("error: --batch 0: use 1 or more") < last
+    assert "\r" not in said  # a line now and then, where it is no terminal
+
+
+@pytest.mark.parametrize("field", ["seeds", "steps", "workers"])
+def test_a_table_of_nothing_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}=0: use 1 or more"):
+        Config("digits", **{field: 0})
 
 
 def made(words: tuple[str, ...]) -> pathlib.Path:
