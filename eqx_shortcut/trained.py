@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
-from .guidance import guided, told
+from .guidance import at_scale, guided
 from .objectives import Objective
 from .samplers import StepRange
 from .sampling import Sampling
@@ -274,7 +274,7 @@ def _view(model, guiding):
         return model.field
     scale, interval = guiding
     if (scales := model.objective.told) is not None:
-        return told(model.field, scale, interval=scales.interval if interval is None else interval)
+        return at_scale(model.field, scale, interval=scales.interval if interval is None else interval)
     return guided(model.field, scale, model.nothing, interval=interval)
 
 

@@ -40,7 +40,7 @@ PLANE = {
 """What all objectives that have such a field are set to; everything else are the hyper-parameters of their papers."""
 
 ALONE: dict[type[Objective], dict[str, Any]] = {
-    # What is known at t = 1 reaches t = 0 in so many hops, each through the average of the weights: 128 are too many here.
+    # Bootstrapping carries what is known at t = 1 to t = 0 in `steps` hops through averaged weights: 128 are too many.
     ConsistencyDistillation: {"steps": 32},
     # Asked at all times at d = 1, it learns a second velocity beside the one of many steps, which has to share a small network.
     LiveReflow: {"bootstrap_every": 32},
