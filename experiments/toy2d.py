@@ -18,7 +18,14 @@ from eqx_shortcut.data.points import PlanePoints
 from eqx_shortcut.experiment import Experiment
 from eqx_shortcut.experiment.config import Checkpointing, Config, Figures, Quality
 from eqx_shortcut.models import MLPConfig
-from eqx_shortcut.objectives import OBJECTIVES, ConsistencyDistillation, ContinuousConsistency, LiveReflow, Objective
+from eqx_shortcut.objectives import (
+    OBJECTIVES,
+    ConsistencyDistillation,
+    ContinuousConsistency,
+    FlowMatching,
+    LiveReflow,
+    Objective,
+)
 from eqx_shortcut.optimizer import AdamW
 
 PLANE = {
@@ -37,6 +44,8 @@ PLANE = {
 """What all objectives that have such a field are set to; everything else are the hyper-parameters of their papers."""
 
 ALONE: dict[type[Objective], dict[str, Any]] = {
+    # Times on its grid.
+    FlowMatching: {"time_mean": None, "time_std": 0.8},
     # What is known at t = 1 reaches t = 0 in so many hops, each through the average of the weights: 128 are too many here.
     ConsistencyDistillation: {"steps": 32},
     # Asked at all times at d = 1, it learns a second velocity beside the one of many steps, which has to share a small network.
