@@ -31,6 +31,8 @@ class Guided(eqx.Module):
 class Scales(NamedTuple):
     """Guidance scales drawn for each row with density `1/scale` between the two, and told to the network by `Guided`.
 
+    With `uniform` the density is uniform.
+
     They hold at the times of `interval`; with `intervals` these are drawn and told, too: from before `t = 1/2` to after it,
     both uniform.
     """
@@ -39,6 +41,7 @@ class Scales(NamedTuple):
     high: float = 8.0
     intervals: bool = False
     interval: tuple[float, float] = (0.0, 1.0)
+    uniform: bool = False
 
 
 class Guidance(NamedTuple):
@@ -77,8 +80,10 @@ class Guidance(NamedTuple):
 def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, " batch"]) -> Guided:
     """`cond` with guidance drawn for each of its rows (as in Geng et al. 2025b, improved MeanFlow)."""
     k_scale, k_start, k_stop = jax.random.split(key, 3)
-    low, high = jnp.log(jnp.asarray((scales.low, scales.high), t.dtype))
-    scale = jnp.exp(jax.random.uniform(k_scale, t.shape, t.dtype, low, high))
+    ends = jnp.asarray((scales.low, scales.high), t.dtype)
+    low, high = ends if scales.uniform else jnp.log(ends)
+    scale = jax.random.uniform(k_scale, t.shape, t.dtype, low, high)
+    scale = scale if scales.uniform else jnp.exp(scale)
     if not scales.intervals:
         return Guided(cond, scale, *(jnp.full_like(t, end) for end in scales.interval))
     start = jax.random.uniform(k_start, t.shape, t.dtype, 0, 0.5)
@@ -163,9 +168,6 @@ def guided(
     if first == 0 or _is_number(scale, 1):
         return field
 
-    def unconditional(x, t, d, cond):
-        return field(x, t, d, null_rows(cond, null, "guidance"))
-
     def all_rows(x, t, d, cond):
         twice = _interleave((x, t, d, cond), (x, t, d, null_rows(cond, null, f"guidance={scale}")))
         both = field(*twice)
@@ -191,7 +193,32 @@ def guided(
 
     if first is not None:
         return some_rows
-    return unconditional if _is_number(scale, 0) and interval is None else all_rows
+    return unlabelled(field, null) if _is_number(scale, 0) and interval is None else all_rows
+
+
+def unlabelled(field: Field, null: Cond) -> Field:
+    """The field that is asked with `null`, the condition without its batch axis, in place of every condition."""
+    return lambda x, t, d, cond: field(x, t, d, null_rows(cond, null, "guidance"))
+
+
+def autoguided(field: Field, weak: Field, scale: float | Float[Array, ""] = 1.0, *, interval: Interval = (0.0, 1.0)) -> Field:
+    """The field `weak + scale (field - weak)` at times of `interval`, else `field`; a concrete scale of 1 is `field` alone.
+
+    `weak` is a worse network of the same data (Karras et al. 2024), or `unlabelled(field, null)`. Where the condition is
+    `Guided`, its scale and times are those of its row, and the two fields are told the label alone.
+    """
+
+    def velocity(x, t, d, cond):
+        here, within = scale, interval
+        if isinstance(cond, Guided):
+            cond, here, within = cond.cond, expand(cond.scale, x), (cond.start, cond.stop)
+        strong = predict(field, x, t, d, cond)
+        if _is_number(here, 1):
+            return strong
+        found = _extrapolate(strong, predict(weak, x, t, d, cond), here)
+        return where_rows(_within(t, within), found, strong)
+
+    return velocity
 
 
 def _is_number(value, number):

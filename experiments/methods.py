@@ -24,6 +24,12 @@ SUCCESSORS = (
 ).split()
 
 
+TAUGHT = "mean-flow alpha-flow lagrangian eulerian".split()
+"""Those that take a velocity from a teacher as well as from the data."""
+ON_DATA = "flow-matching shortcut mean-flow".split()
+"""Those that are trained once more with a network that answers data."""
+
+
 class Method(NamedTuple):
     """A row of the table."""
 
@@ -77,6 +83,17 @@ def steady(name: str) -> str:
     return "--network.step linear" + ("" if limit is None else f" --network.embed-scale {limit:g}")
 
 
+def taught(name: str) -> Method:
+    """One that distils a flow-matching model of its own network."""
+    return Method(f"objective:{name} --objective.distil {steady(name)}", teacher=True, goes_on=steady(name))
+
+
+def of_data(name: str, grid: int) -> str:
+    """Options of a method whose network answers data."""
+    own = {"flow-matching": f"--objective.steps {grid}", "shortcut": ""}
+    return f"--network.predict data {own[name] if name in own else steady(name)}"
+
+
 def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuning: str = "") -> dict[str, Method]:
     """All methods on a data set whose preset is tuned for shortcut models, with `grid` steps on the finest grid.
 
@@ -96,6 +113,9 @@ def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuni
         "live-reflow": Method(f"objective:live-reflow {discrete} --objective.bootstrap-every 2"),
         "reflow": Method(f"objective:flow-matching {discrete} {flow}", pairs=True),
         **{name: Method(f"objective:{name} {steady(name)}") for name in SUCCESSORS},
+        **{f"{name}-teacher": taught(name) for name in TAUGHT},
+        "mid-training": Method("objective:mid-training --network.step linear", teacher=True, goes_on="--network.step linear"),
+        **{f"{name}-x": Method(f"objective:{name} {of_data(name, grid)}") for name in ON_DATA},
         consistency: Method(f"{told_of_data} {scratch}"),
         # Its authors' way.
         f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
@@ -149,6 +169,9 @@ def in_the_plane(distribution: str) -> Setting:
         name: Method(f"{name} --data.distribution {distribution}", teacher=config.objective.stages > 0)
         for name, (_, config) in PRESETS.items()
     }
+    also = f"--data.distribution {distribution}"
+    methods |= {f"{name}-teacher": Method(f"{name} {also} --objective.distil", teacher=True) for name in TAUGHT}
+    methods |= {f"{name}-x": Method(f"{name} {also} --network.predict data") for name in ON_DATA}
     # Its teacher has steps of the size at which it asks.
     distilled = methods["consistency-distillation"]
     methods["consistency-distillation"] = distilled._replace(goes_on="--objective.steps 32")

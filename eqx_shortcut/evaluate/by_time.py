@@ -43,7 +43,7 @@ def squared_errors(
     Times come in turn, up to `times` of the grid of the step size, so that none is asked that training does not ask. Noise is
     the same for all, the batch's own if it has one; conditions are kept. `progress` is the share of training done.
     """
-    terms, noise, count = objective.terms(networks, progress), noise_of(batch, key), batch.x.shape[0]
+    terms, noise, count = objective.terms(networks, progress), batch.noise_from(key), batch.x.shape[0]
     if not terms:
         return []
 
@@ -64,11 +64,6 @@ def squared_errors(
         (name, Asked(share, *(part[np.flatnonzero(names == name)] for part in (rows.t, rows.d, error))))
         for name, share in shares.items()
     ]
-
-
-def noise_of(batch: Batch, key: PRNGKeyArray) -> Float[Array, "batch *shape"]:
-    """The batch's own noise, or noise drawn for it."""
-    return jax.random.normal(key, batch.x.shape, batch.x.dtype) if batch.noise is None else batch.noise
 
 
 def times_in_turn(sections: Int[Array, ""], times: int, rows: int) -> Float[Array, " rows"]:

@@ -222,8 +222,13 @@ class Config(Generic[Data, Network, Method]):
     """More averages of the weights, for after the run."""
     unconditional: bool = False
     """Hide all labels."""
+    noise_scale: Positive = 1.0
+    """Standard deviation of the noise, in training and in sampling, in units of the data: 1 as a rule, 2 to 4 for pixels of 512
+    x 512 (more than 0)."""
     teacher: Place | None = None
     """Run folder of the network to distil; the new network starts from its weights, unless --init-from names others."""
+    weak_teacher: Place | None = None
+    """Run folder of a worse network of the same kind, which guides the teacher in place of its unlabelled answers."""
     init_from: Place | None = None
     """Run folder whose weights the network starts from."""
     pairs: Place | None = None

@@ -68,6 +68,7 @@ def bytes_a_device(state: TrainState) -> dict[str, int]:
     """Bytes on one device of each part of a laid-out state."""
     networks = state.networks
     parts = {"weights": networks.trained, "average": networks.ema, "moments": state.opt_state, "teacher": networks.teacher}
+    parts["weak teacher"] = networks.weak
     parts["more averages"] = state.averages or None
     return {name: sum(size_of(leaf) for leaf in shapes(part)) for name, part in parts.items() if part is not None}
 

@@ -23,6 +23,7 @@ def mean_flow(
     batch: Batch,
     key: PRNGKeyArray,
     *,
+    teacher: Field | None = None,
     intervals: Intervals = LOGIT_NORMAL,
     guidance: Guidance | None = None,
     jvp: tangents.Jvp = jax.jvp,
@@ -34,13 +35,15 @@ def mean_flow(
     Rows of `d = 0` need no tangent. `guidance` turns `v` into a guided velocity by `field`'s own answers at `d = 0`, and then
     drops conditions in rows of `d = 0` alone, which is where it asks for them, as the authors have it; without, they drop in
     rows of either kind, since guidance when sampling asks for them at any `d`. `jvp` may be `tangents.finite_difference()`.
+    With a `teacher`, `v` is its velocity, its answer at `d = 0` (AYF's Eulerian distillation, Sabour et al. 2025): the residual
+    then vanishes row by row at the teacher's exact map.
 
     With `posterior_every=2` and the pairs `times.to_end(times.logit_normal_pairs, share)` in `intervals`, and a
     `weights.LogVariance`, this is ESC (2025): half of the rows use the batch's posterior-mean velocity, and that share goes all
     the way to the data. The mean gradient at the exact field is zero with `weigh=()`. Geng et al. (2025).
     """
     draws = intervals.draw(batch, key, guidance, drop_steps=guidance is None or not guidance.inside)
-    steps, lines = split_rows(velocity_target(field, draws, guidance), intervals.bootstrap_every)
+    steps, lines = split_rows(velocity_target(field, draws, guidance, teacher=teacher), intervals.bootstrap_every)
     u, average = mean_flow_target(field, steps, jvp=jvp)
     error = row_error(u, average.u)
     return weighed_steps(field, (error, average), lines, intervals.bootstrap_every, weigh, reduction)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import ranges, samplers
-from ..guidance import Scales
+from ..guidance import Scales, autoguided, unlabelled
 from ..models.field import NetworkField
 from ..types import Batch, Cond, Draws, Field, Loss, Regression
 
@@ -29,12 +29,20 @@ class Networks(eqx.Module):
     """What the objective trains beside `online` and sampling does not need (see Objective.extra)."""
     null: Cond = None
     """The condition without its batch axis that stands for none: a class run's label `classes`; None where there are none."""
+    weak: Any = None
+    """A network worse than the teacher, which guides it (see guidance.autoguided); None: there is none."""
     microbatches: int = eqx.field(static=True, default=1)
     """The number of parts in which a batch goes through `online`, one after another."""
 
     def field(self, key: PRNGKeyArray) -> Field:
         """The network to train as a field, each row under its own dropout mask."""
         return NetworkField(self.online, key, self.microbatches)
+
+    def teaching(self, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Field:
+        """The teacher's field, guided by `scale` or as a condition `Guided` tells: by the weak network, or without labels."""
+        teacher = NetworkField(self.teacher)
+        weak = unlabelled(teacher, self.null) if self.weak is None else NetworkField(self.weak)
+        return autoguided(teacher, weak, scale, interval=interval)
 
     @property
     def trained(self) -> Any:
@@ -73,6 +81,10 @@ class Objective(Protocol):
     """Whether the network is asked at continuous step sizes, 0 included."""
     embed_scale_limit: ClassVar[float | None] = None
     """Largest factor on times before the network's sinusoids that training tolerates (see unsteady); None: any."""
+    predicts_noise: ClassVar[bool] = False
+    """Whether the network is trained to answer noise, and not a velocity."""
+    autoguides: ClassVar[bool] = False
+    """Whether its teacher may be guided by a weak network (see Networks.teaching)."""
 
     @property
     def pushes(self) -> bool:
