@@ -22,7 +22,7 @@ Weights = Literal["ema", "online"] | float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
+class SamplingOptions(ranges.Checked):
     """Options of samplers; `sampling` is the value that they make."""
 
     guidance_interval: tuple[Share, Share] | None = None
@@ -60,9 +60,6 @@ class Opening(SamplingOptions):
     """Training step of the checkpoint; by default the newest (0 or more)."""
     vae: pathlib.Path | None = None
     """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
-
-    def __post_init__(self) -> None:
-        ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)

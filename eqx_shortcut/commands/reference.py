@@ -29,7 +29,7 @@ SEES_STEP = (Shortcut, LiveReflow)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ranges.Checked):
     """A run folder from a checkpoint of the reference."""
 
     checkpoint: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -46,9 +46,6 @@ class Config:
     """Attention heads, which the parameters do not tell; by default those of the published size of that width (1 or more)."""
     seed: Natural = 0
     """Seed of every draw when training goes on (0 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 def main(config: Config) -> None:

@@ -20,7 +20,7 @@ from ._opening import Weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class Export(ranges.Checked):
     """Write the weights of a run to a file."""
 
     run: Annotated[Place, tyro.conf.Positional]
@@ -32,12 +32,9 @@ class Export:
     step: Natural | None = None
     """Training step of the checkpoint; by default the newest (0 or more)."""
 
-    def __post_init__(self):
-        ranges.check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class Import:
+class Import(ranges.Checked):
     """Make a run from a file: both sets of weights are the file's, and the optimizer starts afresh."""
 
     file: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -48,9 +45,6 @@ class Import:
     """How training will go on."""
     seed: Natural = 0
     """Seed of every draw when training goes on (0 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 Config = Annotated[Export, tyro.conf.subcommand("export")] | Annotated[Import, tyro.conf.subcommand("import")]

@@ -31,7 +31,7 @@ LATENT = (32, 32, 4)
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentImages:
+class LatentImages(ranges.Checked):
     """Latents of images: read from a cache, into which those of the images are put first, or without one encoded each step."""
 
     images: Annotated[
@@ -50,9 +50,6 @@ class LatentImages:
 
     prefix: ClassVar[str] = ""
     """Their options stand on the command line by themselves: --vae, and data:image-folder for `images`."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     @functools.cached_property
     def autoencoder(self) -> "Autoencoder":

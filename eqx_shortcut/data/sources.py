@@ -26,7 +26,7 @@ Parts = tuple[Records, Records | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Photos(abc.ABC):
+class Photos(abc.ABC, ranges.Checked):
     """A source of photos, each cropped to its central square and resized."""
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -42,9 +42,6 @@ class Photos(abc.ABC):
     """What becomes of an image that cannot be used: an end with its name, or the next good one in its place."""
     held_out: Proper = 0.02
     """Share of the images held out, where they have no part of that kind (more than 0, below 1)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     def build(self) -> tuple[ImageRecords, ImageRecords]:
         """Training images, and those held out: the part that is named so, or a fixed share, drawn at random once for all."""
