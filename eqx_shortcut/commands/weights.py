@@ -51,7 +51,7 @@ Config = Annotated[Export, tyro.conf.subcommand("export")] | Annotated[Import, t
 
 
 def main(config: Export | Import) -> None:
-    """Does what is asked and says what it did."""
+    """Exports or imports, and prints what it did."""
     export_weights(config) if isinstance(config, Export) else import_weights(config)
 
 

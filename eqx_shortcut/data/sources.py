@@ -39,7 +39,7 @@ class Photos(abc.ABC, ranges.Checked):
     mirror: bool = True
     """Mirror images at random."""
     on_bad_image: OnBadImage = "refuse"
-    """What becomes of an image that cannot be used: an end with its name, or the next good one in its place."""
+    """For an image that cannot be used: refuse ends the run and names it, replace puts the next good image in its place."""
     held_out: Proper = 0.02
     """Share of the images held out, where they have no part of that kind (more than 0, below 1)."""
 

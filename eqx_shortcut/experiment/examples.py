@@ -21,7 +21,7 @@ class Data:
     held_out: Rows
     mirror: bool
     source: Source | None = None
-    """Where they are from."""
+    """The source that built them."""
     pairs: Pairs | None = None
 
     @property
@@ -48,7 +48,7 @@ class Data:
 
     @property
     def replaced(self) -> dict[int, str]:
-        """Bad images met so far in whose place the next good ones stood: index, and file and reason."""
+        """Bad images met so far, replaced by the next good ones: their index, with file and reason."""
         images = self.train.images if isinstance(self.train, Encoded) else self.train
         return images.bad if isinstance(images, ImageRecords) else {}
 

@@ -36,7 +36,7 @@ class SmallClassifier(eqx.Module):
         self.out = Dense(WIDTHS[-1], classes, key=k_out)
 
     def __call__(self, image: Float[Array, "height width 3"]) -> Activations:
-        """Of an image in [-1, 1]."""
+        """The activations for an image in [-1, 1]."""
         x = image
         for convolution in self.convolutions:
             x = jax.nn.relu(convolution(x))
