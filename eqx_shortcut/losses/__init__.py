@@ -25,9 +25,21 @@ from ._live_reflow import live_reflow, live_reflow_draws, live_reflow_target
 from ._mean_flow import improved_mean_flow, mean_flow, mean_flow_target
 from ._progressive import level_draws, progressive_distillation, progressive_target
 from ._regression import regress, row_error
+from ._sets import (
+    Features,
+    distances,
+    drifting,
+    drifting_velocity,
+    entropic_map,
+    flattened,
+    one_step,
+    sinkhorn_flow,
+    sinkhorn_velocity,
+)
 from ._shortcut import bootstrap_target, check_strata, shortcut, shortcut_draws
 
 __all__ = [
+    "Features",
     "Intervals",
     "alpha_flow",
     "alpha_flow_target",
@@ -42,8 +54,13 @@ __all__ = [
     "continuous_consistency_target",
     "diffusion",
     "diffusion_target",
+    "distances",
+    "drifting",
+    "drifting_velocity",
+    "entropic_map",
     "eulerian",
     "eulerian_error",
+    "flattened",
     "flow_draws",
     "flow_matching",
     "flow_target",
@@ -56,6 +73,7 @@ __all__ = [
     "live_reflow_target",
     "mean_flow",
     "mean_flow_target",
+    "one_step",
     "posterior_draws",
     "progressive_distillation",
     "progressive_map",
@@ -64,6 +82,8 @@ __all__ = [
     "row_error",
     "shortcut",
     "shortcut_draws",
+    "sinkhorn_flow",
+    "sinkhorn_velocity",
     "so_flow",
     "split_mean_flow",
     "terminal_velocity",

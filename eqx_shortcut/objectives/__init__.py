@@ -9,6 +9,7 @@ from ._flow_matching import FlowMatching
 from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
 from ._progressive import ProgressiveDistillation
+from ._sets import Drifting, SinkhornFlow
 from ._shortcut import Shortcut
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -32,6 +33,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Eulerian,
         ProgressiveMap,
         ContinuousConsistency,
+        SinkhornFlow,
+        Drifting,
     )
 }
 """All objectives by their names on the command line, in its order."""
@@ -46,6 +49,7 @@ __all__ = [
     "ConsistencyTraining",
     "ContinuousConsistency",
     "Diffusion",
+    "Drifting",
     "Eulerian",
     "FlowMatching",
     "ImprovedMeanFlow",
@@ -58,6 +62,7 @@ __all__ = [
     "ProgressiveDistillation",
     "ProgressiveMap",
     "Shortcut",
+    "SinkhornFlow",
     "SoFlow",
     "SplitMeanFlow",
     "Term",

@@ -105,6 +105,11 @@ class Objective(Protocol):
         return False
 
     @property
+    def sets(self) -> int | None:
+        """The number of sets of rows of one label that a batch is made of (see data.batches); None: rows at random."""
+        return None
+
+    @property
     def told(self) -> Scales | None:
         """The guidance scales that the network is told in its condition, in training and sampling; None if it is told none."""
         return None
