@@ -85,11 +85,18 @@ def objective_of(name: str) -> Objective:
 def networks_of(objective: Objective) -> Networks:
     """Networks before the first step, each in buffers of its own, made without a program."""
     online, average, teacher = (jax.tree.map(jnp.array, STORED) for _ in range(3))
-    return Networks(online, average, teacher if objective.stages else None, objective.extra(jax.random.key(1)), NULL)
+    return Networks(
+        online,
+        average,
+        teacher if objective.stages else None,
+        objective.extra(jax.random.key(1)),
+        NULL,
+        memory=objective.memory(TRAIN.shape),
+    )
 
 
 def test_all_objectives_are_tried():
-    assert len(ALL) == 18 and all(isinstance(kind(), Objective) for kind in ALL.values())
+    assert len(ALL) == 21 and all(isinstance(kind(), Objective) for kind in ALL.values())
 
 
 @pytest.mark.parametrize("name", ALL)

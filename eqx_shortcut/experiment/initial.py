@@ -39,6 +39,7 @@ def fresh(config: Config, rows: Rows, shardings: Callable[[TrainState], TrainSta
         null=null_of(rows),
         teacher=config.objective.stages > 0,
         extra=config.objective.extra,
+        memory=config.objective.memory(rows.shape),
         averages=config.averages.sigma_rel,
         shardings=shardings,
     )

@@ -20,6 +20,7 @@ from ._flow_map import (
     terminal_velocity,
 )
 from ._flow_matching import flow_draws, flow_matching, flow_target
+from ._frechet import Memory, Stream, Streams, frechet, frechet_distance
 from ._intervals import Intervals, posterior_draws, velocity_target
 from ._live_reflow import live_reflow, live_reflow_draws, live_reflow_target
 from ._mean_flow import improved_mean_flow, mean_flow, mean_flow_target
@@ -41,6 +42,9 @@ from ._shortcut import bootstrap_target, check_strata, shortcut, shortcut_draws
 __all__ = [
     "Features",
     "Intervals",
+    "Memory",
+    "Stream",
+    "Streams",
     "alpha_flow",
     "alpha_flow_target",
     "bootstrap_target",
@@ -64,6 +68,8 @@ __all__ = [
     "flow_draws",
     "flow_matching",
     "flow_target",
+    "frechet",
+    "frechet_distance",
     "improved_mean_flow",
     "lagrangian",
     "lagrangian_error",

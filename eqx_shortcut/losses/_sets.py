@@ -184,6 +184,21 @@ def _on_sets(
     features: Features | None,
     reduction: Reduction,
 ) -> Loss:
+    phis, targets = features_of_both(field, batch, key, groups=groups, copies=copies, features=features)
+    pairs = zip(phis, targets, strict=True)
+    errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in pairs), strict=True)
+    loss = jnp.mean(jnp.stack(errors), axis=0)
+    found = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)
+    return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), **found}
+
+
+def features_of_both(
+    field: Field, batch: Batch, key: PRNGKeyArray, *, groups: int, copies: int, features: Features | None
+) -> tuple[list[Array], list[Array]]:
+    """In each space the features of `copies` samples a row, by groups, and those of the rows.
+
+    Raises ValueError for groups that the batch does not hold, pairs, and features that are not one vector a row.
+    """
     n, shape = batch.x.shape[0], batch.x.shape[1:]
     check_groups(n, groups)
     if batch.noise is not None:
@@ -198,17 +213,15 @@ def _on_sets(
     noise = jax.random.normal(key, (copies * n, *shape), batch.x.dtype)
     x = one_step(field, noise, jax.tree.map(repeated, batch.cond))
     features = flattened if features is None else features
-    spaces = zip(jax.tree.leaves(features(x)), jax.tree.leaves(jax.lax.stop_gradient(features(batch.x))), strict=True)
-    errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in spaces), strict=True)
-    loss = jnp.mean(jnp.stack(errors), axis=0)
-    found = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)
-    return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), **found}
+    phis, targets = jax.tree.leaves(features(x)), jax.tree.leaves(jax.lax.stop_gradient(features(batch.x)))
+    for phi, data in zip(phis, targets, strict=True):
+        if phi.ndim != 2 or data.shape[1:] != phi.shape[1:]:
+            raise ValueError(f"features are of shape {phi.shape} for samples, {data.shape} for data: give one vector a row")
+    return phis, targets
 
 
 def _moved(phi, data, velocity, groups):
     """The error of each sample in one space, in which a sample's mean distance to the data of its group is `sqrt(f)`."""
-    if phi.ndim != 2 or data.shape[1:] != phi.shape[1:]:
-        raise ValueError(f"features are of shape {phi.shape} for samples, {data.shape} for data: give one vector a row")
     samples, sets = (a.reshape(groups, -1, a.shape[1]) for a in (jax.lax.stop_gradient(phi), data))
     unit = jnp.mean(jax.vmap(distances)(samples, sets)) / data.shape[1] ** 0.5
     samples, sets, everything = samples / unit, sets / unit, data / unit

@@ -9,7 +9,7 @@ from ._flow_matching import FlowMatching
 from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
 from ._progressive import ProgressiveDistillation
-from ._sets import Drifting, SinkhornFlow
+from ._sets import Drifting, Frechet, SinkhornFlow
 from ._shortcut import Shortcut
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -35,6 +35,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         ContinuousConsistency,
         SinkhornFlow,
         Drifting,
+        Frechet,
     )
 }
 """All objectives by their names on the command line, in its order."""
@@ -52,6 +53,7 @@ __all__ = [
     "Drifting",
     "Eulerian",
     "FlowMatching",
+    "Frechet",
     "ImprovedMeanFlow",
     "Lagrangian",
     "LiveReflow",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -31,6 +31,8 @@ class Networks(eqx.Module):
     """The condition without its batch axis that stands for none: a class run's label `classes`; None where there are none."""
     microbatches: int = eqx.field(static=True, default=1)
     """In so many parts, one after another, a batch goes through `online`."""
+    memory: Any = None
+    """What the objective remembers of earlier steps, not trained (see Objective.memory)."""
 
     def field(self, key: PRNGKeyArray) -> Field:
         """The network to train as a field, each row under its own dropout mask."""
@@ -125,6 +127,18 @@ class Objective(Protocol):
     def extra(self, key: PRNGKeyArray) -> Any:
         """What is trained beside the network, a module that the loss finds as `networks.extra`; None if nothing is."""
         return None
+
+    def memory(self, shape: tuple[int, ...]) -> Any:
+        """What it remembers before the first step, for rows of that shape, a PyTree that it finds as `networks.memory`."""
+        return None
+
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+        """Loss and metrics as the objective gives them, and its memory for the next step."""
+        return self(networks, batch, key, progress), networks.memory
+
+    def trained_in(self, protocol: Mapping[str, str]) -> bool:
+        """Whether the features of that protocol (see evaluate.Features) train the network, and so must not judge it."""
+        return False
 
     def snapshot(self, networks: Networks) -> Any:
         """The network that becomes the teacher of the next stage."""
