@@ -24,6 +24,7 @@ from ._frechet import Memory, Stream, Streams, frechet, frechet_distance
 from ._intervals import Intervals, posterior_draws, velocity_target
 from ._live_reflow import live_reflow, live_reflow_draws, live_reflow_target
 from ._mean_flow import improved_mean_flow, mean_flow, mean_flow_target
+from ._mid_training import mid_training, mid_training_target
 from ._progressive import level_draws, progressive_distillation, progressive_target
 from ._regression import regress, row_error
 from ._sets import (
@@ -79,6 +80,8 @@ __all__ = [
     "live_reflow_target",
     "mean_flow",
     "mean_flow_target",
+    "mid_training",
+    "mid_training_target",
     "one_step",
     "posterior_draws",
     "progressive_distillation",

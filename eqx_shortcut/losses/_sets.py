@@ -210,7 +210,7 @@ def features_of_both(
         whole = a.reshape(groups, 1, n // groups, *a.shape[1:])
         return jnp.broadcast_to(whole, (groups, copies, *whole.shape[2:])).reshape(copies * n, *a.shape[1:])
 
-    noise = jax.random.normal(key, (copies * n, *shape), batch.x.dtype)
+    noise = batch.noise_scale * jax.random.normal(key, (copies * n, *shape), batch.x.dtype)
     x = one_step(field, noise, jax.tree.map(repeated, batch.cond))
     features = flattened if features is None else features
     phis, targets = jax.tree.leaves(features(x)), jax.tree.leaves(jax.lax.stop_gradient(features(batch.x)))

@@ -19,6 +19,7 @@ from ..ranges import BelowOne, Count, Natural, Positive
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
+from .prediction import Prediction, check_prediction, velocity_toward
 from .sharded import is_split, keeps
 
 StepEmbedding = Literal["log2", "linear", "none"]
@@ -62,6 +63,8 @@ class DiTConfig:
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
     """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
+    predict: Prediction = "velocity"
+    """What the last layer answers: the velocity, or data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`."""
     velocity_head: bool = False
     """A second last layer that answers the velocity, for objectives that train one beside the average velocity."""
     embed_scale: Positive = 1.0
@@ -128,6 +131,7 @@ class DiTConfig:
                 "--network.attention xla"
             )
         check_observed(objective, self.observed, self.guided)
+        check_prediction(objective, self.predict)
         if objective.second_head and not self.velocity_head:
             raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
@@ -310,7 +314,8 @@ class DiT(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*shape"]:
-        return self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
+        answer = self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
+        return velocity_toward(answer, x, t) if self.config.predict == "data" else answer
 
     def activations(
         self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Condition

@@ -8,6 +8,7 @@ from ._flow_map import Eulerian, Lagrangian, ProgressiveMap, TerminalVelocity
 from ._flow_matching import FlowMatching
 from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
+from ._mid_training import MidTraining
 from ._progressive import ProgressiveDistillation
 from ._sets import Drifting, Frechet, SinkhornFlow
 from ._shortcut import Shortcut
@@ -33,6 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Eulerian,
         ProgressiveMap,
         ContinuousConsistency,
+        MidTraining,
         SinkhornFlow,
         Drifting,
         Frechet,
@@ -59,6 +61,7 @@ __all__ = [
     "LiveReflow",
     "Loss",
     "MeanFlow",
+    "MidTraining",
     "Networks",
     "Objective",
     "ProgressiveDistillation",
