@@ -50,6 +50,7 @@ from eqx_shortcut.objectives import (
     Objective,
     ProgressiveDistillation,
     ProgressiveMap,
+    Reward,
     Shortcut,
     SinkhornFlow,
     SoFlow,
@@ -111,9 +112,15 @@ CASES: dict[str, Objective] = {
     "sinkhorn-flow": SinkhornFlow(),
     "sinkhorn-flow/options": SinkhornFlow(groups=3, epsilon=0.2, iterations=5, power=2.0, guidance=2.0),
     "frechet": Frechet(),
+    "reward": Reward(score="test_recorded_steps:total", groups=2),
     "drifting": Drifting(),
     "drifting/options": Drifting(groups=3, temperatures=(0.1, 0.5), guidance=2.0),
 }
+
+
+def total(x, cond):
+    """A reward."""
+    return jnp.sum(x, axis=1)
 
 
 class Small(eqx.Module):

@@ -27,6 +27,7 @@ from ._mean_flow import improved_mean_flow, mean_flow, mean_flow_target
 from ._mid_training import mid_training, mid_training_target
 from ._progressive import level_draws, progressive_distillation, progressive_target
 from ._regression import regress, row_error
+from ._reward import Score, map_velocity, reward, reward_error, reward_share
 from ._sets import (
     Features,
     distances,
@@ -44,6 +45,7 @@ __all__ = [
     "Features",
     "Intervals",
     "Memory",
+    "Score",
     "Stream",
     "Streams",
     "alpha_flow",
@@ -78,6 +80,7 @@ __all__ = [
     "live_reflow",
     "live_reflow_draws",
     "live_reflow_target",
+    "map_velocity",
     "mean_flow",
     "mean_flow_target",
     "mid_training",
@@ -88,6 +91,9 @@ __all__ = [
     "progressive_map",
     "progressive_target",
     "regress",
+    "reward",
+    "reward_error",
+    "reward_share",
     "row_error",
     "shortcut",
     "shortcut_draws",

@@ -10,6 +10,7 @@ from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
 from ._mid_training import MidTraining
 from ._progressive import ProgressiveDistillation
+from ._reward import Reward
 from ._sets import Drifting, Frechet, SinkhornFlow
 from ._shortcut import Shortcut
 
@@ -38,6 +39,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         SinkhornFlow,
         Drifting,
         Frechet,
+        Reward,
     )
 }
 """All objectives by their names on the command line, in its order."""
@@ -66,6 +68,7 @@ __all__ = [
     "Objective",
     "ProgressiveDistillation",
     "ProgressiveMap",
+    "Reward",
     "Shortcut",
     "SinkhornFlow",
     "SoFlow",

@@ -356,8 +356,8 @@ def all_zero(tree) -> bool:
     return not any(np.any(leaf) for leaf in jax.tree.leaves(tree))
 
 
-SETS = {"sinkhorn-flow", "drifting", "frechet"}
-"""Those whose loss is no sum over rows: test_sets_laws.py, test_frechet_laws.py."""
+SETS = {"sinkhorn-flow", "drifting", "frechet", "reward"}
+"""Those on samples as sets: test_sets_laws.py, test_frechet_laws.py, test_reward_laws.py."""
 
 
 def test_every_objective_is_here():
