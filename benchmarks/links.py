@@ -153,8 +153,9 @@ def ends(sent: Traffic, chip: Chip, network: str, kind: Kind) -> float:
     return 32 * (at.gradient + at.kernels) / left if left > 0 else float("inf")
 
 
-NETWORKS, KINDS = ("b", "xl"), ("data", "fsdp", "tensor")
-MESHES = {"data": "data", "fsdp": "fsdp 8", "tensor": "tensor 2"}
+NETWORKS = ("b", "xl")
+KINDS: tuple[Kind, ...] = ("data", "fsdp", "tensor")
+MESHES: dict[Kind, str] = {"data": "data", "fsdp": "fsdp 8", "tensor": "tensor 2"}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
