@@ -23,7 +23,7 @@ SIZE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer(abc.ABC):
+class Optimizer(abc.ABC, ranges.Checked):
     """An optimizer: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
 
     lr: NotNegative = 1e-4
@@ -40,9 +40,6 @@ class Optimizer(abc.ABC):
     """Weight decay, multiplied by the learning rate (0 or more)."""
     clip: Positive | None = None
     """Largest norm of the gradient over all parameters; None leaves it (more than 0)."""
-
-    def __post_init__(self) -> None:
-        ranges.check(self)
 
     def rate(self, steps: int) -> "optax.Schedule":
         """The learning rate as a function of the step, for a run of `steps`."""

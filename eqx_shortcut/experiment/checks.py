@@ -79,7 +79,7 @@ def check_record(
     may_change: Collection[str] = MAY_CHANGE,
     remedy: str = "Repeat its settings to continue it, or start a new one with --name",
 ) -> None:
-    """Makes sure that a config.json, if there is one, is that of this run; raises ValueError naming what differs."""
+    """Raises ValueError, naming what differs, if there is a config.json and it is of another run."""
     if storage.exists(path):
         # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
         # altogether (an imported run does not know its data) is settled by the command that continues it.
