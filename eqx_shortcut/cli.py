@@ -82,7 +82,7 @@ def command(
 
 @contextlib.contextmanager
 def _edge() -> Iterator[None]:
-    """What goes wrong inside becomes a sentence and an exit status, as `command` tells."""
+    """Turns exceptions and signals inside into a sentence and an exit status, as described at `command`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -152,7 +152,7 @@ def room_for(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_for(settings: Any) -> Iterator[None]:
-    """What takes more memory than there is inside says, by a note, which of the settings make it smaller."""
+    """Adds to an out-of-memory error raised inside a note that names the settings which need less memory."""
     try:
         yield
     except Exception as error:
@@ -162,7 +162,7 @@ def memory_for(settings: Any) -> Iterator[None]:
 
 
 def _smaller(settings: Any, prefix: str = "") -> Iterator[str]:
-    """What to do with each of the settings on which memory depends, those of parts of a command's settings among them."""
+    """One advice for each setting on which memory depends ("lower --batch 128"), nested settings included."""
     for field in dataclasses.fields(settings):
         value, flag = getattr(settings, field.name), f"--{prefix}{field.name.replace('_', '-')}"
         match field.name:
@@ -186,7 +186,7 @@ UNITS = re.compile(r"allocat\w* (\d[\d.]*) ?([KMGTP])(?:i?B)?\b", re.IGNORECASE)
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """What was asked for, if the error is that a device or the host had no memory left for it; None for others."""
+    """The sentence for an error that says that a device or the host is out of memory; None for other errors."""
     if not isinstance(error, MemoryError):
         from jax.errors import JaxRuntimeError
 

@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM do to a command: it ends by an exception, or, while it is imported, at once."""
+"""SIGINT and SIGTERM end a command by an exception, or at once while it is being imported."""
 
 import contextlib
 import os

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
-from .guidance import guided, told
+from .guidance import at_scale, guided
 from .objectives import Objective
 from .samplers import StepRange
 from .sampling import Sampling
@@ -188,7 +188,7 @@ class _Guiding(NamedTuple):
 def _settled(model, indices, labels, conditions, sampling):
     sampling.check(model.objective)
     guidance, interval = sampling.guidance, sampling.guidance_interval
-    if guidance != 1 and (not model.labelled or model.nothing is None):
+    if guidance != 1 and model.objective.told is None and (not model.labelled or model.nothing is None):
         raise ValueError(f"guidance={guidance:g} goes from no condition to one, and the run was trained without: leave it at 1")
     cond = _conditions(model, labels, conditions, indices)
     if not sampling.guides(model.objective):
@@ -277,7 +277,7 @@ def _view(model, guiding):
         return model.field
     scale, interval = guiding
     if (scales := model.objective.told) is not None:
-        return told(model.field, scale, interval=scales.interval if interval is None else interval)
+        return at_scale(model.field, scale, interval=scales.interval if interval is None else interval)
     return guided(model.field, scale, model.nothing, interval=interval)
 
 

@@ -125,7 +125,7 @@ def coloured(x):
 
 
 def shifted(key, x, most: int):
-    """Each image moved by up to so many pixels, the ones of its edge repeated."""
+    """Each image shifted at random by up to `most` pixels, with its edge repeated."""
     import jax
     import jax.numpy as jnp
 

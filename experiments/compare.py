@@ -5,8 +5,8 @@
     python experiments/compare.py digits --costs costs.json --seeds 5 --methods shortcut mean-flow flow-matching
 
 Only what is missing in RUNS is trained, so the same command continues, and other methods or seeds can be added. With the file
-of `benchmarks/cost.py DATA --out` the budget is equal time instead: that of shortcut for so many steps, as the preset is. What
-each method is told beside (step embedding, learning rate, average) is in methods.py. Writes OUT/table.md and table.json (each
+of `benchmarks/cost.py DATA --out` the budget is equal time instead: the time that shortcut takes for the preset's steps. The
+options of each method (step embedding, learning rate, average) are in methods.py. Writes OUT/table.md and table.json (each
 run with the commands that make it, and those that were there before), quality.png and methods.png, and samples-1.png and
 samples-4.png of the first seed: the same noise down the columns, a row a method. Run it in the repository.
 """
@@ -32,7 +32,7 @@ import tyro
 
 from eqx_shortcut.cli import command
 from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
-from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
+from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, settings_of
 
 REFERENCE = "shortcut"
 COLUMNS = 10
@@ -60,7 +60,7 @@ class Config:
     workers: int = 1
     """Runs at once, each on its share of the CPU cores."""
     more: str = ""
-    """What all trainings are told besides, as in --more="--data.path FOLDER"."""
+    """Options of all trainings, as in --more="--data.path FOLDER"."""
     out: pathlib.Path | None = None
     """Folder to write; by default comparison/DATA, for equal time comparison/DATA-time."""
     runs: pathlib.Path | None = None
@@ -77,12 +77,12 @@ class Config:
 
     @property
     def setting(self) -> Setting:
-        """What is told of the data set."""
+        """The settings of the data set."""
         return SETTINGS[self.data]
 
     @property
     def name(self) -> str:
-        """Of data set and kind of budget."""
+        """The name of the table: data set and kind of budget."""
         return self.data if self.costs is None else f"{self.data}-time"
 
     @property
@@ -92,7 +92,7 @@ class Config:
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where those of this one lie."""
+        """The folder of the runs of this table's experiment."""
         return self.all_runs / self.setting.script
 
     @property
@@ -141,7 +141,7 @@ def main(config: Config) -> None:
 
 
 def read_costs(config: Config) -> dict[str, float] | None:
-    """What a step costs over flow matching's, by method; None for a budget of equal steps."""
+    """The time of a step relative to flow matching's, by method; None for a budget of equal steps."""
     if config.costs is None:
         return None
     try:
@@ -227,7 +227,7 @@ def finished(words: Command) -> bool:
     if not (folder / "config.json").exists():
         return False
     # Beside settings a record says what was found of the data.
-    record = settings.read(folder / "config.json") | settings.dump(told(experiment, words[2:]))
+    record = settings.read(folder / "config.json") | settings.dump(settings_of(experiment, words[2:]))
     remedy = "Name another place with --runs, or remove it"
     check_record(folder / "config.json", record, may_change={*MAY_CHANGE} - {"steps", "quality"}, remedy=remedy)
     judged = {row["steps"] for row in read_results(folder)["results"] if row["protocol"].get("statistics") == TRAINED}
@@ -235,9 +235,9 @@ def finished(words: Command) -> bool:
 
 
 def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
-    """Runs the commands of each job in order, so many jobs at once; yields after each what went wrong, or nothing.
+    """Runs the commands of each job in order, `workers` jobs at once; yields an error, or "", after each job.
 
-    On a terminal each worker has a line, with what its command says.
+    On a terminal each worker has a line with the last output of its command.
     """
     from tqdm import tqdm
 
@@ -299,7 +299,7 @@ def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) 
 
 
 def record_of(config: Config, budget: int, costs: Mapping[str, float] | None) -> dict[str, Any]:
-    """What all runs of a table have in common."""
+    """The settings shared by all runs of a table."""
     return {"data": config.data, "steps of shortcut": budget, "costs": costs and dict(costs), "more": config.more}
 
 
@@ -356,7 +356,7 @@ def draw(runs: Sequence[pathlib.Path], steps: int, path: pathlib.Path) -> None:
 
 
 def surroundings() -> dict[str, Any]:
-    """What runs are made on."""
+    """The machine and the versions that runs are made with."""
     import jax
 
     import eqx_shortcut

@@ -1,4 +1,4 @@
-"""The methods that `compare.py` puts side by side: what each is told on a data set, in the words of its command.
+"""The methods that `compare.py` puts side by side, and their options on each data set.
 
 Equal are data, width and depth, batch, schedule and number of training steps or time. What a method needs beside its own
 training is trained within its budget: where there is a teacher, or pairs are made, both phases have half of it each. Making
@@ -34,13 +34,13 @@ class Method(NamedTuple):
     """A row of the table."""
 
     arguments: str
-    """What the experiment is told."""
+    """Options of the experiment."""
     teacher: bool = False
-    """It distils a flow-matching model."""
+    """Whether it distils a flow-matching model."""
     pairs: bool = False
-    """It goes on from a flow-matching model, on pairs of noise and that model's samples."""
+    """Whether it starts from a flow-matching model and trains on pairs of noise and that model's samples."""
     goes_on: str | None = None
-    """It goes on from a flow-matching model that is told this beside, on the same data; None: it does not."""
+    """Options of the flow-matching model that it starts from, on the same data; None: it starts from scratch."""
 
     @property
     def phases(self) -> int:
@@ -50,7 +50,7 @@ class Method(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A data set, and what is told of it."""
+    """A data set and its options."""
 
     script: str
     """The experiment."""
@@ -73,12 +73,12 @@ class Setting:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The preset as the experiment is told it."""
+        """The options that choose the preset."""
         return () if self.preset == "default" else (self.preset,)
 
 
 def steady(name: str) -> str:
-    """What a method at continuous step sizes is told of the network: sinusoids no faster than it tolerates."""
+    """The network options of a method at continuous step sizes: sinusoids no faster than it tolerates."""
     limit = OBJECTIVES[name].embed_scale_limit
     return "--network.step linear" + ("" if limit is None else f" --network.embed-scale {limit:g}")
 
@@ -220,11 +220,11 @@ SETTINGS = {
 
 def parsed(setting: Setting, method: Method) -> Config:
     """The settings that a method is trained with, as its experiment reads them."""
-    return told(setting.script, [*setting.words, *method.arguments.split()])
+    return settings_of(setting.script, [*setting.words, *method.arguments.split()])
 
 
-def told(experiment: str, words: Sequence[str]) -> Config:
-    """The settings of an experiment that is told these words."""
+def settings_of(experiment: str, words: Sequence[str]) -> Config:
+    """The settings that an experiment reads from the words of its command line."""
     import importlib
 
     return importlib.import_module(experiment).EXPERIMENT.parse(words)

@@ -46,7 +46,7 @@ PLANE = {
 ALONE: dict[type[Objective], dict[str, Any]] = {
     # Times on its grid.
     FlowMatching: {"time_mean": None, "time_std": 0.8},
-    # What is known at t = 1 reaches t = 0 in so many hops, each through the average of the weights: 128 are too many here.
+    # Bootstrapping carries what is known at t = 1 to t = 0 in `steps` hops through averaged weights: 128 are too many.
     ConsistencyDistillation: {"steps": 32},
     # Asked at all times at d = 1, it learns a second velocity beside the one of many steps, which has to share a small network.
     LiveReflow: {"bootstrap_every": 32},

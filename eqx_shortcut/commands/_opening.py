@@ -1,4 +1,4 @@
-"""What the commands on a trained run have in common: their options, its weights, its autoencoder, the names of its classes."""
+"""The options shared by commands on a trained run, and how they open it: its weights, autoencoder and class names."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 Weights = Literal["ema", "online"] | float
-"""Which weights of a run (see eqx_shortcut.load)."""
+"""The weights of a run to load (see eqx_shortcut.load)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class SamplingOptions:
     """Above 1 more of the steps of a named --sampler lie near the noise, below 1 near the data (more than 0)."""
 
     def sampling(self, steps: int, guidance: float) -> "Sampling":
-        """So many steps at this guidance scale. Raises ValueError for a shift of the times of no named sampler."""
+        """The options as a `Sampling`. Raises ValueError for a shift of the times without a named sampler."""
         from .. import samplers
         from ..sampling import Sampling
 
@@ -133,7 +133,7 @@ def decoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> Callable[[Any
 
 
 def autoencoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> "Autoencoder | None":
-    """That of a run on latents, None for other runs. Raises ValueError if it is missing or another one."""
+    """The autoencoder of a run on latents, None for other runs. Raises ValueError if it is missing or another one."""
     from .. import settings
     from ..data.encode import identity
     from ..pretrained.autoencoder_files import load_autoencoder

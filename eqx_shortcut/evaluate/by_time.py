@@ -20,7 +20,7 @@ class Asked(NamedTuple):
     """The times and step sizes at which a network was asked, one level a step size, and the squared error of each answer."""
 
     share: float
-    """Of all rows of a batch, those that are asked so in training."""
+    """The share of the rows of a batch that have this term in training."""
     t: Float[Array, "levels rows"]
     d: Float[Array, "levels rows"]
     error: Float[Array, "levels rows"]
@@ -92,7 +92,7 @@ def _curve(t, d, error):
 def all_rows(found: Mapping[str, Sequence[Curve]], shares: Mapping[str, float]) -> list[Curve]:
     """Error of a whole batch by the shares of its terms, at each step size of the term with the most.
 
-    A term of one step size counts beside each: as in a batch of which all bootstrap rows have the same `d`.
+    A term with a single step size is added at each of them, as in a batch whose bootstrap rows all have the same `d`.
     """
     most = max(found.values(), key=len)
     mixed = []

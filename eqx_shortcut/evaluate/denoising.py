@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..objectives import Networks, Objective, Term
-from ..rows import rows as per_row
+from ..rows import expand
 from ..steps import predict
 from ..types import Batch, Draws
 from .by_time import times_in_turn
@@ -50,7 +50,7 @@ def denoised(
     def data(point):
         x, t, d = point
         # A view that knows one step only needs no telling, but may have to know how far it goes.
-        return x + per_row(1 - t, x) * predict(view, x, t, d if objective.only_step is None else 1 - t, batch.cond)
+        return x + expand(1 - t, x) * predict(view, x, t, d if objective.only_step is None else 1 - t, batch.cond)
 
     found = [points(term) for term in terms]
     x, t, d = (jnp.concatenate(parts) for parts in zip(*found, strict=True))

@@ -1,4 +1,4 @@
-"""What a step does layer by layer: norms, largest magnitudes, and how many numbers are not finite."""
+"""Statistics of a step layer by layer: norms, largest magnitudes, and counts of numbers that are not finite."""
 
 import dataclasses
 import functools

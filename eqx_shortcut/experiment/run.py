@@ -37,7 +37,7 @@ class Run:
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
-        """What defines the run, as its config.json keeps it."""
+        """The contents of config.json, which define the run."""
         train, data = self.data.train, self.data
         found = {"experiment": self.experiment, "version": __version__, "shape": list(train.shape), "classes": train.classes}
         found |= {key: value for key, value in settings.dump(self.config).items() if key not in UNRECORDED}
@@ -105,7 +105,7 @@ class Run:
         return Checkpoints.any(self.folder / "checkpoints")
 
     def checkpoints(self) -> Checkpoints:
-        """Those of the run; the folder is made."""
+        """The checkpoints of the run; makes their folder."""
         kept = self.config.checkpoint
         return Checkpoints(self.folder / "checkpoints", keep=kept.keep, milestones=kept.milestones, config=self.record)
 

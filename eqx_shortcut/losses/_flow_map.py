@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, tangents, times
 from ..guidance import Guidance
-from ..rows import rows as per_row
-from ..rows import split_rows
+from ..rows import expand, split_rows
 from ..steps import predict
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._alpha_flow import alpha_flow_target
@@ -131,8 +130,8 @@ def lagrangian_error(
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
     u, slope = tangents.along_step(field, x, t, d, cond, jvp=jvp)
-    slope = per_row(d, x) * slope
-    there = jax.lax.stop_gradient(x + per_row(d, x) * u)
+    slope = expand(d, x) * slope
+    there = jax.lax.stop_gradient(x + expand(d, x) * u)
     end = jax.lax.stop_gradient(predict(target, there, t + d, jnp.zeros_like(d), cond))
     return row_error(u + slope, end), Regression(x, t, d, cond, jax.lax.stop_gradient(end - slope))
 
@@ -158,6 +157,6 @@ def eulerian_error(
         slope = slope + jax.lax.stop_gradient(tangents.along_space(field, x, t, d, cond, own, jvp=jvp))
     else:
         u, slope = tangents.along_path(field, x, t, d, cond, own, jvp=jvp)
-    slope = per_row(d, x) * slope
+    slope = expand(d, x) * slope
     rows = Regression(x, t, d, cond, own + jax.lax.stop_gradient(slope))
     return (row_error(u, rows.u) if stop_tangent else row_error(u - slope, own)), rows

@@ -8,8 +8,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .. import paths, times
 from ..guidance import Guidance, drop_condition, guided_velocity, same_condition
-from ..rows import check_share, merge_rows, where_rows
-from ..rows import rows as per_row
+from ..rows import check_share, expand, merge_rows, where_rows
 from ..steps import predict
 from ..types import Batch, Draws, Field, Regression
 
@@ -70,7 +69,7 @@ def posterior_draws(draws: Draws, which: Bool[Array, " batch"]) -> Draws:
     n, left = draws.t.shape[0], jnp.maximum(1 - draws.t, jnp.finfo(draws.t.dtype).eps)
     point, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     mean = paths.posterior_mean(point, 1 - left, draws.x, same_condition(draws.cond, draws.cond, (n, n)))
-    noise = (point - per_row(draws.t, point) * mean) / per_row(left, point)
+    noise = (point - expand(draws.t, point) * mean) / expand(left, point)
     x, noise = where_rows(which, (mean, noise), (draws.x, draws.noise))
     return dataclasses.replace(draws, x=x, noise=noise)
 

@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import tangents, times, weights
 from ..guidance import Guidance, Scales, draw_guided
-from ..rows import rows as per_row
-from ..rows import split_rows
+from ..rows import expand, split_rows
 from ..steps import predict
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._intervals import Intervals, velocity_target
@@ -66,8 +65,8 @@ def improved_mean_flow(
 
     The own velocity is `field` at `d = 0`, or the answer of the field `velocity` there; that one is then trained here too, by
     flow matching in the same weights. With `Scales` as scale of `guidance` each row draws its own, and the field is given
-    conditions `Guided(cond, scale, start, stop)` and learns all scales at once; sample it by `guidance.told`. The rest is as in
-    `mean_flow`. The mean gradient at the exact field is zero with `weigh=()`. Geng et al. (2025b).
+    conditions `Guided(cond, scale, start, stop)` and learns all scales at once; sample it by `guidance.at_scale`. The rest is
+    as in `mean_flow`. The mean gradient at the exact field is zero with `weigh=()`. Geng et al. (2025b).
     """
     k_draws, k_scales = jax.random.split(key)
     draws = intervals.draw(batch, k_draws, guidance, drop_steps=guidance is None or not guidance.inside)
@@ -109,4 +108,4 @@ def mean_flow_target(
     x, t, d, cond, v = lines.x, lines.t, lines.d, lines.cond, lines.u
     direction = v if along is None else jax.lax.stop_gradient(predict(along, x, t, jnp.zeros_like(t), cond))
     u, slope = tangents.along_path(field, x, t, d, cond, direction, jvp=jvp)
-    return u, Regression(x, t, d, cond, v + per_row(d, x) * jax.lax.stop_gradient(slope))
+    return u, Regression(x, t, d, cond, v + expand(d, x) * jax.lax.stop_gradient(slope))

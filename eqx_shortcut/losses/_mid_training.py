@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from ..rows import check_divides, split_rows
-from ..rows import rows as per_row
+from ..rows import check_divides, expand, split_rows
 from ..steps import predict
 from ..types import Batch, Field, Loss, Reduction, Regression, Weigh
 from ._regression import regress, weighed
@@ -50,5 +49,5 @@ def mid_training_target(teacher: Field, batch: Batch, key: PRNGKeyArray, *, roll
 
     x = jnp.moveaxis(points, 0, 1).reshape(batch.x.shape)
     t = jnp.tile(times, noise.shape[0])
-    u = (all_points(end) - x) / per_row(1 - t, x)
+    u = (all_points(end) - x) / expand(1 - t, x)
     return jax.lax.stop_gradient(Regression(x, t, 1 - t, jax.tree.map(all_points, cond), u))

@@ -63,7 +63,7 @@ class OnPairs(OnField, Objective):
         return times.uniform if self.uniform_velocity else None
 
     def share_to_data(self, progress: Float[Array, ""]) -> float | Float[Array, ""]:
-        """That share after a part of training."""
+        """The share at this progress of training."""
         return self.to_data
 
     def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..trained import Trained
 
 RADIUS, POINTS = 0.2, 8
-"""Of the obstacle, a disc around 0, and points of a path."""
+"""Radius of the obstacle, a disc around 0, and the number of points of a path."""
 
 Paths = Float[np.ndarray, "paths points 2"]
 

@@ -20,7 +20,7 @@ Cell, Config, finished, lengths, worked = compare.Cell, compare.Config, compare.
 commands, read_costs, check_table = compare.commands, compare.read_costs, compare.check_table
 record_of, report = compare.record_of, compare.report
 methods = script("methods")
-SETTINGS, TEACHER, parsed, told = methods.SETTINGS, methods.TEACHER, methods.parsed, methods.told
+SETTINGS, TEACHER, parsed, settings_of = methods.SETTINGS, methods.TEACHER, methods.parsed, methods.settings_of
 
 ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.methods]
 
@@ -121,7 +121,7 @@ def made(words: tuple[str, ...]) -> pathlib.Path:
     told_of = dict(itertools.pairwise(words))
     folder = pathlib.Path(told_of["--runs"]) / "digits" / told_of["--name"]
     folder.mkdir(parents=True)
-    record = {name: value for name, value in settings.dump(told("digits", words[2:])).items() if name not in UNRECORDED}
+    record = {name: value for name, value in settings.dump(settings_of("digits", words[2:])).items() if name not in UNRECORDED}
     (folder / "config.json").write_text(json.dumps(record | {"shape": [8, 8, 1]}))
     (folder / "evaluation.json").write_text(json.dumps(quality(4.0)))
     return folder
