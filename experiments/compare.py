@@ -28,11 +28,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import tyro
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.cli import command
-from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
-from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, settings_of
+with interruptible():
+    import tyro
+
+    from eqx_shortcut import ranges
+    from eqx_shortcut.cli import command
+    from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
+    from eqx_shortcut.ranges import Count
+    from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, settings_of
 
 REFERENCE = "shortcut"
 COLUMNS = 10
@@ -51,14 +56,14 @@ class Config:
     """The data set, or shortcut models on it with one setting changed each."""
     methods: tuple[str, ...] = ()
     """The methods to train; by default all."""
-    seeds: int = 1
-    """Seeds of each, from 0."""
-    steps: int | None = None
-    """Training steps, with --costs those of shortcut; by default the preset's."""
+    seeds: Count = 1
+    """Seeds of each, from 0 (1 or more)."""
+    steps: Count | None = None
+    """Training steps, with --costs those of shortcut; by default the preset's (1 or more)."""
     costs: pathlib.Path | None = None
     """File of what each method's step costs, for a budget of equal time; by default all have equal steps."""
-    workers: int = 1
-    """Runs at once, each on its share of the CPU cores."""
+    workers: Count = 1
+    """Runs at once, each on its share of the CPU cores (1 or more)."""
     more: str = ""
     """Options of all trainings, as in --more="--data.path FOLDER"."""
     out: pathlib.Path | None = None
@@ -67,11 +72,9 @@ class Config:
     """Folder of all runs; by default runs/compare/DATA, for equal time runs/compare/DATA-time."""
 
     def __post_init__(self):
+        ranges.check(self)
         if unknown := set(self.methods) - set(self.setting.methods):
             raise ValueError(f"--methods {' '.join(sorted(unknown))}: choose among {', '.join(self.setting.methods)}")
-        for field in ("seeds", "workers", "steps"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise ValueError(f"--{field} {value}: use 1 or more")
         if self.costs is not None and TEACHER not in self.setting.methods:
             raise ValueError(f"--costs {self.costs}: {self.data} compares settings of one method, at equal steps")
 
@@ -115,7 +118,7 @@ class Cell(NamedTuple):
 
 def main(config: Config) -> None:
     """Trains what is missing, several at once if asked to, and writes table and pictures."""
-    from tqdm import tqdm
+    from eqx_shortcut.progress import bar
 
     costs = read_costs(config)
     budget = config.steps or parsed(config.setting, config.setting.methods[REFERENCE]).steps
@@ -127,13 +130,13 @@ def main(config: Config) -> None:
     shared = dict.fromkeys(plan[0] for plan in plans.values() if len(plan) > 1)
     missing = {words for words in dict.fromkeys(itertools.chain(*plans.values())) if not finished(words)}
     failed: list[str] = []
-    with tqdm(total=len(plans) + len(shared), desc="runs", unit="run", dynamic_ncols=True) as bar:
+    with bar(total=len(plans) + len(shared), desc="runs", unit="run") as shown:
         for jobs in ([[first] for first in shared], [plan[plan[0] in shared :] for plan in plans.values()]):
             for problem in worked([[words for words in job if words in missing] for job in jobs], config.workers):
                 if problem and problem not in failed:
                     failed.append(problem)
-                    bar.write(problem, file=sys.stderr)  # at once: the others may take hours
-                bar.update()
+                    shown.write(problem, file=sys.stderr)  # at once: the others may take hours
+                shown.update()
     record = {cell.name: [shlex.join(words) for words in plan] for cell, plan in plans.items()}
     report(config, budget, costs, record)
     if failed:

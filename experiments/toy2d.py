@@ -11,22 +11,26 @@ flow-matching. `compare.py toy2d` compares all objectives.
 import dataclasses
 from typing import Any
 
-import numpy as np
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.data import ArraySource
-from eqx_shortcut.data.points import PlanePoints
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, Config, Figures, Quality
-from eqx_shortcut.models import MLPConfig
-from eqx_shortcut.objectives import (
-    OBJECTIVES,
-    ConsistencyDistillation,
-    ContinuousConsistency,
-    FlowMatching,
-    LiveReflow,
-    Objective,
-)
-from eqx_shortcut.optimizer import AdamW
+with interruptible():
+    import numpy as np
+
+    from eqx_shortcut.data import ArraySource
+    from eqx_shortcut.data.points import PlanePoints
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing, Config, Figures, Quality
+    from eqx_shortcut.models import MLPConfig
+    from eqx_shortcut.objectives import (
+        OBJECTIVES,
+        ConsistencyDistillation,
+        ContinuousConsistency,
+        FlowMatching,
+        LiveReflow,
+        Objective,
+        Reward,
+    )
+    from eqx_shortcut.optimizer import AdamW
 
 PLANE = {
     # An adaptive weight biases the mean wherever errors are not symmetric, as between two modes.
@@ -52,6 +56,8 @@ ALONE: dict[type[Objective], dict[str, Any]] = {
     LiveReflow: {"bootstrap_every": 32},
     # The standard deviation of these points.
     ContinuousConsistency: {"std": 1.0},
+    # To be started with --init-from.
+    Reward: {"score": "toy2d:first_mode"},
 }
 """What an objective is set to by itself."""
 
@@ -78,6 +84,13 @@ def preset(kind: type[Objective]) -> Config:
         figures=Figures(batches=0),
         quality=Quality(steps=(1, 2, 4, 128), batch=10_000),
     )
+
+
+def first_mode(x: Any, cond: Any) -> Any:
+    """A reward of eight Gaussians: how near a point is to the one on the right."""
+    import jax.numpy as jnp
+
+    return jnp.exp(-jnp.sum((x - jnp.array([[2**0.5, 0.0]])) ** 2, axis=1) / (2 * 0.14**2))
 
 
 def judge(train: ArraySource, samples: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -22,9 +22,9 @@ import tyro
 
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from ..evaluate.results import TIMES, markdown, read_results
+from ..evaluate.results import CAUTION, TIMES, markdown, read_results
 from ..ranges import Count, Finite, Natural, Several
-from ._opening import SamplingOptions, Weights, decoder, finite
+from ._opening import SamplingOptions, Weights, finite
 
 Decode = Callable[[Any], Any]
 """From samples to pictures."""
@@ -91,6 +91,7 @@ def main(config: Config) -> None:
     import numpy as np
 
     from .. import distributed
+    from ..decoding import decoder
     from ..evaluate.run import Cell, Evaluation
     from ..trained import load
 
@@ -245,6 +246,7 @@ def protocol_of(config: Config, model: "Trained", features: "Features", real: "S
         "statistics": real.hash[:16],
         "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
         "neighbours among": str(config.neighbours),
+        **({"caution": CAUTION.format(features.name)} if model.objective.trained_in(features.protocol) else {}),
     }
 
 

@@ -41,10 +41,10 @@ class DataPrediction(eqx.Module):
         return velocity_toward(self.network(x, t, d, condition, key=key), x, t)
 
 
-def check_prediction(objective: Any, predict: Prediction) -> None:
-    """Raises ValueError for data asked of a network whose objective trains it to answer noise."""
-    if predict == "data" and objective.predicts_noise:
+def check_prediction(objective: Any, predict: Prediction | Literal["noise"]) -> None:
+    """Raises ValueError for another answer than noise of a network whose objective trains it to answer noise as it is."""
+    if predict != "velocity" and objective.predicts_noise:
         raise ValueError(
-            f"{type(objective).__name__} trains the network to answer noise, and --network.predict data makes a velocity of "
-            "its answer: use --network.predict velocity"
+            f"{type(objective).__name__} trains the network to answer noise, and --network.predict {predict} makes a velocity "
+            "of its answer: use --network.predict velocity"
         )
