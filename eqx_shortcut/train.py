@@ -51,11 +51,12 @@ def init_state(
     *,
     null: Cond = None,
     teacher: bool = False,
+    weak: bool = False,
     extra: Callable[[PRNGKeyArray], Any] = lambda key: None,
     averages: Sequence[float] = (),
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
-    """The state before the first step; `build(key)` makes the network; average and teacher start as copies of it.
+    """The state before the first step; `build(key)` makes the network; average, teacher and weak network start as copies of it.
 
     `null` is the condition without its batch axis that stands for none (see data.null_of); label dropout and guidance need it.
     `extra(key)` makes what is trained beside it, or None (see Objective.extra). `averages` are relative widths of more averages
@@ -69,7 +70,8 @@ def init_state(
         network = build(k_network)
         zero = jnp.zeros((), jnp.int32)
         # Returned several times from one jit, so that the sets of weights are distinct buffers and all can be donated.
-        networks = Networks(network, network, network if teacher else None, extra(jax.random.fold_in(key, 2)), null)
+        first, second = (network if asked else None for asked in (teacher, weak))
+        networks = Networks(network, network, first, extra(jax.random.fold_in(key, 2)), null, second)
         opt_state = tx.init(eqx.filter(networks.trained, eqx.is_inexact_array))
         kept = tuple(ema.PowerAverage(network, sigma_rel) for sigma_rel in averages)
         return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero, kept))

@@ -141,24 +141,25 @@ def _prepare_worker(worker: int, workers: int) -> None:
 
 class Prepare(eqx.Module):
     """From raw rows to a Batch, in the compiled step: what the data make of them (see Rows.batch), with all conditions hidden
-    if not `labelled`."""
+    if not `labelled`, to be noised by noise of the standard deviation `noise_scale`."""
 
     batch: Callable[..., Batch]
     null: Cond
     mirror: bool = eqx.field(static=True)
     labelled: bool = eqx.field(static=True)
+    noise_scale: float = eqx.field(static=True, default=1.0)
 
     def __call__(self, raw: Any, key: PRNGKeyArray) -> Batch:
-        batch = self.batch(raw, key, mirror=self.mirror)
+        batch = dataclasses.replace(self.batch(raw, key, mirror=self.mirror), noise_scale=self.noise_scale)
         return batch if self.labelled else dataclasses.replace(batch, cond=null_rows(batch.cond, self.null, "labelled=False"))
 
 
-def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True) -> Prepare:
+def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True, noise_scale: float = 1.0) -> Prepare:
     """The function from a raw batch of `data` to a Batch, for use inside the compiled step.
 
     What can be mirrored is, with probability 1/2 each if `mirror`. `labelled=False` hides all conditions.
     """
-    return Prepare(data.batch, null_of(data), mirror, labelled)
+    return Prepare(data.batch, null_of(data), mirror, labelled, noise_scale)
 
 
 def example(data: Rows, *, labelled: bool = True) -> Batch:

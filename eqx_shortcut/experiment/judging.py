@@ -182,7 +182,7 @@ def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:
 
 
 def guides(config: Config, model: Trained, steps: int) -> bool:
-    """Whether guided samples of so many steps are another picture than others."""
+    """Whether guidance changes samples of `steps` steps, so that a second picture is worth drawing."""
     conditional = model.labelled and model.nothing is not None
     return conditional and Sampling(steps, config.figures.guidance).guides(model.objective)
 

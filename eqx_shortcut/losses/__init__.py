@@ -23,6 +23,7 @@ from ._flow_matching import flow_draws, flow_matching, flow_target
 from ._intervals import Intervals, posterior_draws, velocity_target
 from ._live_reflow import live_reflow, live_reflow_draws, live_reflow_target
 from ._mean_flow import improved_mean_flow, mean_flow, mean_flow_target
+from ._mid_training import mid_training, mid_training_target
 from ._progressive import level_draws, progressive_distillation, progressive_target
 from ._regression import regress, row_error
 from ._shortcut import bootstrap_target, check_strata, shortcut, shortcut_draws
@@ -56,6 +57,8 @@ __all__ = [
     "live_reflow_target",
     "mean_flow",
     "mean_flow_target",
+    "mid_training",
+    "mid_training_target",
     "posterior_draws",
     "progressive_distillation",
     "progressive_map",

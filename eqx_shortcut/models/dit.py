@@ -21,12 +21,13 @@ from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 from .noise import at_level
+from .prediction import check_prediction, velocity_toward
 from .sharded import is_split, keeps
 
 StepEmbedding = Literal["log2", "linear", "none"]
 TimeEmbedding = Literal["linear", "reversed", "none"]
 Logits = Literal["dim", "root"]
-Answers = Literal["velocity", "noise"]
+Predicted = Literal["velocity", "data", "noise"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rematerialise = Literal["none", "elementwise", "mlp", "block"]
 Norm = Literal["layer", "rms"]
@@ -69,8 +70,9 @@ class DiTConfig:
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
     """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
-    answers: Answers = "velocity"
-    """What it computes: the velocity, or the noise of DiT's diffusion path, from which the velocity follows."""
+    predict: Predicted = "velocity"
+    """What the last layer answers: the velocity; data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`; or the
+    noise of DiT's diffusion path, from which the velocity follows."""
     low_rank: Natural = 0
     """Rank of corrections to the layers of the blocks, which are trained in their place (Hu et al. 2022, LoRA); 0: none (0 or
     more)."""
@@ -142,6 +144,7 @@ class DiTConfig:
                 "--network.attention xla"
             )
         check_observed(objective, self.observed, self.guided)
+        check_prediction(objective, self.predict)
         if objective.second_head and not self.velocity_head:
             raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
@@ -331,11 +334,12 @@ class DiT(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*shape"]:
-        if self.config.answers == "velocity":
-            return self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
-        asked = at_level(x, t)
-        noise, _ = self._run(asked.x.reshape(self.shape), asked.level, d, label, key, keep=False)
-        return asked.velocity(noise.reshape(x.shape))
+        if self.config.predict == "noise":
+            asked = at_level(x, t)
+            noise, _ = self._run(asked.x.reshape(self.shape), asked.level, d, label, key, keep=False)
+            return asked.velocity(noise.reshape(x.shape))
+        answer = self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
+        return velocity_toward(answer, x, t) if self.config.predict == "data" else answer
 
     def activations(
         self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Condition

@@ -8,6 +8,7 @@ from ._flow_map import Eulerian, Lagrangian, ProgressiveMap, TerminalVelocity
 from ._flow_matching import FlowMatching
 from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
+from ._mid_training import MidTraining
 from ._progressive import ProgressiveDistillation
 from ._shortcut import Shortcut
 
@@ -32,6 +33,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Eulerian,
         ProgressiveMap,
         ContinuousConsistency,
+        MidTraining,
     )
 }
 """All objectives by their names on the command line, in its order."""
@@ -53,6 +55,7 @@ __all__ = [
     "LiveReflow",
     "Loss",
     "MeanFlow",
+    "MidTraining",
     "Networks",
     "Objective",
     "ProgressiveDistillation",

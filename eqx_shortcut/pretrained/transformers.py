@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..models.dit import SIZES, Answers, DiT, DiTConfig, FinalLayer, StepEmbedding, TimeEmbedding
+from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, Predicted, StepEmbedding, TimeEmbedding
 from ..models.layers import Dense, ScalarEmbedding, position_table
 from .named import filled
 
@@ -32,7 +32,7 @@ class Convention(NamedTuple):
     """What it sees of our step size `d`."""
     sign: Literal[1, -1]
     """Its answer over ours."""
-    answers: Answers
+    predict: Predicted
     """What it answers, which the network makes a velocity."""
 
 
@@ -137,7 +137,7 @@ def imported(
         logits="root",
         time=known.time,
         step=known.step,
-        answers=known.answers,
+        predict=known.predict,
     )
     return config, (size, size, channels), labels - 1
 
@@ -151,6 +151,7 @@ def exported(network: DiT, only_step: float | None) -> tuple[DiT, Kind]:
     network, config = network.merged, network.config
     foreign = [f"{name}={value}" for name in NEEDED if (value := getattr(config, name)) != NEEDED[name]]
     foreign += [f"time={config.time}"] if config.time != "linear" else []
+    foreign += [f"predict={config.predict}"] if config.predict == "data" else []
     foreign += [f"images of {network.shape[0]} x {network.shape[1]}"] if network.shape[0] != network.shape[1] else []
     if config.step != "none" and only_step is None:
         foreign.append(f"step={config.step}")
@@ -163,7 +164,7 @@ def exported(network: DiT, only_step: float | None) -> tuple[DiT, Kind]:
         factor[0] = 1 / math.sqrt(config.hidden // config.heads)
         scaled = jax.tree.map(lambda a: a * np.broadcast_to(factor, a.shape), network.blocks.qkv)
         network = eqx.tree_at(lambda n: n.blocks.qkv, network, scaled)
-    return network, "dit" if config.answers == "noise" else "sit"
+    return network, "dit" if config.predict == "noise" else "sit"
 
 
 def with_positions(network: DiT, kind: Kind) -> dict[str, Float[np.ndarray, "..."]]:

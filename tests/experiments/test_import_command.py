@@ -214,7 +214,7 @@ def test_a_sit_becomes_a_run_that_samples_and_goes_out_again(sit, tmp_path, caps
 def test_a_dit_becomes_a_run_of_velocities(sit, tmp_path):
     command.main(command.Config(sit, tmp_path / "dit", "dit", heads=published.HEADS))
     model = eqx_shortcut.load(tmp_path / "dit")
-    assert model.network.config.answers == "noise" and model.objective == FlowMatching()
+    assert model.network.config.predict == "noise" and model.objective == FlowMatching()
     assert jax.numpy.isfinite(eqx_shortcut.sample(model, jax.random.key(0), 2, steps=2)).all()
 
 
