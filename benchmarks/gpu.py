@@ -42,7 +42,7 @@ from eqx_shortcut.data.latents import MANIFEST, Shard
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.models.attention import attend, fused
 from eqx_shortcut.models.dit import DiTConfig, preset
-from eqx_shortcut.objectives import FlowMatching, MeanFlow, Objective, Shortcut
+from eqx_shortcut.objectives import OBJECTIVES, FlowMatching, MeanFlow, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import init_state, make_update
 
@@ -396,6 +396,21 @@ class Original:
         return {"batch": batch} | costs | rates(blocks, batch, operations(config, Shortcut(), batch))
 
 
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """An objective in float32 beside the values that a CPU had (parity.py), and 200 steps of it in bfloat16."""
+
+    name: str
+
+    def __call__(self, lab: Lab) -> Found:
+        import parity
+
+        objective, half = OBJECTIVES[self.name](), dataclasses.replace(parity.CONFIG, precision="bfloat16")
+        found = parity.differences(parity.values(objective), json.loads(parity.FILE.read_text())[self.name])
+        run = parity.trained(objective, half, 4 if lab.tiny else parity.STEPS)
+        return {"objective": self.name} | found | {f"bfloat16, {quantity}": value for quantity, value in run.items()}
+
+
 NONE, BLOCK, CUDNN, LINEAR = {"remat": "none"}, {"remat": "block"}, {"attention": "cudnn"}, {"step": "linear"}
 FAST = CUDNN | NONE
 MEASUREMENTS: dict[str, Callable[[Lab], Found]] = {
@@ -427,6 +442,7 @@ MEASUREMENTS: dict[str, Callable[[Lab], Found]] = {
     "xl2-sampling": Sampling("XL/2"),
     "inception": inception,
     "autoencoder": autoencoder,
+    **{f"objective-{name}": Agreement(name) for name in OBJECTIVES},
 }
 
 
@@ -464,12 +480,12 @@ def recorded(file: pathlib.Path, found: Found) -> None:
     part.replace(file)
 
 
-def run(names: list[str], lab: Lab, out: pathlib.Path, end: float) -> None:
-    """Each measurement in turn that has no file yet, the next one while more than half a minute is left."""
+def run(names: list[str], lab: Lab, out: pathlib.Path, end: float, known: pathlib.Path | None = None) -> None:
+    """Each measurement in turn that has no file in `out` or `known`, the next one while more than half a minute is left."""
     around = surroundings()
     for name in names:
         file = out / f"{name}.json"
-        if file.exists():
+        if file.exists() or (known is not None and (known / file.name).exists()):
             continue
         if time.monotonic() > end - 30:
             print(f"{name}: no time left", flush=True)
@@ -497,6 +513,7 @@ def main() -> None:
         "--original", type=lambda path: pathlib.Path(path).resolve(), help="a checkout, to measure its step too"
     )
     parser.add_argument("--out", type=pathlib.Path, help="by default benchmarks/results/CHIP")
+    parser.add_argument("--again", action="store_true", help="with --out: also what benchmarks/results/CHIP has")
     given = parser.parse_args()
     end = time.monotonic() + given.limit
     if given.limit < float("inf"):
@@ -505,10 +522,11 @@ def main() -> None:
         timer.daemon = True
         timer.start()
     chip = re.sub(r"[^A-Za-z0-9]+", "-", jax.devices()[0].device_kind)
-    out = given.out or pathlib.Path(__file__).parent / "results" / chip
+    known = pathlib.Path(__file__).parent / "results" / chip
+    out = given.out or known
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        run(given.only, Lab(given.tiny, pathlib.Path(folder), given.original), out, end)
+        run(given.only, Lab(given.tiny, pathlib.Path(folder), given.original), out, end, None if given.again else known)
     print(out)
 
 

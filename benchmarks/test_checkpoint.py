@@ -10,8 +10,10 @@ from eqx_shortcut.models.dit import preset
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import TrainState, init_state
 
+pytestmark = pytest.mark.benchmark(group="checkpoint, by network")
 
-@pytest.fixture(scope="module", params=["tiny", "S/2"])
+
+@pytest.fixture(scope="module", params=["tiny", pytest.param("S/2", marks=pytest.mark.slow)])
 def state(request: pytest.FixtureRequest) -> TrainState:
     config = preset(request.param)
     return init_state(lambda k: config.build((32, 32, 4), 10, key=k), AdamW().build(1000), jax.random.key(0))
@@ -20,7 +22,7 @@ def state(request: pytest.FixtureRequest) -> TrainState:
 def report(benchmark, state: TrainState) -> None:
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and leaf.ndim)
     if benchmark.stats is not None:
-        benchmark.extra_info["MiB a second"] = size / 2**20 / benchmark.stats.stats.median
+        benchmark.extra_info["MiB/s"] = size / 2**20 / benchmark.stats.stats.median
 
 
 def test_save(benchmark, state: TrainState, tmp_path_factory: pytest.TempPathFactory) -> None:

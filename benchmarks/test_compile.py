@@ -15,8 +15,9 @@ from eqx_shortcut.train import init_state, make_update
 from eqx_shortcut.types import Batch
 
 
+@pytest.mark.benchmark(group="tracing and compiling a training step, width 128")
 @pytest.mark.parametrize("objective", [FlowMatching(), Shortcut()], ids=["flow", "shortcut"])
-@pytest.mark.parametrize("depth", [4, 28])
+@pytest.mark.parametrize("depth", [4, pytest.param(28, marks=pytest.mark.slow)])
 def test_compile(benchmark, objective: Objective, depth: int) -> None:
     config = dataclasses.replace(preset("tiny"), depth=depth, precision="float32")
     tx, batch = AdamW().build(1000), Batch(jnp.zeros((64, 32, 32, 4)), jnp.zeros(64, jnp.int32))

@@ -47,6 +47,8 @@ def timed(step: Step, state: TrainState, data: Rows) -> tuple[TrainState, float]
     return state, time.perf_counter() - start
 
 
+@pytest.mark.slow
+@pytest.mark.benchmark(group="B/2 on cached latents and on images encoded each step")
 def test_cache_against_encoding(benchmark, images: Encoded, latents: Latents) -> None:
     state = init_state(lambda k: CONFIG.build((32, 32, 4), 1, key=k), TX, jax.random.key(0), null=1)
     steps = {"cached": (stepping(latents), latents), "encoded": (stepping(images), images)}
@@ -67,5 +69,5 @@ def test_cache_against_encoding(benchmark, images: Encoded, latents: Latents) ->
 
     benchmark.pedantic(rounds, rounds=1)
     ratios = np.array(times["encoded"]) / np.array(times["cached"])
-    benchmark.extra_info |= {f"images_per_second_{name}": BATCH / np.median(times[name]) for name in times}
-    benchmark.extra_info |= {"ratio_quartiles": np.percentile(ratios, [25, 50, 75]).tolist()}
+    benchmark.extra_info |= {f"images/s, {name}": BATCH / np.median(times[name]) for name in times}
+    benchmark.extra_info |= {"ratio, quartiles": np.percentile(ratios, [25, 50, 75]).tolist()}

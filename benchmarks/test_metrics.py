@@ -5,8 +5,10 @@ import pytest
 
 from eqx_shortcut.evaluate import inception_score, kernel_distance, maximum_mean_discrepancy, prdc
 
+pytestmark = pytest.mark.benchmark(group="metrics of pairs, by vectors of 2,048 features")
 
-@pytest.fixture(params=[1000, 10_000])
+
+@pytest.fixture(params=[1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def sets(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     samples, references = (rng.standard_normal((request.param, 2048), np.float32) for _ in range(2))

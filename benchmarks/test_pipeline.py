@@ -10,8 +10,10 @@ import pytest
 from eqx_shortcut.data import Images, Latents, batches, read_latents
 from eqx_shortcut.data.latents import MANIFEST, Shard
 from eqx_shortcut.data.pipeline import WholeBatches
+from rates import measured
 
 SIZE, READ = 256, 40
+pytestmark = pytest.mark.benchmark(group=f"data, {READ} batches of {SIZE}")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +30,14 @@ def drain(iterator) -> None:
 def test_host(benchmark, images: Images) -> None:
     source = WholeBatches(images, SIZE, seed=0)
     iterator = iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
-    benchmark(drain, iterator)
-    benchmark.extra_info["examples_per_second"] = READ * SIZE / benchmark.stats["median"]
+    benchmark.pedantic(drain, (iterator,), rounds=5, warmup_rounds=1)
+    measured(benchmark, images=READ * SIZE)
 
 
 def test_to_device(benchmark, images: Images) -> None:
     iterator = batches(images, SIZE, seed=0, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    benchmark(drain, iterator)
-    benchmark.extra_info["examples_per_second"] = READ * SIZE / benchmark.stats["median"]
+    benchmark.pedantic(drain, (iterator,), rounds=5, warmup_rounds=1)
+    measured(benchmark, images=READ * SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,6 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Latents:
 def test_latents(benchmark, latents: Latents) -> None:
     source = WholeBatches(latents, SIZE, seed=0)
     iterator = iter(grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
-    drain(iterator)  # every row once: the files are then in memory
-    benchmark(drain, iterator)
-    benchmark.extra_info["examples_per_second"] = READ * SIZE / benchmark.stats["median"]
+    drain(iterator)  # with the warm-up every row twice: the files are then in memory
+    benchmark.pedantic(drain, (iterator,), rounds=5, warmup_rounds=1)
+    measured(benchmark, images=READ * SIZE)

@@ -10,11 +10,12 @@ from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.sampling import Sampling
 from eqx_shortcut.trained import Trained, sample
 from eqx_shortcut.types import Batch
+from rates import measured
 
 
-@pytest.mark.parametrize("guidance", [1.0, 1.5])
-@pytest.mark.parametrize("steps", [1, 4, 128])
+@pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (4, 1.0), (128, 1.0), (4, 1.5)])
 def test_sample(benchmark, batch: Batch, key: jax.Array, steps: int, guidance: float, peak: float) -> None:
+    benchmark.group = f"sampling, tiny, {len(batch.x)} of {batch.x.shape[1:]}"
     count, height, width, channels = batch.x.shape
     shape = (height, width, channels)
     network = dataclasses.replace(preset("tiny"), precision="float32").build(shape, 10, key=key)
@@ -23,8 +24,6 @@ def test_sample(benchmark, batch: Batch, key: jax.Array, steps: int, guidance: f
     def run():
         jax.block_until_ready(sample(model, key, count, Sampling(steps, guidance=guidance)))
 
-    run()
-    benchmark(run)
-    benchmark.extra_info["images_per_second"] = count / benchmark.stats["median"]
+    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
     work = count * steps * network.config.flops(shape) * (1 if guidance == 1 else 2)
-    benchmark.extra_info["share_of_peak"] = work / benchmark.stats["median"] / peak
+    measured(benchmark, images=count, work=work, peak=peak)

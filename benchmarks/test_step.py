@@ -11,11 +11,17 @@ from eqx_shortcut.objectives import FlowMatching, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import init_state, make_step
 from eqx_shortcut.types import Batch
+from rates import measured
+
+MORE = ("elementwise", 4), ("mlp", 1), ("block", 1)
 
 
 @pytest.mark.parametrize("objective", [FlowMatching(steps=32), Shortcut(steps=32, bootstrap_every=2)], ids=["flow", "shortcut"])
-@pytest.mark.parametrize(("remat", "unroll"), [("elementwise", 1), ("elementwise", 4), ("none", 1), ("mlp", 1), ("block", 1)])
+@pytest.mark.parametrize(
+    ("remat", "unroll"), [("elementwise", 1), ("none", 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)]
+)
 def test_step(benchmark, batch: Batch, key: jax.Array, objective: Objective, remat, unroll: int, peak: float) -> None:
+    benchmark.group = f"training step, tiny, batch {len(batch.x)} of {batch.x.shape[1:]}"
     config = dataclasses.replace(preset("tiny"), precision="float32", remat=remat, unroll=unroll)
     tx = AdamW().build(1000)
     _, height, width, channels = batch.x.shape
@@ -29,6 +35,5 @@ def test_step(benchmark, batch: Batch, key: jax.Array, objective: Objective, rem
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
 
-    benchmark(one)
-    benchmark.extra_info["images_per_second"] = batch.x.shape[0] / benchmark.stats["median"]
-    benchmark.extra_info["share_of_peak"] = work / benchmark.stats["median"] / peak
+    benchmark.pedantic(one, rounds=10, warmup_rounds=1)
+    measured(benchmark, images=batch.x.shape[0], work=work, peak=peak)

@@ -211,7 +211,7 @@ def autoguided(field: Field, weak: Field, scale: float | Float[Array, ""] = 1.0,
     def velocity(x, t, d, cond):
         here, within = scale, interval
         if isinstance(cond, Guided):
-            cond, here, within = cond.cond, rows(cond.scale, x), (cond.start, cond.stop)
+            cond, here, within = cond.cond, expand(cond.scale, x), (cond.start, cond.stop)
         strong = predict(field, x, t, d, cond)
         if _is_number(here, 1):
             return strong

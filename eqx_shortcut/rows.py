@@ -115,3 +115,12 @@ def check_share(batch: int, every: int, *, shares: int = 1) -> None:
     if every < 2:
         raise ValueError(f"bootstrap_every={every} leaves no row for flow matching: use 2 or more")
     check_divides(batch, every, "bootstrap_every", shares=shares)
+
+
+def check_groups(batch: int, groups: int) -> None:
+    """Raise ValueError, with the remedy, unless a batch is `groups` equal sets of two rows or more."""
+    check_divides(batch, groups, "groups")
+    if batch < 2 * groups:
+        raise ValueError(
+            f"groups={groups} of a batch of {batch} are sets of one row, which tell nothing: use {batch // 2} or fewer"
+        )

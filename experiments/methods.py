@@ -28,6 +28,10 @@ TAUGHT = "mean-flow alpha-flow lagrangian eulerian".split()
 """Those that take a velocity from a teacher as well as from the data."""
 ON_DATA = "flow-matching shortcut mean-flow".split()
 """Those that are trained once more with a network that answers data."""
+AFTER = "frechet reward".split()
+"""Those that go on from another method."""
+SETS = "sinkhorn-flow drifting".split()
+"""Those of one step alone, learnt from ten sets of images, one of each class."""
 
 
 class Method(NamedTuple):
@@ -119,6 +123,8 @@ def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuni
         consistency: Method(f"{told_of_data} {scratch}"),
         # Its authors' way.
         f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
+        # One step alone, learnt from ten sets of 25 images, one of each class.
+        **{name: Method(f"objective:{name} --objective.groups 10 --batch 250 --quality.steps 1") for name in SETS},
     }
 
 
@@ -168,6 +174,7 @@ def in_the_plane(distribution: str) -> Setting:
     methods = {
         name: Method(f"{name} --data.distribution {distribution}", teacher=config.objective.stages > 0)
         for name, (_, config) in PRESETS.items()
+        if name not in AFTER
     }
     also = f"--data.distribution {distribution}"
     methods |= {f"{name}-teacher": Method(f"{name} {also} --objective.distil", teacher=True) for name in TAUGHT}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from eqx_shortcut.objectives import OBJECTIVES, FlowMatching
 from scripts import script
 
-gpu, gpu_table = script("gpu"), script("gpu_table")
+gpu, gpu_table, parity = script("gpu"), script("gpu_table"), script("parity")
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks/results"
 
 
@@ -62,6 +63,28 @@ def test_tables_of_the_documentation_are_those_of_the_results(folder):
     assert len(rows) > 10
     for row in rows:
         assert row in text
+
+
+def test_what_an_earlier_session_knows_is_not_measured_again(monkeypatch, tmp_path, lab):
+    known, out = tmp_path / "known", tmp_path / "out"
+    for folder in (known, out):
+        folder.mkdir()
+    (known / "one.json").write_text("{}")
+    monkeypatch.setattr(gpu, "MEASUREMENTS", {"one": lambda lab: 1 / 0, "two": lambda lab: {}})
+    gpu.run(["one", "two"], lab, out, time.monotonic() + 100, known)
+    assert set(files(out)) == {"two"}
+
+
+def test_every_objective_has_values_of_a_cpu():
+    assert set(json.loads(parity.FILE.read_text())) == set(OBJECTIVES)
+
+
+def test_flow_matching_has_the_values_of_a_cpu():
+    found = parity.values(FlowMatching())
+    assert max(parity.differences(found, json.loads(parity.FILE.read_text())["flow-matching"]).values()) < 1e-4
+    doubled = found | {"norms": [2 * norm for norm in found["norms"]]}
+    assert parity.differences(doubled, found)["gradient, relative difference"] > 0.5
+    assert parity.differences(found | {"loss": 2 * found["loss"]}, found)["loss, relative difference"] == pytest.approx(1)
 
 
 @pytest.mark.slow

@@ -18,6 +18,10 @@ TIMES = "times of guidance"
 """The name in a protocol of the interval in which samples were guided."""
 
 
+CAUTION = "the samples were trained in the features of {}, which therefore says nothing of them"
+"""In a protocol, where what judges is what trained."""
+
+
 TRAINED = "training images"
 """The name in a protocol of the statistics that a run compares its own samples with."""
 

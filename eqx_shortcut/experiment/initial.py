@@ -53,6 +53,7 @@ def fresh(config: Config, rows: Rows, shardings: Callable[[TrainState], TrainSta
         teacher=config.objective.stages > 0,
         weak=config.weak_teacher is not None,
         extra=config.objective.extra,
+        memory=config.objective.memory(rows.shape),
         averages=config.averages.sigma_rel,
         shardings=shardings,
     )

@@ -99,7 +99,7 @@ class Monitor:
         rows = data.held_out if data.pairs is None else data.pairs
         to_batch = eqx.filter_jit(self._run.preparing(rows))
         layout = sharding.batch_sharding(self._run.mesh)
-        with contextlib.closing(batches(rows, config.batch, seed=0, sharding=layout)) as loader:
+        with contextlib.closing(batches(rows, config.batch, seed=0, sharding=layout, groups=self._run.groups)) as loader:
             return [to_batch(next(loader), _key(i)) for i in range(config.figures.batches)]
 
     @functools.cached_property

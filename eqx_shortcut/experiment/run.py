@@ -83,7 +83,13 @@ class Run:
     def loader(self) -> Batches:
         """Its batches, from the first."""
         layout = sharding.batch_sharding(self.mesh)
-        return batches(self.data.rows, self.config.batch, seed=self.config.seed, sharding=layout, workers=self.config.workers)
+        options = {"seed": self.config.seed, "sharding": layout, "workers": self.config.workers, "groups": self.groups}
+        return batches(self.data.rows, self.config.batch, **options)
+
+    @property
+    def groups(self) -> int | None:
+        """Sets of one class each that a batch is made of; None: rows at random, as they are without labels."""
+        return None if self.config.unconditional else self.config.objective.sets
 
     def average(self, state: TrainState) -> Trained:
         """The average of the weights, as `eqx_shortcut.load` would return it."""

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from ..rows import check_divides, split_rows
+from ..rows import check_divides, expand, split_rows
 from ..steps import predict
 from ..types import Batch, Field, Loss, Reduction, Regression, Weigh
 from ._regression import regress, weighed

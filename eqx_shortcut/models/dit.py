@@ -21,13 +21,12 @@ from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 from .noise import at_level
-from .prediction import check_prediction, velocity_toward
+from .prediction import Prediction, check_prediction, velocity_toward
 from .sharded import is_split, keeps
 
 StepEmbedding = Literal["log2", "linear", "none"]
 TimeEmbedding = Literal["linear", "reversed", "none"]
 Logits = Literal["dim", "root"]
-Predicted = Literal["velocity", "data", "noise"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rematerialise = Literal["none", "elementwise", "mlp", "block"]
 Norm = Literal["layer", "rms"]
@@ -70,9 +69,9 @@ class DiTConfig:
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
     """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
-    predict: Predicted = "velocity"
-    """What the last layer answers: the velocity; data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`; or the
-    noise of DiT's diffusion path, from which the velocity follows."""
+    predict: Prediction | Literal["noise"] = "velocity"
+    """What the last layer answers: the velocity, or data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`, or
+    the noise of DiT's diffusion path."""
     low_rank: Natural = 0
     """Rank of corrections to the layers of the blocks, which are trained in their place (Hu et al. 2022, LoRA); 0: none (0 or
     more)."""

@@ -41,8 +41,8 @@ class DataPrediction(eqx.Module):
         return velocity_toward(self.network(x, t, d, condition, key=key), x, t)
 
 
-def check_prediction(objective: Any, predict: str) -> None:
-    """Raises ValueError for data or noise asked of a network whose objective trains it to answer noise of its own path."""
+def check_prediction(objective: Any, predict: Prediction | Literal["noise"]) -> None:
+    """Raises ValueError for another answer than noise of a network whose objective trains it to answer noise as it is."""
     if predict != "velocity" and objective.predicts_noise:
         raise ValueError(
             f"{type(objective).__name__} trains the network to answer noise, and --network.predict {predict} makes a velocity "

@@ -10,6 +10,8 @@ from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
 from ._mid_training import MidTraining
 from ._progressive import ProgressiveDistillation
+from ._reward import Reward
+from ._sets import Drifting, Frechet, SinkhornFlow
 from ._shortcut import Shortcut
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -34,6 +36,10 @@ OBJECTIVES: dict[str, type[Objective]] = {
         ProgressiveMap,
         ContinuousConsistency,
         MidTraining,
+        SinkhornFlow,
+        Drifting,
+        Frechet,
+        Reward,
     )
 }
 """All objectives by their names on the command line, in its order."""
@@ -48,8 +54,10 @@ __all__ = [
     "ConsistencyTraining",
     "ContinuousConsistency",
     "Diffusion",
+    "Drifting",
     "Eulerian",
     "FlowMatching",
+    "Frechet",
     "ImprovedMeanFlow",
     "Lagrangian",
     "LiveReflow",
@@ -60,7 +68,9 @@ __all__ = [
     "Objective",
     "ProgressiveDistillation",
     "ProgressiveMap",
+    "Reward",
     "Shortcut",
+    "SinkhornFlow",
     "SoFlow",
     "SplitMeanFlow",
     "Term",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -33,6 +33,8 @@ class Networks(eqx.Module):
     """A network worse than the teacher, which guides it (see guidance.autoguided); None: there is none."""
     microbatches: int = eqx.field(static=True, default=1)
     """The number of parts in which a batch goes through `online`, one after another."""
+    memory: Any = None
+    """What the objective remembers of earlier steps, not trained (see Objective.memory)."""
 
     def field(self, key: PRNGKeyArray) -> Field:
         """The network to train as a field, each row under its own dropout mask."""
@@ -117,6 +119,11 @@ class Objective(Protocol):
         return False
 
     @property
+    def sets(self) -> int | None:
+        """The number of sets of rows of one label that a batch is made of (see data.batches); None: rows at random."""
+        return None
+
+    @property
     def told(self) -> Scales | None:
         """The guidance scales that the network is told in its condition, in training and sampling; None if it is told none."""
         return None
@@ -132,6 +139,18 @@ class Objective(Protocol):
     def extra(self, key: PRNGKeyArray) -> Any:
         """A module that is trained beside the network, for the loss as `networks.extra`; None if there is none."""
         return None
+
+    def memory(self, shape: tuple[int, ...]) -> Any:
+        """What it remembers before the first step, for rows of that shape, a PyTree that it finds as `networks.memory`."""
+        return None
+
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+        """Loss and metrics as the objective gives them, and its memory for the next step."""
+        return self(networks, batch, key, progress), networks.memory
+
+    def trained_in(self, protocol: Mapping[str, str]) -> bool:
+        """Whether the features of that protocol (see evaluate.Features) train the network, and so must not judge it."""
+        return False
 
     def snapshot(self, networks: Networks) -> Any:
         """The network that becomes the teacher of the next stage."""

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, Predicted, StepEmbedding, TimeEmbedding
+from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, StepEmbedding, TimeEmbedding
 from ..models.layers import Dense, ScalarEmbedding, position_table
 from .named import filled
 
@@ -32,7 +32,7 @@ class Convention(NamedTuple):
     """What it sees of our step size `d`."""
     sign: Literal[1, -1]
     """Its answer over ours."""
-    predict: Predicted
+    predict: Literal["velocity", "noise"]
     """What it answers, which the network makes a velocity."""
 
 

@@ -13,7 +13,7 @@ import flat
 from eqx_shortcut import Batch, losses, samplers, times
 from eqx_shortcut.models import DataPrediction, DiTConfig, MLPConfig, NetworkField
 from eqx_shortcut.objectives import Diffusion, FlowMatching
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.trained import Trained, noise
 from exact import M, S, gaussian_batch, gaussian_field
 
@@ -48,7 +48,7 @@ def test_one_step_ends_at_the_answer():
 
     x, t, _, _ = asked([0.0, 0.5, 0.9])
     field = NetworkField(DataPrediction(Answer()))
-    np.testing.assert_allclose(x + rows(1 - t, x) * field(x, t, 1 - t, None), jnp.sin(x) + t[:, None], rtol=1e-12)
+    np.testing.assert_allclose(x + expand(1 - t, x) * field(x, t, 1 - t, None), jnp.sin(x) + t[:, None], rtol=1e-12)
     found = samplers.euler(field, x, steps=1)
     np.testing.assert_allclose(found, jnp.sin(x), rtol=1e-12)
 
@@ -79,7 +79,7 @@ def test_the_option_is_the_wrapper_of_the_same_weights(config, shape, key):
 def test_noise_of_another_scale_is_data_of_another(key, name):
     """With data and field in its units: the same loss, in its square."""
     scale, batch = 2.5, gaussian_batch(key, 8)
-    field = lambda x, t, d, cond: jnp.sin(x) + rows(t - d, x) * x  # noqa: E731
+    field = lambda x, t, d, cond: jnp.sin(x) + expand(t - d, x) * x  # noqa: E731
     wide = lambda x, t, d, cond: scale * field(x / scale, t, d, cond)  # noqa: E731
     options = {"power": 0.0} if name == "mean_flow" else {}
     expected, _ = getattr(flat, name)(field, batch, key, **options)
