@@ -46,6 +46,11 @@ def check(config: Config) -> None:
         )
     if (check_own := getattr(config.network, "check", None)) is not None:
         check_own(config.objective)
+    if getattr(config.network, "low_rank", 0) and config.optimizer.frozen is None:
+        raise ValueError(
+            "--network.low-rank trains corrections of layers that are kept, and weight decay would change those: keep them by "
+            "--optimizer.frozen /kept/"
+        )
     for guidance in (config.quality.guidance, config.figures.guidance):
         check_guidance(config.objective, guidance)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import eqx_shortcut
 from eqx_shortcut import sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment import initial
@@ -83,6 +84,29 @@ def test_weights_that_know_many_steps_are_taken_as_they_are():
     for one, same in zip(jax.tree.leaves(taken), jax.tree.leaves(other.network), strict=True):
         np.testing.assert_array_equal(one, same)
     assert taken.config == NETWORK
+
+
+@pytest.mark.parametrize("options", [{}, {"low_rank": 2}, {"predict": "noise"}])
+def test_a_shortcut_model_begins_with_the_samples_of_its_flow_model(options):
+    """One as imported from SiT or DiT, at 128 steps and at 1; with corrections of low rank too."""
+    theirs = {name: value for name, value in options.items() if name != "low_rank"}
+    flow = other_of(FlowMatching(steps=128), logits="root", step="none", **theirs)
+    taken = adopted(network_of(logits="root", **options), flow, HERE)
+    begun = Trained(taken, Shortcut(steps=128), SHAPE, CLASSES, 0)
+    for steps in (128, 1):
+        found, expected = (eqx_shortcut.sample(model, jax.random.key(2), 3, steps=steps) for model in (begun, flow))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert begun.network.step.hidden.kernel.any(), "or the step could never be learnt"
+
+
+def test_corrections_that_were_trained_are_taken_in():
+    """A run that starts from one with corrections begins where that one ended, with or without new ones."""
+    other = other_of(Shortcut(steps=8), low_rank=2)
+    expected = answers(other.network, jnp.float32(0.5))
+    for rank in (0, 3):
+        np.testing.assert_allclose(
+            answers(adopted(network_of(low_rank=rank), other, HERE), jnp.float32(0.5)), expected, atol=1e-5
+        )
 
 
 def test_another_architecture_is_refused_setting_by_setting():
