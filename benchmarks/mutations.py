@@ -50,6 +50,7 @@ OBJECTIVES = (
 )
 ON_PAIRS = ("losses/test_every_continuous_loss.py",)
 EVERY = ("losses/test_every_loss.py",)
+TEACHER = ("losses/test_teacher_laws.py", "losses/test_papers_teacher.py")
 TESTS = {
     "losses/_alpha_flow": (
         *papers("alpha_flow", "so_flow", "targets_are_clipped_in_units_of_the_data", "split_mean_flow"),
@@ -71,6 +72,7 @@ TESTS = {
     "losses/_diffusion": (*reference("flow_matching_and_diffusion"), *EVERY, "losses/test_diffusion_laws.py"),
     "losses/_flow_map": (
         *papers("lagrangian", "eulerian", "progressive_map", "split_mean_flow", "targets_are_clipped_in_units_of_the_data"),
+        *TEACHER,
         *ON_PAIRS,
         "losses/test_flow_map_laws.py",
     ),
@@ -80,14 +82,17 @@ TESTS = {
         *papers(
             "improved_mean_flow", "improved_mean_flow_is_told_its_scale", "mean_flow", "esc_learns_from_the_lines_of_its_batch"
         ),
+        *TEACHER,
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
     ),
     "losses/_intervals": (
         *papers("lagrangian", "mean_flow", "esc_learns_from_the_lines_of_its_batch", "alpha_flow"),
+        *TEACHER,
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
     ),
+    "losses/_mid_training": ("losses/test_papers_teacher.py::test_mid_training", "losses/test_teacher_laws.py"),
     "losses/_progressive": (*reference("progressive_distillation"), *EVERY, "losses/test_distillation_laws.py"),
     "losses/_regression": (
         *papers("lagrangian", "alpha_flow"),
@@ -98,7 +103,14 @@ TESTS = {
     "losses/_shortcut": (*reference("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
     **{f"objectives/{path.stem}": OBJECTIVES for path in sorted((PACKAGE / "objectives").glob("_[a-z]*.py"))},
     "ema": ("test_ema.py",),
-    "guidance": ("test_guidance.py", *papers("mean_flow", "improved_mean_flow_is_told_its_scale"), *reference("shortcut")),
+    "models/prediction": ("losses/test_data_prediction.py",),
+    "trained": ("losses/test_data_prediction.py", "test_trained.py"),
+    "guidance": (
+        *TEACHER,
+        "test_guidance.py",
+        *papers("mean_flow", "improved_mean_flow_is_told_its_scale"),
+        *reference("shortcut"),
+    ),
     "samplers": ("test_samplers.py", "losses/test_diffusion_laws.py"),
     "steps": ("test_steps.py", *papers("alpha_flow"), *reference("shortcut")),
     "times": ("test_times.py", "test_continuous_objectives.py", *reference("shortcut", "consistency_training")),
@@ -130,11 +142,13 @@ KNOWN = {
     ),
     "steps of alpha-Flow unguided": Patch(
         "losses/_alpha_flow",
-        "velocity_target(target, steps, guidance)",
-        "velocity_target(target, steps)",
+        "velocity_target(target, steps, guidance, teacher=teacher)",
+        "velocity_target(target, steps, teacher=teacher)",
     ),
     "velocities guided by the field, not by the target": Patch(
-        "losses/_alpha_flow", "velocity_target(target, lines, guidance)", "velocity_target(field, lines, guidance)"
+        "losses/_alpha_flow",
+        "velocity_target(target, lines, guidance, teacher",
+        "velocity_target(field, lines, guidance, teacher",
     ),
     "a learned weight in place of the adaptive one": Patch(
         "losses/_regression", "weight(loss, rows), weigh, error)", "weight(error, rows), weigh, error)"
@@ -148,16 +162,40 @@ KNOWN = {
     ),
     "the tangent of Eulerian always stopped": Patch(
         "losses/_flow_map",
-        "eulerian_error(field, steps, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)",
-        "eulerian_error(field, steps, stop_tangent=True, jvp=jvp)",
+        "eulerian_error(field, steps, velocity=own, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)",
+        "eulerian_error(field, steps, velocity=own, stop_tangent=True, jvp=jvp)",
     ),
     "a gradient through Eulerian's own velocity": Patch(
         "losses/_flow_map",
-        "own = jax.lax.stop_gradient(predict(field, x, t, jnp.zeros_like(t), cond))",
-        "own = predict(field, x, t, jnp.zeros_like(t), cond)",
+        "own = jax.lax.stop_gradient(predict(field if velocity is None else velocity, x, t, jnp.zeros_like(t), cond))",
+        "own = predict(field if velocity is None else velocity, x, t, jnp.zeros_like(t), cond)",
     ),
+    "a teacher asked for its average": Patch(
+        "losses/_intervals", "predict(teacher, x, draws.t, jnp.zeros_like(draws.t)", "predict(teacher, x, draws.t, draws.d"
+    ),
+    "the end of a step by the target and not by the teacher": Patch(
+        "losses/_flow_map", "target if teacher is None else teacher, steps", "target, steps"
+    ),
+    "Eulerian along the own velocity beside a teacher": Patch(
+        "losses/_flow_map", "own = field if teacher is None else teacher", "own = field"
+    ),
+    "MeanFlow without its teacher": Patch("losses/_mean_flow", "guidance, teacher=teacher), intervals", "guidance), intervals"),
+    "the teacher's path by Euler": Patch("losses/_mid_training", "(first + later) / (2 * rollout)", "first / rollout"),
+    "the teacher's path asked at its step": Patch(
+        "losses/_mid_training",
+        "predict(teacher, x, now + t, now, cond)",
+        "predict(teacher, x, now + t, now + 1 / rollout, cond)",
+    ),
+    "a teacher guided at all times": Patch("guidance", "return where_rows(_within(t, within), found, strong)", "return found"),
+    "a teacher told its guidance": Patch("guidance", "cond, here, within = cond.cond,", "cond, here, within = cond,"),
+    "the weak network not asked": Patch(
+        "objectives/_base", "if self.weak is None else NetworkField(self.weak)", "if self.weak is None else teacher"
+    ),
+    "scales that favour low ones": Patch("guidance", "ends if scales.uniform else jnp.log(ends)", "jnp.log(ends)"),
+    "predicted data without a limit": Patch("models/prediction", "jnp.maximum(1 - t, nearest)", "(1 - t)"),
+    "samples from unit noise": Patch("trained", "model.noise_scale * _normal(key, indices", "_normal(key, indices"),
 }
-"""What tests did not see once."""
+"""What tests did not see once, and what a method is easily got wrong by."""
 
 
 class Mutant(NamedTuple):

@@ -33,7 +33,7 @@ def items_of(state: TrainState) -> dict[str, PyTree]:
     networks = state.networks
     loop = {"step": state.step, "key": state.key, "skipped": state.skipped, "streak": state.streak}
     items = {"online": networks.online, "ema": networks.ema, "optimizer": state.opt_state, "loop": loop}
-    items |= {name: part for name in ("teacher", "extra") if (part := getattr(networks, name)) is not None}
+    items |= {name: part for name in ("teacher", "weak", "extra", "memory") if (part := getattr(networks, name)) is not None}
     items |= {"averages": state.averages} if state.averages else {}
     return {name: eqx.filter(tree, eqx.is_array) for name, tree in items.items()}
 
@@ -41,8 +41,9 @@ def items_of(state: TrainState) -> dict[str, PyTree]:
 class Checkpoints:
     """The checkpoints in one folder, one step a sub-folder, with separate items.
 
-    `online`, `ema` and `teacher` are networks, `averages` more averages, `extra` is what is trained beside them; `optimizer`
-    and `loop` the rest of the state; `data` the position in the data; `config` the settings. So sampling reads `ema` alone.
+    `online`, `ema`, `teacher` and `weak` are networks, `averages` more averages, `extra` is what is trained beside them and
+    `memory` what the objective remembers; `optimizer` and `loop` the rest of the state; `data` the position in the data;
+    `config` the settings. So sampling reads `ema` alone.
     `items` may choose others, for folders that are read by `restore_network` alone. A checkpoint takes its place
     by a rename once it is whole, hashes of its files included; in an object store, which renames nothing, by a mark that is
     written last. The newest `keep` stay, and those of steps that are multiples of `milestones`.
@@ -264,7 +265,7 @@ def _rebuilt(like: TrainState, items: dict[str, PyTree]) -> TrainState:
     def fill(tree, name):
         return eqx.combine(items[name], eqx.filter(tree, eqx.is_array, inverse=True)) if name in items else None
 
-    names = ("online", "ema", "teacher", "extra")
+    names = ("online", "ema", "teacher", "weak", "extra", "memory")
     networks = dataclasses.replace(like.networks, **{name: fill(getattr(like.networks, name), name) for name in names})
     averages = fill(like.averages, "averages") or ()
     return TrainState(networks=networks, opt_state=fill(like.opt_state, "optimizer"), averages=averages, **items["loop"])

@@ -76,13 +76,13 @@ def command(
     with _edge():
         given = parse(config, doc, default=default, args=args, prog=prog)
         quieten()
-        with memory_for(given):
+        with memory_for(given), _options_of(sys.argv[1:] if args is None else args):
             main(given)
 
 
 @contextlib.contextmanager
 def _edge() -> Iterator[None]:
-    """What goes wrong inside becomes a sentence and an exit status, as `command` tells."""
+    """Turns exceptions and signals inside into a sentence and an exit status, as described at `command`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -113,10 +113,43 @@ def _edge() -> Iterator[None]:
 def parse(
     config: Any, doc: str | None, *, default: Any = None, args: Sequence[str] | None = None, prog: str | None = None
 ) -> Any:
-    """The settings that a command line asks for: `default`, with what it changes. Raises ValueError where they refuse it."""
+    """The settings that a command line asks for: `default`, with what it changes. Ends the process where they refuse it."""
     given = {} if default is None else {"default": default}
-    options = (tyro.conf.CascadeSubcommandArgs,)
-    return tyro.cli(config, description=doc, args=args, prog=prog, config=options, **given)
+    words, said = sys.argv[1:] if args is None else args, io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config, description=doc, args=words, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,), **given)
+    except (SystemExit, ValueError) as stop:
+        if refused := _refusal(stop, words):
+            fail(refused, status=2)
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def _refusal(stop: BaseException, words: Sequence[str]) -> str | None:
+    """The sentence in which settings refused a value, of the option that gave it; None if the parser stopped otherwise."""
+    inner = stop.__context__ if isinstance(stop, SystemExit) else stop
+    part = getattr(inner, "arg", "")  # the settings that refused, by name; where a word was no number, no name
+    error = inner if isinstance(inner, ValueError) else inner and inner.__context__
+    if not (isinstance(error, ValueError) and isinstance(part, str)):
+        return None
+    return _of_option(str(error), words, part)
+
+
+def _of_option(sentence: str, words: Sequence[str], part: str | None = None) -> str:
+    """A sentence that starts with `field=value`, with the option as the words have it in place of the field.
+
+    `part` is the name of the settings that hold the field, if known; `data.images.size` may be --data.size.
+    """
+    if (named := re.match(r"(\w+)=(\([^)]*\)|[^\s:]+)", sentence)) is None:
+        return sentence
+    field = named[1].replace("_", "-")
+    whole = None if part is None else f"--{part}.{field}" if part else f"--{field}"
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    alike = [flag for flag in given if flag[2:].rpartition(".")[2] == field]
+    option = alike[0] if whole not in given and len(alike) == 1 else whole
+    value = named[2].strip("()").replace(",", "")
+    return f"{option} {value}{sentence[named.end() :]}" if option else sentence
 
 
 class Interrupted(Exception):
@@ -141,6 +174,16 @@ def renamed(here: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _options_of(words: Sequence[str]) -> Iterator[None]:
+    """A sentence of what goes wrong inside starts with the option of these words, not with the name of an argument."""
+    try:
+        yield
+    except ValueError as error:
+        error.args = (_of_option(str(error), words),)
+        raise
+
+
+@contextlib.contextmanager
 def room_for(folder: Path) -> Iterator[None]:
     """A file that cannot be written inside says, by a note, what to do."""
     try:
@@ -152,7 +195,7 @@ def room_for(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_for(settings: Any) -> Iterator[None]:
-    """What takes more memory than there is inside says, by a note, which of the settings make it smaller."""
+    """Adds to an out-of-memory error raised inside a note that names the settings which need less memory."""
     try:
         yield
     except Exception as error:
@@ -162,7 +205,7 @@ def memory_for(settings: Any) -> Iterator[None]:
 
 
 def _smaller(settings: Any, prefix: str = "") -> Iterator[str]:
-    """What to do with each of the settings on which memory depends, those of parts of a command's settings among them."""
+    """One advice for each setting on which memory depends ("lower --batch 128"), nested settings included."""
     for field in dataclasses.fields(settings):
         value, flag = getattr(settings, field.name), f"--{prefix}{field.name.replace('_', '-')}"
         match field.name:
@@ -186,7 +229,7 @@ UNITS = re.compile(r"allocat\w* (\d[\d.]*) ?([KMGTP])(?:i?B)?\b", re.IGNORECASE)
 
 
 def out_of_memory(error: Exception) -> str | None:
-    """What was asked for, if the error is that a device or the host had no memory left for it; None for others."""
+    """The sentence for an error that says that a device or the host is out of memory; None for other errors."""
     if not isinstance(error, MemoryError):
         from jax.errors import JaxRuntimeError
 

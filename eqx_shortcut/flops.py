@@ -26,7 +26,7 @@ PEAKS = (
     (r"L40$", 181e12),  # data sheet of the L40: 181.05 dense, 362.1 sparse
     (r"L4$", 121e12),
     (r"A10$", 125e12),
-    # docs.cloud.google.com/tpu/docs/tpu7x: 2307 a chip, of which JAX makes two devices, its TensorCores.
+    # docs.cloud.google.com/tpu/docs/tpu7x: 2307 a chip, which is two devices to JAX, its TensorCores.
     (r"TPU ?v?7", 1153.5e12),
     (r"TPU v6", 918e12),
     (r"TPU v5 ?(lite|e)", 197e12),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .rows import dealt, parts, rows, where_rows
+from .rows import expand, interleaved, parts, where_rows
 from .steps import predict
 from .types import Cond, Field
 
@@ -31,6 +31,8 @@ class Guided(eqx.Module):
 class Scales(NamedTuple):
     """Guidance scales drawn for each row with density `1/scale` between the two, and told to the network by `Guided`.
 
+    With `uniform` the density is uniform.
+
     They hold at the times of `interval`; with `intervals` these are drawn and told, too: from before `t = 1/2` to after it,
     both uniform.
     """
@@ -39,6 +41,7 @@ class Scales(NamedTuple):
     high: float = 8.0
     intervals: bool = False
     interval: tuple[float, float] = (0.0, 1.0)
+    uniform: bool = False
 
 
 class Guidance(NamedTuple):
@@ -77,21 +80,23 @@ class Guidance(NamedTuple):
 def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, " batch"]) -> Guided:
     """`cond` with guidance drawn for each of its rows (as in Geng et al. 2025b, improved MeanFlow)."""
     k_scale, k_start, k_stop = jax.random.split(key, 3)
-    low, high = jnp.log(jnp.asarray((scales.low, scales.high), t.dtype))
-    scale = jnp.exp(jax.random.uniform(k_scale, t.shape, t.dtype, low, high))
+    ends = jnp.asarray((scales.low, scales.high), t.dtype)
+    low, high = ends if scales.uniform else jnp.log(ends)
+    scale = jax.random.uniform(k_scale, t.shape, t.dtype, low, high)
+    scale = scale if scales.uniform else jnp.exp(scale)
     if not scales.intervals:
         return Guided(cond, scale, *(jnp.full_like(t, end) for end in scales.interval))
     start = jax.random.uniform(k_start, t.shape, t.dtype, 0, 0.5)
     return Guided(cond, scale, start, jax.random.uniform(k_stop, t.shape, t.dtype, 0.5, 1))
 
 
-def told(field: Field, scale: float | Float[Array, ""], *, interval: Interval = (0.0, 1.0)) -> Field:
+def at_scale(field: Field, scale: float | Float[Array, ""], *, interval: Interval = (0.0, 1.0)) -> Field:
     """The field of a network trained with `Guided` conditions, told that scale and interval beside each condition."""
 
-    def at_scale(x, t, d, cond):
+    def conditioned(x, t, d, cond):
         return field(x, t, d, Guided(cond, *(jnp.full_like(t, value) for value in (scale, *interval))))
 
-    return at_scale
+    return conditioned
 
 
 def guided_velocity(
@@ -114,7 +119,7 @@ def guided_velocity(
         raise ValueError(f"scale={scale} is told to the network, which improved_mean_flow alone does: name a number")
 
     def row(value):
-        return rows(jnp.broadcast_to(jnp.asarray(value, t.dtype), t.shape), x)
+        return expand(jnp.broadcast_to(jnp.asarray(value, t.dtype), t.shape), x)
 
     asked = (x, t, jnp.zeros_like(t))
     nothing = null_rows(cond, guidance.null, "guidance")
@@ -128,7 +133,7 @@ def guided_velocity(
 
 
 def same_condition(a: Cond, b: Cond, shape: tuple[int, int]) -> Bool[Array, "rows others"]:
-    """Whether row `i` of `a` is row `j` of `b`, of so many rows and others; all are the same without conditions."""
+    """Whether row `i` of `a` equals row `j` of `b`, as an array of this `shape`; without conditions all rows are equal."""
     return _same(jax.tree.map(lambda p: p[:, None], a), jax.tree.map(lambda q: q[None], b), shape)
 
 
@@ -155,16 +160,13 @@ def guided(
     """The field `u(null) + scale (u(cond) - u(null))`, evaluated in one call on both conditions.
 
     `null` is the condition without its batch axis. At times outside of `interval` the field is the conditional one
-    (Kynkaanniemi et al. 2024). `first` guides only that many rows and leaves the others conditional: the leading ones, or, of a
-    batch of `groups` equal parts, those dealt first (see `rows.dealt`). Then a batch sharded over devices moves no row, and a
-    few more rows are evaluated than guided. A concrete scale of 1 is the conditional field itself, of 0 at all times the
+    (Kynkaanniemi et al. 2024). `first` guides that many rows and leaves the others conditional: the leading rows, or those that
+    led before the batch was interleaved over `groups` (see `rows.interleaved`). A batch sharded over devices then moves no row,
+    and a few more rows are evaluated than guided. A concrete scale of 1 is the conditional field itself, of 0 at all times the
     unconditional one: no second evaluation.
     """
     if first == 0 or _is_number(scale, 1):
         return field
-
-    def unconditional(x, t, d, cond):
-        return field(x, t, d, null_rows(cond, null, "guidance"))
 
     def all_rows(x, t, d, cond):
         twice = _interleave((x, t, d, cond), (x, t, d, null_rows(cond, null, f"guidance={scale}")))
@@ -175,7 +177,7 @@ def guided(
 
     def some_rows(x, t, d, cond):
         n = x.shape[0]
-        chosen = (dealt(np.arange(n), groups) < first).reshape(parts(n, groups), -1)
+        chosen = (interleaved(np.arange(n), groups) < first).reshape(parts(n, groups), -1)
         width, count = chosen.shape[1], int(np.max(np.nonzero(chosen)[1])) + 1
         split = jax.tree.map(lambda a: a.reshape(*chosen.shape, *a.shape[1:]), (x, t, d, cond))
         lead = jax.tree.map(lambda a: a[:, :count], split)
@@ -191,7 +193,32 @@ def guided(
 
     if first is not None:
         return some_rows
-    return unconditional if _is_number(scale, 0) and interval is None else all_rows
+    return unlabelled(field, null) if _is_number(scale, 0) and interval is None else all_rows
+
+
+def unlabelled(field: Field, null: Cond) -> Field:
+    """The field that is asked with `null`, the condition without its batch axis, in place of every condition."""
+    return lambda x, t, d, cond: field(x, t, d, null_rows(cond, null, "guidance"))
+
+
+def autoguided(field: Field, weak: Field, scale: float | Float[Array, ""] = 1.0, *, interval: Interval = (0.0, 1.0)) -> Field:
+    """The field `weak + scale (field - weak)` at times of `interval`, else `field`; a concrete scale of 1 is `field` alone.
+
+    `weak` is a worse network of the same data (Karras et al. 2024), or `unlabelled(field, null)`. Where the condition is
+    `Guided`, its scale and times are those of its row, and the two fields are told the label alone.
+    """
+
+    def velocity(x, t, d, cond):
+        here, within = scale, interval
+        if isinstance(cond, Guided):
+            cond, here, within = cond.cond, expand(cond.scale, x), (cond.start, cond.stop)
+        strong = predict(field, x, t, d, cond)
+        if _is_number(here, 1):
+            return strong
+        found = _extrapolate(strong, predict(weak, x, t, d, cond), here)
+        return where_rows(_within(t, within), found, strong)
+
+    return velocity
 
 
 def _is_number(value, number):

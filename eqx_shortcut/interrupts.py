@@ -1,8 +1,9 @@
-"""What SIGINT and SIGTERM do to a command: it ends by an exception, or, while it is imported, at once."""
+"""SIGINT and SIGTERM end a command by an exception, or at once while it is being imported."""
 
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -16,7 +17,11 @@ def interruptible() -> Iterator[None]:
     """SIGTERM ends what is inside as SIGINT does, so that every file that is being written is taken back.
 
     In the middle of an import both end the process with one line: libraries catch what is raised there, and fail otherwise.
+    Outside of the main thread, which alone may handle signals, nothing changes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     usual = {signal.SIGTERM: signal.signal(signal.SIGTERM, _stop)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore it
         usual[signal.SIGINT] = signal.signal(signal.SIGINT, _stop)

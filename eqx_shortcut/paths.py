@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .rows import rows
+from .rows import expand
 
 
 def linear(
@@ -14,7 +14,7 @@ def linear(
 
     `floor` is the share of noise left at `t = 1`: 1e-5 in Frans et al. (2024), 0 in the MeanFlow family.
     """
-    s = rows(t, x)
+    s = expand(t, x)
     return (1 - (1 - floor) * s) * noise + s * x, x - (1 - floor) * noise
 
 
@@ -41,7 +41,7 @@ def trigonometric(
     noise: Float[Array, "batch *shape"], x: Float[Array, "batch *shape"], s: Float[Array, " batch"], *, std: float
 ) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
     """Point `cos(s) x + sin(s) std noise` and velocity `std cos(s) noise - sin(s) x` (Lu and Song 2025)."""
-    c, n, noise = rows(jnp.cos(s), x), rows(jnp.sin(s), x), std * noise
+    c, n, noise = expand(jnp.cos(s), x), expand(jnp.sin(s), x), std * noise
     return c * x + n * noise, c * noise - n * x
 
 
@@ -58,8 +58,8 @@ def trigonometric_velocity(
     `x` is the trigonometric path's point. Of a velocity `u`, `F` is the velocity `dx/ds`; of the average velocity of the whole
     way to the data it is the network `std F(x/std, s)` of Lu and Song (2025), with which `cos(s) x - sin(s) F` is those data.
     """
-    along = rows(std * jnp.cos(s) - jnp.sin(s), x) * x - std * u
-    return along / rows(trigonometric_scale(s, std), x)
+    along = expand(std * jnp.cos(s) - jnp.sin(s), x) * x - std * u
+    return along / expand(trigonometric_scale(s, std), x)
 
 
 def posterior_mean(

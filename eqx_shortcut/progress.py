@@ -23,7 +23,7 @@ def bar(
     leave: bool = True,
     quiet: bool = False,
 ) -> tqdm.tqdm:
-    """A bar over an iterable, or of so many units, to be updated and closed; nothing is shown if it is `quiet`.
+    """A bar over an iterable, or of `total` units, to be updated and closed; nothing is shown if it is `quiet`.
 
     It begins at `initial`, shows itself after `delay` seconds and stays when it is closed if `leave`.
     """

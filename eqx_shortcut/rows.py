@@ -11,8 +11,8 @@ BATCH = ("data", "fsdp")
 """The axes of a mesh whose devices see different rows of a batch."""
 
 
-def rows(t: Float[Array, " batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
-    """`t` with unit axes appended, in the dtype of `like`, so that `rows(t, x) * x` scales each example by its own `t`."""
+def expand(t: Float[Array, " batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
+    """`t` with unit axes appended, in the dtype of `like`, so that `expand(t, x) * x` scales each example by its own `t`."""
     return t.astype(like.dtype).reshape(t.shape + (1,) * (like.ndim - 1))
 
 
@@ -42,22 +42,24 @@ def merge_rows(first: PyTree, rest: PyTree, every: int) -> PyTree:
     return jax.tree.map(merge, first, rest)
 
 
-def in_turns(tree: PyTree, turns: int) -> PyTree:
-    """Each leaf as `turns` parts on a new leading axis: part `j` is rows `j, j + turns, j + 2 turns, ...`.
+def split_microbatches(tree: PyTree, count: int) -> PyTree:
+    """Each leaf as `count` parts on a new leading axis: part `j` is rows `j, j + count, j + 2 count, ...`.
 
-    Strided as in `split_rows`: each part has rows of every device. Raises ValueError if `turns` does not divide the rows.
+    Strided as in `split_rows`: each part has rows of every device. Raises ValueError if `count` does not divide the rows.
     """
 
     def fold(a):
-        if a.shape[0] % turns:
-            raise ValueError(f"{a.shape[0]} rows cannot be taken in {turns} equal turns: choose a number that divides them")
-        return jnp.swapaxes(a.reshape(a.shape[0] // turns, turns, *a.shape[1:]), 0, 1)
+        if a.shape[0] % count:
+            raise ValueError(
+                f"{a.shape[0]} rows cannot be cut into {count} equal microbatches: choose a number that divides them"
+            )
+        return jnp.swapaxes(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 0, 1)
 
     return jax.tree.map(fold, tree)
 
 
-def joined(parts: PyTree) -> PyTree:
-    """The inverse of `in_turns`."""
+def merge_microbatches(parts: PyTree) -> PyTree:
+    """The inverse of `split_microbatches`."""
     return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1).reshape(a.shape[0] * a.shape[1], *a.shape[2:]), parts)
 
 
@@ -70,8 +72,8 @@ def where_rows(mask: Shaped[Array, " batch"], yes: PyTree, no: PyTree) -> PyTree
     return jax.tree.map(select, yes, no)
 
 
-def dealt(values: Shaped[np.ndarray, " batch"], groups: int) -> Shaped[np.ndarray, " batch"]:
-    """`values` dealt like cards to `groups` equal parts of the batch, one part after the other; one group leaves the order.
+def interleaved(values: Shaped[np.ndarray, " batch"], groups: int) -> Shaped[np.ndarray, " batch"]:
+    """`values` dealt like cards over `groups` equal parts, concatenated: value `i` goes to part `i % groups`.
 
     Each part, and so each device of a batch sharded over devices, gets its share of what stands first in `values`.
     """
@@ -113,3 +115,12 @@ def check_share(batch: int, every: int, *, shares: int = 1) -> None:
     if every < 2:
         raise ValueError(f"bootstrap_every={every} leaves no row for flow matching: use 2 or more")
     check_divides(batch, every, "bootstrap_every", shares=shares)
+
+
+def check_groups(batch: int, groups: int) -> None:
+    """Raise ValueError, with the remedy, unless a batch is `groups` equal sets of two rows or more."""
+    check_divides(batch, groups, "groups")
+    if batch < 2 * groups:
+        raise ValueError(
+            f"groups={groups} of a batch of {batch} are sets of one row, which tell nothing: use {batch // 2} or fewer"
+        )

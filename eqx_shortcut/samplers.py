@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from . import paths
-from .rows import rows
+from .rows import expand
 from .steps import clipped, predict, step
 from .types import Cond, Field
 
@@ -118,8 +118,8 @@ def heun(
     def body(i, x):
         t, d = _time(i, steps, x, times)
         first = predict(field, x, t, jnp.zeros_like(d), cond)
-        last = predict(field, x + rows(d, x) * first, t + d, jnp.zeros_like(d), cond)
-        return x + rows(d, x) * (first + last) / 2
+        last = predict(field, x + expand(d, x) * first, t + d, jnp.zeros_like(d), cond)
+        return x + expand(d, x) * (first + last) / 2
 
     return _loop(steps, body, noise)
 
@@ -132,8 +132,8 @@ def midpoint(
     def body(i, x):
         t, d = _time(i, steps, x, times)
         first = predict(field, x, t, jnp.zeros_like(d), cond)
-        middle = predict(field, x + rows(d / 2, x) * first, t + d / 2, jnp.zeros_like(d), cond)
-        return x + rows(d, x) * middle
+        middle = predict(field, x + expand(d / 2, x) * first, t + d / 2, jnp.zeros_like(d), cond)
+        return x + expand(d, x) * middle
 
     return _loop(steps, body, noise)
 
@@ -158,7 +158,7 @@ def consistency(
         t, _ = _time(i, steps, x, times)
         data = step(field, x, t, 1 - t, cond)
         later, _ = _time(i + 1, steps, x, times)
-        return rows(later, x) * data + rows(1 - later, x) * renoise(i)
+        return expand(later, x) * data + expand(1 - later, x) * renoise(i)
 
     return _loop(steps, body, noise)
 
@@ -178,11 +178,11 @@ def ddim_field(field: Field, *, clip: float | None = None) -> Field:
     """
 
     def velocity(x, t, d, cond):
-        a, s = (rows(part, x) for part in paths.variance_preserving(t))
+        a, s = (expand(part, x) for part in paths.variance_preserving(t))
         end = jnp.minimum(t + d, 1)  # the last step ends at 1 up to rounding, and beyond 1 there is no path: NaN
-        a_later, s_later = (rows(part, x) for part in paths.variance_preserving(end))
+        a_later, s_later = (expand(part, x) for part in paths.variance_preserving(end))
         data = clipped((x - s * predict(field, x, t, d, cond)) / a, clip)
-        return (a_later * data + s_later * (x - a * data) / s - x) / rows(d, x)
+        return (a_later * data + s_later * (x - a * data) / s - x) / expand(d, x)
 
     return velocity
 

@@ -50,7 +50,7 @@ class Sampling:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What of it is not the default, for the protocol of results, by name."""
+        """The options that are not defaults, by name, for the protocol of results."""
         times = {} if self.guidance_interval is None else {TIMES: "{:g} to {:g}".format(*self.guidance_interval)}
         return (times if self.guidance != 1 else {}) | ({} if self.sampler is None else {"sampler": self.sampler.name})
 

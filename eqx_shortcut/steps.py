@@ -1,9 +1,9 @@
-"""What losses and samplers share: calling a field, and stepping along it."""
+"""Calling a field and stepping along it, for losses and samplers."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .rows import rows
+from .rows import expand
 from .types import Cond, Field
 
 
@@ -31,7 +31,7 @@ def step(
     field: Field, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
 ) -> Float[Array, "batch *shape"]:
     """The point `x + d field(x, t, d, cond)` at time `t + d`."""
-    return x + rows(d, x) * predict(field, x, t, d, cond)
+    return x + expand(d, x) * predict(field, x, t, d, cond)
 
 
 def two_steps(
@@ -69,9 +69,9 @@ def split_steps(
     share = jnp.broadcast_to(jnp.asarray(share, t.dtype), t.shape)
     part, left = share * d, (1 - share) * d
     first = predict(field, x, t, part, cond) if first is None else first
-    middle = clipped(x + rows(part, x) * first, clip)
+    middle = clipped(x + expand(part, x) * first, clip)
     second = predict(field, middle, t + part, left, cond)
-    return rows(share, x) * first + rows(1 - share, x) * second
+    return expand(share, x) * first + expand(1 - share, x) * second
 
 
 def clipped(x: Float[Array, "*shape"], limit: float | None) -> Float[Array, "*shape"]:

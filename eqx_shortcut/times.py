@@ -63,15 +63,15 @@ def rows_of_all_levels(steps: int, *, bias: bool = False) -> int:
 
 
 def level_groups(n: int, steps: int) -> int:
-    """Of how many groups each can hold no more rows than there are levels: `n` over its largest divisor up to `log2(steps)`.
+    """Number of groups of at most as many rows as there are levels: `n` over its largest divisor up to `log2(steps)`.
 
-    Dealt to so many groups, `n` rows have the finest level in the first of a group, or nowhere in it.
+    Interleaved over these groups, rows of the finest level stand first in a group or nowhere in it.
     """
     return n // max(k for k in range(1, log2_steps(steps) + 1) if n % k == 0)
 
 
 def stage(progress: Float[Array, ""], stages: int) -> Int[Array, ""]:
-    """Which of so many equal intervals the share `progress` of training lies in: `floor(stages * progress)`, the last at 1."""
+    """The index of the stage at the share `progress` of training: `floor(stages * progress)`, and the last stage at 1."""
     # A few units in the last place up, so that step k n / stages of n is the first of stage k and not the last before it.
     return jnp.minimum(jnp.floor(progress * stages * (1 + 3e-7)).astype(jnp.int32), stages - 1)
 
@@ -132,7 +132,7 @@ def logit_normal_gaps(
 
 
 def to_end(pairs: Pairs, share: float | Float[Array, ""]) -> Pairs:
-    """`pairs` of which that share, each by chance, goes the whole way to the data: `d = 1 - t`."""
+    """`pairs`, but with probability `share` the step ends at the data, `d = 1 - t`."""
 
     def some_to_end(key, n, dtype):
         k_pairs, k_which = jax.random.split(key)

@@ -51,14 +51,17 @@ def init_state(
     *,
     null: Cond = None,
     teacher: bool = False,
+    weak: bool = False,
     extra: Callable[[PRNGKeyArray], Any] = lambda key: None,
+    memory: Any = None,
     averages: Sequence[float] = (),
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
-    """The state before the first step; `build(key)` makes the network; average and teacher start as copies of it.
+    """The state before the first step; `build(key)` makes the network; average, teacher and weak network start as copies of it.
 
     `null` is the condition without its batch axis that stands for none (see data.null_of); label dropout and guidance need it.
-    `extra(key)` makes what is trained beside it, or None (see Objective.extra). `averages` are relative widths of more averages
+    `extra(key)` makes what is trained beside it, or None (see Objective.extra); `memory` is what the objective remembers before
+    the first step. `averages` are relative widths of more averages
     to be kept, by a power of the step (see ema.PowerAverage). `shardings` constrains the state to its layout before anything of
     it exists: what is split is never whole on a device.
     """
@@ -69,7 +72,8 @@ def init_state(
         network = build(k_network)
         zero = jnp.zeros((), jnp.int32)
         # Returned several times from one jit, so that the sets of weights are distinct buffers and all can be donated.
-        networks = Networks(network, network, network if teacher else None, extra(jax.random.fold_in(key, 2)), null)
+        first, second = (network if asked else None for asked in (teacher, weak))
+        networks = Networks(network, network, first, extra(jax.random.fold_in(key, 2)), null, second, memory=memory)
         opt_state = tx.init(eqx.filter(networks.trained, eqx.is_inexact_array))
         kept = tuple(ema.PowerAverage(network, sigma_rel) for sigma_rel in averages)
         return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero, kept))
@@ -119,10 +123,10 @@ def make_update(
 
     def update(given: tuple[Any, Prepare], state: TrainState) -> tuple[TrainState, Metrics]:
         _, loss_fn = loss_of_step(objective, given, state, steps, accumulate)
-        (loss, metrics), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.trained)
+        (loss, (metrics, memory)), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.trained)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        new = _updated(state, gradient, tx, ema_decay, finite)
+        new = _updated(state, gradient, memory, tx, ema_decay, finite)
         new = renewed(new) if objective.stages > 1 else new
         metrics = metrics | {"grad_norm": norm, "skipped": new.skipped, "streak": new.streak}
         return shardings(new), metrics
@@ -132,8 +136,11 @@ def make_update(
 
 def loss_of_step(
     objective: Objective, given: tuple[Any, Prepare], state: TrainState, steps: int, accumulate: int = 1
-) -> tuple[Batch, Callable[[Any], tuple[Float[Array, ""], Metrics]]]:
-    """The batch of the step after `state`, and loss and metrics as a function of `networks.trained`, with that step's draws."""
+) -> tuple[Batch, Callable[[Any], tuple[Float[Array, ""], tuple[Metrics, Any]]]]:
+    """The batch of the step after `state`, and its loss as a function of `networks.trained`, with that step's draws.
+
+    Beside the loss are its metrics, and what the objective remembers for the step after it.
+    """
     raw, prepare = given
     k_prepare, k_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
     batch = prepare(raw, k_prepare)
@@ -141,7 +148,8 @@ def loss_of_step(
 
     def loss_fn(trained):
         networks = dataclasses.replace(state.networks.with_trained(trained), microbatches=accumulate)
-        return objective(networks, batch, k_loss, progress)
+        (loss, metrics), memory = objective.remembered(networks, batch, k_loss, progress)
+        return loss, (metrics, memory)
 
     return batch, loss_fn
 
@@ -160,13 +168,14 @@ def _share(step: Int[Array, ""], steps: int) -> Float[Array, ""]:
 def _updated(
     state: TrainState,
     gradient: PyTree,
+    memory: PyTree,
     tx: optax.GradientTransformation,
     ema_decay: float,
     finite: Bool[Array, ""],
 ) -> TrainState:
     updates, opt_state = optimized(tx, gradient, state)
     networks = state.networks.with_trained(eqx.apply_updates(state.networks.trained, updates))
-    networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay))
+    networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay), memory=memory)
     averages = tuple(average.updated(networks.online, state.updates + 1) for average in state.averages)
     new, old = (networks, opt_state, averages), (state.networks, state.opt_state, state.averages)
     networks, opt_state, averages = _where(finite, new, old)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from . import settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
-from .guidance import guided, told
+from .guidance import at_scale, guided
 from .objectives import Objective
 from .samplers import StepRange
 from .sampling import Sampling
@@ -37,6 +37,8 @@ class Trained(eqx.Module):
     """Whether conditions were shown in training; else all were hidden."""
     null: Cond = None
     """The condition that stands for none, without its batch axis, where conditions are no labels."""
+    noise_scale: float = eqx.field(static=True, default=1.0)
+    """Standard deviation of the noise from which samples are made."""
 
     @property
     def nothing(self) -> Cond:
@@ -70,7 +72,8 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
         kept = config.get("averages", {}).get("sigma_rel", ())
         restored, at = snapshots.reconstructed(run, like, weights, kept, step)
     labelled, null = not config.get("unconditional", False), settings.parse_arrays(config.get("null"))
-    return Trained(restored, objective, shape, classes, at, labelled=labelled, null=null)
+    scale = config.get("noise_scale", 1.0)
+    return Trained(restored, objective, shape, classes, at, labelled=labelled, null=null, noise_scale=scale)
 
 
 def sample(
@@ -113,7 +116,7 @@ def sample(
 
 def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
     """The noise from which `sample` makes its samples number `indices`."""
-    return _normal(key, indices, model.shape)
+    return model.noise_scale * _normal(key, indices, model.shape)
 
 
 def sample_from(
@@ -274,7 +277,7 @@ def _view(model, guiding):
         return model.field
     scale, interval = guiding
     if (scales := model.objective.told) is not None:
-        return told(model.field, scale, interval=scales.interval if interval is None else interval)
+        return at_scale(model.field, scale, interval=scales.interval if interval is None else interval)
     return guided(model.field, scale, model.nothing, interval=interval)
 
 
@@ -282,7 +285,7 @@ def _view(model, guiding):
 def _advanced(model, key, x, indices, cond, part, guiding, sampler=None):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
-        return _normal(jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), indices, model.shape)
+        return noise(model, jax.random.fold_in(key, jnp.uint32(2**31) + i.astype(jnp.uint32)), indices)
 
     x, cond = sharding.sharded((x, cond))
     run = model.objective.sample if sampler is None else sampler

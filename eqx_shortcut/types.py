@@ -45,15 +45,19 @@ class Field(Protocol):
 
 
 class Batch(eqx.Module):
-    """Data `x` at time 1 with their conditioning; `noise` is set when the data are (noise, data) pairs."""
+    """Data `x` at time 1 with their conditioning; `noise` is set when the data are (noise, data) pairs.
+
+    Noise that is drawn for them has the standard deviation `noise_scale`.
+    """
 
     x: Float[Array, "batch *shape"]
     cond: Cond = None
     noise: Float[Array, "batch *shape"] | None = None
+    noise_scale: float = eqx.field(static=True, default=1.0)
 
     def noise_from(self, key: PRNGKeyArray) -> Float[Array, "batch *shape"]:
-        """Its own noise if it has one, else standard normal noise of the shape of `x`."""
-        return jax.random.normal(key, self.x.shape, self.x.dtype) if self.noise is None else self.noise
+        """Its own noise if it has one, else normal noise of the shape of `x`."""
+        return self.noise_scale * jax.random.normal(key, self.x.shape, self.x.dtype) if self.noise is None else self.noise
 
 
 class Draws(eqx.Module):

@@ -12,12 +12,15 @@ and quality not measured by us. Published (Frans et al. 2024, table 1), FID of 5
 
 import dataclasses
 
-from eqx_shortcut.data import LatentImages
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
-from eqx_shortcut.models.dit import preset
-from eqx_shortcut.objectives import Shortcut
-from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.interrupts import interruptible
+
+with interruptible():
+    from eqx_shortcut.data import LatentImages
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
+    from eqx_shortcut.models.dit import preset
+    from eqx_shortcut.objectives import Shortcut
+    from eqx_shortcut.optimizer import AdamW
 
 DEFAULT = Config(
     data=LatentImages(),

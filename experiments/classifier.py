@@ -13,11 +13,16 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.cli import check_out, command
-from eqx_shortcut.data import CIFAR10, Digits, FashionMNIST
-from eqx_shortcut.optimizer import AdamW
+with interruptible():
+    import tyro
+
+    from eqx_shortcut import ranges
+    from eqx_shortcut.cli import check_out, command
+    from eqx_shortcut.data import CIFAR10, Digits, FashionMNIST
+    from eqx_shortcut.optimizer import AdamW
+    from eqx_shortcut.ranges import Count, Natural
 
 if TYPE_CHECKING:
     from eqx_shortcut.data import Images
@@ -43,19 +48,17 @@ class Config:
     """File to write."""
     optimizer: AdamW = OPTIMIZER
     """How it is trained."""
-    steps: int = 8000
-    """Training steps."""
-    batch: int = 128
-    """Images a step."""
-    shift: int = 1
-    """Pixels by which images are moved at random, at most, in either direction."""
-    seed: int = 0
-    """Seed of initialisation, order and every draw."""
+    steps: Count = 8000
+    """Training steps (1 or more)."""
+    batch: Count = 128
+    """Images a step (1 or more)."""
+    shift: Natural = 1
+    """Pixels by which images are moved at random, at most, in either direction (0 or more)."""
+    seed: Natural = 0
+    """Seed of initialisation, order and every draw (0 or more)."""
 
     def __post_init__(self):
-        for field, lowest in (("steps", 1), ("batch", 1), ("shift", 0), ("seed", 0)):
-            if getattr(self, field) < lowest:
-                raise ValueError(f"--{field} {getattr(self, field)}: use {lowest} or more")
+        ranges.check(self)
 
 
 def main(config: Config) -> None:
@@ -81,11 +84,11 @@ def trained(config: Config, images: "Images") -> "SmallClassifier":
     import jax
     import jax.numpy as jnp
     import optax
-    from tqdm import trange
 
     from eqx_shortcut import rng
     from eqx_shortcut.data import batches, prepare
     from eqx_shortcut.pretrained.small_classifier import SmallClassifier
+    from eqx_shortcut.progress import bar
 
     k_network, k_train = jax.random.split(rng.key(config.seed))
     network, tx = SmallClassifier(images.classes, key=k_network), config.optimizer.build(config.steps)
@@ -108,11 +111,11 @@ def trained(config: Config, images: "Images") -> "SmallClassifier":
 
     opt_state = tx.init(eqx.filter(network, eqx.is_inexact_array))
     loader = batches(images, config.batch, seed=config.seed, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    bar = trange(config.steps, desc="classifier", unit="step", dynamic_ncols=True)
-    for number in bar:
+    shown = bar(range(config.steps), desc="classifier", unit="step")
+    for number in shown:
         network, opt_state, loss = step(next(loader), network, opt_state, jnp.int32(number))
         if number % 50 == 0:
-            bar.set_postfix(loss=f"{float(loss):.3f}")
+            shown.set_postfix(loss=f"{float(loss):.3f}")
     loader.close()
     return network
 
@@ -125,7 +128,7 @@ def coloured(x):
 
 
 def shifted(key, x, most: int):
-    """Each image moved by up to so many pixels, the ones of its edge repeated."""
+    """Each image shifted at random by up to `most` pixels, with its edge repeated."""
     import jax
     import jax.numpy as jnp
 

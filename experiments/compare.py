@@ -5,8 +5,8 @@
     python experiments/compare.py digits --costs costs.json --seeds 5 --methods shortcut mean-flow flow-matching
 
 Only what is missing in RUNS is trained, so the same command continues, and other methods or seeds can be added. With the file
-of `benchmarks/cost.py DATA --out` the budget is equal time instead: that of shortcut for so many steps, as the preset is. What
-each method is told beside (step embedding, learning rate, average) is in methods.py. Writes OUT/table.md and table.json (each
+of `benchmarks/cost.py DATA --out` the budget is equal time instead: the time that shortcut takes for the preset's steps. The
+options of each method (step embedding, learning rate, average) are in methods.py. Writes OUT/table.md and table.json (each
 run with the commands that make it, and those that were there before), quality.png and methods.png, and samples-1.png and
 samples-4.png of the first seed: the same noise down the columns, a row a method. Run it in the repository.
 """
@@ -28,11 +28,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-import tyro
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.cli import command
-from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
-from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, told
+with interruptible():
+    import tyro
+
+    from eqx_shortcut import ranges
+    from eqx_shortcut.cli import command
+    from eqx_shortcut.evaluate.results import TITLES, TRAINED, common, compared, read, read_results, rows, stem, table
+    from eqx_shortcut.ranges import Count
+    from methods import EXPERIMENTS, SETTINGS, TEACHER, Method, Setting, parsed, settings_of
 
 REFERENCE = "shortcut"
 COLUMNS = 10
@@ -51,38 +56,36 @@ class Config:
     """The data set, or shortcut models on it with one setting changed each."""
     methods: tuple[str, ...] = ()
     """The methods to train; by default all."""
-    seeds: int = 1
-    """Seeds of each, from 0."""
-    steps: int | None = None
-    """Training steps, with --costs those of shortcut; by default the preset's."""
+    seeds: Count = 1
+    """Seeds of each, from 0 (1 or more)."""
+    steps: Count | None = None
+    """Training steps, with --costs those of shortcut; by default the preset's (1 or more)."""
     costs: pathlib.Path | None = None
     """File of what each method's step costs, for a budget of equal time; by default all have equal steps."""
-    workers: int = 1
-    """Runs at once, each on its share of the CPU cores."""
+    workers: Count = 1
+    """Runs at once, each on its share of the CPU cores (1 or more)."""
     more: str = ""
-    """What all trainings are told besides, as in --more="--data.path FOLDER"."""
+    """Options of all trainings, as in --more="--data.path FOLDER"."""
     out: pathlib.Path | None = None
     """Folder to write; by default comparison/DATA, for equal time comparison/DATA-time."""
     runs: pathlib.Path | None = None
     """Folder of all runs; by default runs/compare/DATA, for equal time runs/compare/DATA-time."""
 
     def __post_init__(self):
+        ranges.check(self)
         if unknown := set(self.methods) - set(self.setting.methods):
             raise ValueError(f"--methods {' '.join(sorted(unknown))}: choose among {', '.join(self.setting.methods)}")
-        for field in ("seeds", "workers", "steps"):
-            if (value := getattr(self, field)) is not None and value < 1:
-                raise ValueError(f"--{field} {value}: use 1 or more")
         if self.costs is not None and TEACHER not in self.setting.methods:
             raise ValueError(f"--costs {self.costs}: {self.data} compares settings of one method, at equal steps")
 
     @property
     def setting(self) -> Setting:
-        """What is told of the data set."""
+        """The settings of the data set."""
         return SETTINGS[self.data]
 
     @property
     def name(self) -> str:
-        """Of data set and kind of budget."""
+        """The name of the table: data set and kind of budget."""
         return self.data if self.costs is None else f"{self.data}-time"
 
     @property
@@ -92,7 +95,7 @@ class Config:
 
     @property
     def folder(self) -> pathlib.Path:
-        """Where those of this one lie."""
+        """The folder of the runs of this table's experiment."""
         return self.all_runs / self.setting.script
 
     @property
@@ -115,7 +118,7 @@ class Cell(NamedTuple):
 
 def main(config: Config) -> None:
     """Trains what is missing, several at once if asked to, and writes table and pictures."""
-    from tqdm import tqdm
+    from eqx_shortcut.progress import bar
 
     costs = read_costs(config)
     budget = config.steps or parsed(config.setting, config.setting.methods[REFERENCE]).steps
@@ -127,13 +130,13 @@ def main(config: Config) -> None:
     shared = dict.fromkeys(plan[0] for plan in plans.values() if len(plan) > 1)
     missing = {words for words in dict.fromkeys(itertools.chain(*plans.values())) if not finished(words)}
     failed: list[str] = []
-    with tqdm(total=len(plans) + len(shared), desc="runs", unit="run", dynamic_ncols=True) as bar:
+    with bar(total=len(plans) + len(shared), desc="runs", unit="run") as shown:
         for jobs in ([[first] for first in shared], [plan[plan[0] in shared :] for plan in plans.values()]):
             for problem in worked([[words for words in job if words in missing] for job in jobs], config.workers):
                 if problem and problem not in failed:
                     failed.append(problem)
-                    bar.write(problem, file=sys.stderr)  # at once: the others may take hours
-                bar.update()
+                    shown.write(problem, file=sys.stderr)  # at once: the others may take hours
+                shown.update()
     record = {cell.name: [shlex.join(words) for words in plan] for cell, plan in plans.items()}
     report(config, budget, costs, record)
     if failed:
@@ -141,7 +144,7 @@ def main(config: Config) -> None:
 
 
 def read_costs(config: Config) -> dict[str, float] | None:
-    """What a step costs over flow matching's, by method; None for a budget of equal steps."""
+    """The time of a step relative to flow matching's, by method; None for a budget of equal steps."""
     if config.costs is None:
         return None
     try:
@@ -227,7 +230,7 @@ def finished(words: Command) -> bool:
     if not (folder / "config.json").exists():
         return False
     # Beside settings a record says what was found of the data.
-    record = settings.read(folder / "config.json") | settings.dump(told(experiment, words[2:]))
+    record = settings.read(folder / "config.json") | settings.dump(settings_of(experiment, words[2:]))
     remedy = "Name another place with --runs, or remove it"
     check_record(folder / "config.json", record, may_change={*MAY_CHANGE} - {"steps", "quality"}, remedy=remedy)
     judged = {row["steps"] for row in read_results(folder)["results"] if row["protocol"].get("statistics") == TRAINED}
@@ -235,9 +238,9 @@ def finished(words: Command) -> bool:
 
 
 def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
-    """Runs the commands of each job in order, so many jobs at once; yields after each what went wrong, or nothing.
+    """Runs the commands of each job in order, `workers` jobs at once; yields an error, or "", after each job.
 
-    On a terminal each worker has a line, with what its command says.
+    On a terminal each worker has a line with the last output of its command.
     """
     from tqdm import tqdm
 
@@ -299,7 +302,7 @@ def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) 
 
 
 def record_of(config: Config, budget: int, costs: Mapping[str, float] | None) -> dict[str, Any]:
-    """What all runs of a table have in common."""
+    """The settings shared by all runs of a table."""
     return {"data": config.data, "steps of shortcut": budget, "costs": costs and dict(costs), "more": config.more}
 
 
@@ -356,7 +359,7 @@ def draw(runs: Sequence[pathlib.Path], steps: int, path: pathlib.Path) -> None:
 
 
 def surroundings() -> dict[str, Any]:
-    """What runs are made on."""
+    """The machine and the versions that runs are made with."""
     import jax
 
     import eqx_shortcut

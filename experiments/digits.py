@@ -7,14 +7,17 @@ Writes runs/digits/NAME/: pictures in samples/, the table in evaluation.json and
 The same command again continues. Expected on two cores: see the README's table.
 """
 
-import numpy as np
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.data import Digits, Images
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
-from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.objectives import Shortcut
-from eqx_shortcut.optimizer import AdamW
+with interruptible():
+    import numpy as np
+
+    from eqx_shortcut.data import Digits, Images
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
+    from eqx_shortcut.models import DiTConfig
+    from eqx_shortcut.objectives import Shortcut
+    from eqx_shortcut.optimizer import AdamW
 
 DEFAULT = Config(
     data=Digits(),

@@ -13,9 +13,14 @@ import json
 import pathlib
 from typing import Annotated
 
-import tyro
+from eqx_shortcut.interrupts import interruptible
 
-from eqx_shortcut.cli import check_out, command
+with interruptible():
+    import tyro
+
+    from eqx_shortcut import ranges
+    from eqx_shortcut.cli import check_out, command
+    from eqx_shortcut.ranges import Several
 
 EVALUATIONS = (4, 8, 16, 32)
 MIDDLE = 1.1
@@ -32,8 +37,11 @@ class Config:
     """File to write."""
     features: str = "experiments/features/fashion_mnist.safetensors"
     """Features in which samples are judged beside pixels."""
-    count: int = 1000
-    """Samples of each."""
+    count: Several = 1000
+    """Samples of each (2 or more)."""
+
+    def __post_init__(self):
+        ranges.check(self)
 
 
 def main(config: Config) -> None:

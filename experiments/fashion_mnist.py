@@ -9,12 +9,15 @@ The default is meant for a GPU (not measured there).
 
 import dataclasses
 
-from eqx_shortcut.data import FashionMNIST
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
-from eqx_shortcut.models import DiTConfig
-from eqx_shortcut.objectives import Shortcut
-from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.interrupts import interruptible
+
+with interruptible():
+    from eqx_shortcut.data import FashionMNIST
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
+    from eqx_shortcut.models import DiTConfig
+    from eqx_shortcut.objectives import Shortcut
+    from eqx_shortcut.optimizer import AdamW
 
 DEFAULT = Config(
     data=FashionMNIST(),

@@ -13,11 +13,14 @@ samples in 128, 4 and 1 steps: `b` 15.5, 28.3, 40.3; `xl` 3.8, 7.8, 10.6.
 
 import dataclasses
 
-import celeba
-from eqx_shortcut.data import LatentImages
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.models.dit import preset
-from eqx_shortcut.objectives import Shortcut
+from eqx_shortcut.interrupts import interruptible
+
+with interruptible():
+    import celeba
+    from eqx_shortcut.data import LatentImages
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.models.dit import preset
+    from eqx_shortcut.objectives import Shortcut
 
 DATA = LatentImages(classes=1000)
 B = dataclasses.replace(

@@ -14,12 +14,15 @@ GPU; time and quality not measured by us, and nothing is published for them.
 import dataclasses
 import pathlib
 
-import celeba
-import cifar10
-from eqx_shortcut.data import ImageFolder
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing
-from eqx_shortcut.models.dit import preset
+from eqx_shortcut.interrupts import interruptible
+
+with interruptible():
+    import celeba
+    import cifar10
+    from eqx_shortcut.data import ImageFolder
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing
+    from eqx_shortcut.models.dit import preset
 
 DEFAULT = dataclasses.replace(
     celeba.DEFAULT,

@@ -9,8 +9,11 @@ every step encodes its images. Weights: `hf download stabilityai/sd-vae-ft-mse c
 paper gives no FID for it. Settings are those of CelebA-HQ.
 """
 
-from celeba import PRESETS
-from eqx_shortcut.experiment import Experiment
+from eqx_shortcut.interrupts import interruptible
+
+with interruptible():
+    from celeba import PRESETS
+    from eqx_shortcut.experiment import Experiment
 
 EXPERIMENT = Experiment("lsun", PRESETS, doc=__doc__)
 

@@ -1,4 +1,4 @@
-"""The methods that `compare.py` puts side by side: what each is told on a data set, in the words of its command.
+"""The methods that `compare.py` puts side by side, and their options on each data set.
 
 Equal are data, width and depth, batch, schedule and number of training steps or time. What a method needs beside its own
 training is trained within its budget: where there is a teacher, or pairs are made, both phases have half of it each. Making
@@ -24,17 +24,27 @@ SUCCESSORS = (
 ).split()
 
 
+TAUGHT = "mean-flow alpha-flow lagrangian eulerian".split()
+"""Those that take a velocity from a teacher as well as from the data."""
+ON_DATA = "flow-matching shortcut mean-flow".split()
+"""Those that are trained once more with a network that answers data."""
+AFTER = "frechet reward".split()
+"""Those that go on from another method."""
+SETS = "sinkhorn-flow drifting".split()
+"""Those of one step alone, learnt from ten sets of images, one of each class."""
+
+
 class Method(NamedTuple):
     """A row of the table."""
 
     arguments: str
-    """What the experiment is told."""
+    """Options of the experiment."""
     teacher: bool = False
-    """It distils a flow-matching model."""
+    """Whether it distils a flow-matching model."""
     pairs: bool = False
-    """It goes on from a flow-matching model, on pairs of noise and that model's samples."""
+    """Whether it starts from a flow-matching model and trains on pairs of noise and that model's samples."""
     goes_on: str | None = None
-    """It goes on from a flow-matching model that is told this beside, on the same data; None: it does not."""
+    """Options of the flow-matching model that it starts from, on the same data; None: it starts from scratch."""
 
     @property
     def phases(self) -> int:
@@ -44,7 +54,7 @@ class Method(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A data set, and what is told of it."""
+    """A data set and its options."""
 
     script: str
     """The experiment."""
@@ -67,14 +77,25 @@ class Setting:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The preset as the experiment is told it."""
+        """The options that choose the preset."""
         return () if self.preset == "default" else (self.preset,)
 
 
 def steady(name: str) -> str:
-    """What a method at continuous step sizes is told of the network: sinusoids no faster than it tolerates."""
+    """The network options of a method at continuous step sizes: sinusoids no faster than it tolerates."""
     limit = OBJECTIVES[name].embed_scale_limit
     return "--network.step linear" + ("" if limit is None else f" --network.embed-scale {limit:g}")
+
+
+def taught(name: str) -> Method:
+    """One that distils a flow-matching model of its own network."""
+    return Method(f"objective:{name} --objective.distil {steady(name)}", teacher=True, goes_on=steady(name))
+
+
+def of_data(name: str, grid: int) -> str:
+    """What a method is told of a network that answers data, and beside."""
+    own = {"flow-matching": f"--objective.steps {grid}", "shortcut": ""}
+    return f"--network.predict data {own[name] if name in own else steady(name)}"
 
 
 def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuning: str = "") -> dict[str, Method]:
@@ -96,9 +117,14 @@ def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuni
         "live-reflow": Method(f"objective:live-reflow {discrete} --objective.bootstrap-every 2"),
         "reflow": Method(f"objective:flow-matching {discrete} {flow}", pairs=True),
         **{name: Method(f"objective:{name} {steady(name)}") for name in SUCCESSORS},
+        **{f"{name}-teacher": taught(name) for name in TAUGHT},
+        "mid-training": Method("objective:mid-training --network.step linear", teacher=True, goes_on="--network.step linear"),
+        **{f"{name}-x": Method(f"objective:{name} {of_data(name, grid)}") for name in ON_DATA},
         consistency: Method(f"{told_of_data} {scratch}"),
         # Its authors' way.
         f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
+        # One step alone, learnt from ten sets of 25 images, one of each class.
+        **{name: Method(f"objective:{name} --objective.groups 10 --batch 250 --quality.steps 1") for name in SETS},
     }
 
 
@@ -148,7 +174,11 @@ def in_the_plane(distribution: str) -> Setting:
     methods = {
         name: Method(f"{name} --data.distribution {distribution}", teacher=config.objective.stages > 0)
         for name, (_, config) in PRESETS.items()
+        if name not in AFTER
     }
+    also = f"--data.distribution {distribution}"
+    methods |= {f"{name}-teacher": Method(f"{name} {also} --objective.distil", teacher=True) for name in TAUGHT}
+    methods |= {f"{name}-x": Method(f"{name} {also} --network.predict data") for name in ON_DATA}
     # Its teacher has steps of the size at which it asks.
     distilled = methods["consistency-distillation"]
     methods["consistency-distillation"] = distilled._replace(goes_on="--objective.steps 32")
@@ -197,11 +227,11 @@ SETTINGS = {
 
 def parsed(setting: Setting, method: Method) -> Config:
     """The settings that a method is trained with, as its experiment reads them."""
-    return told(setting.script, [*setting.words, *method.arguments.split()])
+    return settings_of(setting.script, [*setting.words, *method.arguments.split()])
 
 
-def told(experiment: str, words: Sequence[str]) -> Config:
-    """The settings of an experiment that is told these words."""
+def settings_of(experiment: str, words: Sequence[str]) -> Config:
+    """The settings that an experiment reads from the words of its command line."""
     import importlib
 
     return importlib.import_module(experiment).EXPERIMENT.parse(words)

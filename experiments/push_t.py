@@ -8,13 +8,16 @@ The data (MIT licence): https://diffusion-policy.cs.columbia.edu/data/training/p
 number of steps in evaluation.json and quality.png, an episode in episode.gif and episode.png. The same command again continues.
 """
 
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
-from eqx_shortcut.models import MLPConfig
-from eqx_shortcut.objectives import Shortcut
-from eqx_shortcut.optimizer import AdamW
-from eqx_shortcut.robots import PushT
-from eqx_shortcut.robots.demonstrations import OBSERVED
+from eqx_shortcut.interrupts import interruptible
+
+with interruptible():
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
+    from eqx_shortcut.models import MLPConfig
+    from eqx_shortcut.objectives import Shortcut
+    from eqx_shortcut.optimizer import AdamW
+    from eqx_shortcut.robots import PushT
+    from eqx_shortcut.robots.demonstrations import OBSERVED
 
 DEFAULT = Config(
     data=PushT(),

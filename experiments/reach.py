@@ -6,12 +6,15 @@
 Writes runs/reach/NAME/: paths.png, and shares of success in evaluation.json and quality.png.
 """
 
-from eqx_shortcut.experiment import Experiment
-from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
-from eqx_shortcut.models import MLPConfig
-from eqx_shortcut.objectives import Shortcut
-from eqx_shortcut.optimizer import AdamW
-from eqx_shortcut.robots import Reach
+from eqx_shortcut.interrupts import interruptible
+
+with interruptible():
+    from eqx_shortcut.experiment import Experiment
+    from eqx_shortcut.experiment.config import Checkpointing, Config, Quality
+    from eqx_shortcut.models import MLPConfig
+    from eqx_shortcut.objectives import Shortcut
+    from eqx_shortcut.optimizer import AdamW
+    from eqx_shortcut.robots import Reach
 
 DEFAULT = Config(
     data=Reach(),

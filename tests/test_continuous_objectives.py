@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import flat
-from eqx_shortcut import Batch, samplers, tangents, times, weights
-from eqx_shortcut.guidance import Guidance, Guided, Scales
+from eqx_shortcut import Batch, losses, samplers, tangents, times, weights
+from eqx_shortcut.guidance import Guidance, Guided, Scales, autoguided, draw_guided, unlabelled
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
     ESC,
@@ -22,6 +22,7 @@ from eqx_shortcut.objectives import (
     ImprovedMeanFlow,
     Lagrangian,
     MeanFlow,
+    MidTraining,
     Networks,
     Objective,
     ProgressiveMap,
@@ -81,6 +82,8 @@ EVERY = [
     ProgressiveMap(),
     ContinuousConsistency(),
     ContinuousConsistency(distil=True),
+    MeanFlow(distil=True),
+    Eulerian(distil=True, max_scale=3.0),
 ]
 each = pytest.mark.parametrize("objective", EVERY, ids=lambda o: type(o).__name__ + "-distil" * getattr(o, "distil", False))
 TIMES: dict[str, Any] = {"time_mean": -0.3, "time_std": 0.5}
@@ -161,6 +164,25 @@ def test_improved_mean_flow_tells_the_network_all_scales(key, intervals):
     scales = Scales(1.0, 5.0, intervals, (0.2, 0.9))
     assert objective.told == scales and objective.guides(1) and ImprovedMeanFlow().told is None
     found, expected = found_and_expected(objective, "improved_mean_flow", {"guidance": scales, "dropout": 0.5}, key)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weak", [True, False], ids=["by a weak network", "by its unlabelled answers"])
+def test_a_network_is_told_the_scales_that_guide_its_teacher(key, weak):
+    """Uniform from 1 on, each row its own; teachers are told the label alone."""
+    objective = MeanFlow(distil=True, max_scale=3.0, interval=(0.2, 0.9), label_dropout=0.0, power=0.0)
+    scales = Scales(1.0, 3.0, interval=(0.2, 0.9), uniform=True)
+    assert objective.told == scales and objective.guides(1) and not MeanFlow(distil=True, guidance=2.0).guides(1)
+    both = networks()
+    both = dataclasses.replace(both, weak=Toy(jnp.float32(-0.2)) if weak else None)
+    found = objective(both, batch(), key, jnp.float32(0.5))[0]
+    k_draws, k_mask = jax.random.split(key)
+    teacher = NetworkField(both.teacher)
+    other = NetworkField(both.weak) if weak else unlabelled(teacher, both.null)
+    cond = draw_guided(jax.random.fold_in(key, 2), batch().cond, scales, jnp.zeros(N))
+    assert float(cond.scale.min()) >= 1 and 2 < float(cond.scale.max()) <= 3 and abs(float(cond.scale.mean()) - 2) < 0.4
+    told, field = dataclasses.replace(batch(), cond=cond), NetworkField(both.online, k_mask)
+    expected, _ = losses.mean_flow(field, told, k_draws, teacher=autoguided(teacher, other), weigh=())
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
@@ -271,6 +293,18 @@ def test_what_contains_guidance_is_not_guided_again(inside):
         (SoFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),
         (ImprovedMeanFlow(max_scale=4.0, guidance=2.0), 64, r"guidance=2.0 .* leaves guidance at 1 and mix at 0"),
         (ImprovedMeanFlow(intervals=True), 64, r"told beside its scale, and none is: name the highest as max_scale"),
+        (
+            MeanFlow(max_scale=3.0),
+            64,
+            r"max_scale=3.0 is the highest guidance scale of a teacher, .*: use distil, and leave gui",
+        ),
+        (
+            Lagrangian(distil=True, mix=0.5),
+            64,
+            r"mix=0.5 is a share of the network's own velocity, and a teacher .* leave it at 0",
+        ),
+        (ESC(distil=True), 64, r"posterior_every=2 averages velocities of lines, and a teacher answers it: leave it None"),
+        (MidTraining(), 24, r"batch 24 is not a multiple of rollout=16: use a batch of 16 or 32, or rollout=12 or 24"),
         (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),
         (AlphaFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),
         (ContinuousConsistency(guidance=2.0), 64, r"guidance=2.0 guides a teacher, and there is none: use distil, or"),

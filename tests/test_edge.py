@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from typing import Annotated, ClassVar
 
@@ -20,7 +21,8 @@ import tyro
 from eqx_shortcut import cli, compilation, settings, storage
 from eqx_shortcut.data.formats import tfds
 from eqx_shortcut.experiment import log
-from scripts import script
+from eqx_shortcut.interrupts import interruptible
+from scripts import EXPERIMENTS, script
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,22 +150,50 @@ def test_another_pipe_that_breaks_is_told(monkeypatch, tmp_path):
     assert (tmp_path / "err").read_text() == "error: Broken pipe\n"
 
 
+def interrupted(start: str, module: str, number: signal.Signals, *args: object) -> tuple[int, str, str]:
+    """What a process does that gets a signal when it begins to import a module whose name starts so."""
+    code = (
+        "import os, runpy, sys\nfrom eqx_shortcut import __main__\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name.startswith({module!r}):\n"
+        f"            try: os.kill(os.getpid(), {int(number)})\n"
+        "            except BaseException: raise ImportError\n"
+        f"sys.meta_path.insert(0, Interrupting())\n{start}"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, check=False)
+    return ran.returncode, ran.stdout, ran.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("module", ["tyro", "eqx_shortcut.commands.weights", "jax"])
 def test_a_signal_during_imports_is_one_line(tmp_path, module, number):
     """In the edge, in a command's own module, and behind it, where the library that is imported catches what is raised."""
-    code = (
-        "import os, sys\nfrom eqx_shortcut import __main__\n"
-        "class Interrupting:\n"
-        "    def find_spec(self, name, *_):\n"
-        f"        if name == {module!r}:\n"
-        f"            try: os.kill(os.getpid(), {int(number)})\n"
-        "            except BaseException: raise ImportError\n"
-        "sys.meta_path.insert(0, Interrupting())\n__main__.main()"
-    )
-    command = [sys.executable, "-c", code, "weights", "export", tmp_path, tmp_path / "w.safetensors"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (128 + number, "", f"\nstopped by {number.name}\n")
+    ended = interrupted("__main__.main()", module, number, "weights", "export", tmp_path, tmp_path / "w.safetensors")
+    assert ended == (128 + number, "", f"\nstopped by {number.name}\n")
+
+
+COMMANDS = sorted(path for path in EXPERIMENTS.glob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+def test_a_signal_during_the_imports_of_an_experiment_is_one_line(path):
+    start = f"sys.path.insert(0, {str(path.parent)!r})\nrunpy.run_path({str(path)!r}, run_name='__main__')"
+    ended = interrupted(start, "eqx_shortcut.", signal.SIGINT)
+    assert ended == (128 + signal.SIGINT, "", "\nstopped by SIGINT\n")
+
+
+def test_another_thread_leaves_signals_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work() -> None:
+        with interruptible():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -252,6 +282,36 @@ def test_training_names_the_options_of_its_objective(tmp_path, capsys, monkeypat
     with pytest.raises(SystemExit) as stop:
         script("digits").EXPERIMENT.main(["--dry-run", *args.split()])
     assert stop.value.code == 1 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "sentence"),
+    [
+        ("digits", "--optimizer.beta1 1.5", "--optimizer.beta1 1.5: use 0 to below 1"),
+        ("digits", "optimizer:muon --optimizer.clip=-1", "--optimizer.clip -1.0: use more than 0, or None"),
+        ("digits", "--batch 4 --quality.batch 0", "--quality.batch 0: use 1 or more"),
+        ("digits", "--quality.batch 4 --batch 0", "--batch 0: use 1 or more"),
+        ("digits", "--quality.steps 4 0", "--quality.steps 4 0: use 1 or more"),
+        (
+            "digits",
+            "objective:mean-flow --objective.interval 0.5 0.2",
+            "--objective.interval 0.5 0.2 ends before it starts: name the earlier time first",
+        ),
+        ("celeba", "--encode_batch 0", "--encode-batch 0: use 1 or more"),
+        ("celeba", "data:image-folder --data.path x --data.size 0", "--data.size 0: use 1 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence_with_its_option(capsys, name, line, sentence):
+    """As it is on the command line, wherever the field is: that of the images of latents is `data.images.size`."""
+    with pytest.raises(SystemExit) as stop:
+        script(name).EXPERIMENT.main(line.split())
+    assert stop.value.code == 2 and capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_a_word_that_is_no_number_is_explained_with_its_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        script("digits").EXPERIMENT.main(["--batch", "x"])
+    assert stop.value.code == 2 and "Error parsing --batch" in capsys.readouterr().err
 
 
 # Memory.

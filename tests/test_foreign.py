@@ -73,7 +73,7 @@ NETWORK, (TRAIN, HELD_OUT) = PolicyConfig(), Demonstrations().build()
 STORED = jax.tree.map(np.asarray, NETWORK.build(TRAIN.shape, 0, key=jax.random.key(0)))
 NULL = null_of(TRAIN)
 ALL: dict[str, Any] = {kind.__name__: kind for kind in OBJECTIVES.values()}
-SHORT = {"steps": 4, "bootstrap_every": 4, "rollout": 2}
+SHORT = {"steps": 4, "bootstrap_every": 4, "rollout": 2, "score": "test_foreign:total"}
 
 
 def objective_of(name: str) -> Objective:
@@ -85,11 +85,23 @@ def objective_of(name: str) -> Objective:
 def networks_of(objective: Objective) -> Networks:
     """Networks before the first step, each in buffers of its own, made without a program."""
     online, average, teacher = (jax.tree.map(jnp.array, STORED) for _ in range(3))
-    return Networks(online, average, teacher if objective.stages else None, objective.extra(jax.random.key(1)), NULL)
+    return Networks(
+        online,
+        average,
+        teacher if objective.stages else None,
+        objective.extra(jax.random.key(1)),
+        NULL,
+        memory=objective.memory(TRAIN.shape),
+    )
+
+
+def total(x, cond):
+    """A reward."""
+    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
 
 
 def test_all_objectives_are_tried():
-    assert len(ALL) == 18 and all(isinstance(kind(), Objective) for kind in ALL.values())
+    assert len(ALL) == 23 and all(isinstance(kind(), Objective) for kind in ALL.values())
 
 
 @pytest.mark.parametrize("name", ALL)

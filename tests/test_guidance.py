@@ -8,14 +8,14 @@ from eqx_shortcut.guidance import (
     Guidance,
     Guided,
     Scales,
+    at_scale,
     draw_guided,
     drop_condition,
     guided,
     guided_velocity,
     same_condition,
-    told,
 )
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from scripts import script
 
 collectives = script("collectives")
@@ -25,7 +25,7 @@ NULL = jnp.array(9)
 
 
 def field(x, t, d, cond):
-    return jnp.sin(rows(cond.astype(x.dtype), x) * x) + rows(t - d, x)
+    return jnp.sin(expand(cond.astype(x.dtype), x) * x) + expand(t - d, x)
 
 
 def inputs(key, n: int = N):
@@ -100,7 +100,7 @@ def test_conditions_of_any_structure(key):
     null = {"text": jnp.array([0.0, 1.0, 2.0]), "label": 7}
 
     def from_dict(x, t, d, cond):
-        return x + cond["text"] * rows(cond["label"].astype(x.dtype), x)
+        return x + cond["text"] * expand(cond["label"].astype(x.dtype), x)
 
     u, u_null = from_dict(x, t, d, cond), x + 7 * jnp.array([[0.0, 1.0, 2.0]])
     np.testing.assert_allclose(guided(from_dict, 2.0, null)(x, t, d, cond), 2 * u - u_null, rtol=1e-5)
@@ -121,13 +121,13 @@ def acting(x, t, d, cond):
         + jnp.max(cond["camera"], (1, 2)).astype(jnp.float32) / 255
         - cond["blind"].astype(t.dtype)
     )
-    return jnp.cos(x) * rows(seen, x) + rows(t - d, x)
+    return jnp.cos(x) * expand(seen, x) + expand(t - d, x)
 
 
 @pytest.mark.parametrize(("first", "groups"), [(None, 1), (3, 1), (3, 4)])
 @pytest.mark.parametrize("interval", [None, (0.2, 0.6)])
 def test_observations_guide_actions_of_any_rank(key, first, groups, interval):
-    """Row b of group a was dealt as number `b groups + a`."""
+    """Row b of group a was number `b groups + a`."""
     x, t, d = jax.random.normal(key, (8, 4, 2)), jnp.linspace(0, 1, 8), jnp.full(8, 0.25)
     nothing = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), OBSERVED, UNSEEN)
     u, u_null = acting(x, t, d, OBSERVED), acting(x, t, d, nothing)
@@ -172,8 +172,8 @@ def test_missing_null_is_named(key, first):
 
 
 @pytest.mark.parametrize(("groups", "calls"), [(1, 12 + 4), (4, 12 + 4), (6, 12 + 6)])
-def test_of_rows_dealt_to_groups_the_first_dealt_are_guided(key, groups, calls):
-    """Row b of group a was dealt as number `b groups + a`; where 4 are not a multiple of the groups, more are evaluated."""
+def test_of_rows_interleaved_over_groups_the_first_are_guided(key, groups, calls):
+    """Row b of group a was number `b groups + a`; where 4 are not a multiple of the groups, more are evaluated."""
     counted, (x, t, d, cond) = Counted(), inputs(key, 12)
     found = guided(counted, 3.0, NULL, first=4, groups=groups)(x, t, d, cond)
     u, u_null = field(x, t, d, cond), field(x, t, d, jnp.full_like(cond, NULL))
@@ -321,8 +321,8 @@ def test_without_a_label_the_guidance_that_a_network_is_told_stays(key):
     np.testing.assert_array_equal(dropped.scale, cond.scale)
 
     def network(x, t, d, cond):
-        return field(x, t, d, cond.cond) * cond.scale[:, None] + rows(cond.start + cond.stop, x)
+        return field(x, t, d, cond.cond) * cond.scale[:, None] + expand(cond.start + cond.stop, x)
 
     x, t, d, labels = inputs(key)
-    found = told(network, 3.0, interval=(0.25, 0.5))(x, t, d, labels)
+    found = at_scale(network, 3.0, interval=(0.25, 0.5))(x, t, d, labels)
     np.testing.assert_allclose(found, 3 * field(x, t, d, labels) + 0.75, rtol=1e-5)

@@ -38,16 +38,21 @@ from eqx_shortcut.objectives import (
     ConsistencyTraining,
     ContinuousConsistency,
     Diffusion,
+    Drifting,
     Eulerian,
     FlowMatching,
+    Frechet,
     ImprovedMeanFlow,
     Lagrangian,
     LiveReflow,
     MeanFlow,
+    MidTraining,
     Objective,
     ProgressiveDistillation,
     ProgressiveMap,
+    Reward,
     Shortcut,
+    SinkhornFlow,
     SoFlow,
     SplitMeanFlow,
     TerminalVelocity,
@@ -80,6 +85,8 @@ CASES: dict[str, Objective] = {
     "mean-flow": MeanFlow(),
     "mean-flow/options": MeanFlow(power=0.5, uniform_velocity=True, posterior_every=2, log_variance=True, **LINES),
     "mean-flow/differences": MeanFlow(finite_difference=0.1),
+    "mean-flow/taught": MeanFlow(distil=True, max_scale=3.0),
+    "mid-training": MidTraining(rollout=4, guidance=2.0),
     "esc": ESC(),
     "esc/options": ESC(power=0.5, bootstrap_every=2, **LINES),
     "improved-mean-flow": ImprovedMeanFlow(),
@@ -102,7 +109,18 @@ CASES: dict[str, Objective] = {
     "continuous-consistency/options": ContinuousConsistency(
         distil=True, std=0.7, normalise=0.2, guidance=2.0, log_variance=False, warmup_share=0.8
     ),
+    "sinkhorn-flow": SinkhornFlow(),
+    "sinkhorn-flow/options": SinkhornFlow(groups=3, epsilon=0.2, iterations=5, power=2.0, guidance=2.0),
+    "frechet": Frechet(),
+    "reward": Reward(score="test_recorded_steps:total", groups=2),
+    "drifting": Drifting(),
+    "drifting/options": Drifting(groups=3, temperatures=(0.1, 0.5), guidance=2.0),
 }
+
+
+def total(x, cond):
+    """A reward."""
+    return jnp.sum(x, axis=1)
 
 
 class Small(eqx.Module):
@@ -138,7 +156,15 @@ def stepped(objective: Objective) -> tuple[dict[str, float], list[np.ndarray], l
     """Metrics, gradient and new weights of step 5 of 10, by leaf; average and teacher are networks of their own."""
     tx, rng = optax.sgd(0.1, momentum=0.5), np.random.default_rng(7)
     teacher = objective.stages > 0
-    state = init_state(lambda _: small(0), tx, jax.random.key(0), teacher=teacher, extra=objective.extra, null=CLASSES)
+    state = init_state(
+        lambda _: small(0),
+        tx,
+        jax.random.key(0),
+        teacher=teacher,
+        extra=objective.extra,
+        null=CLASSES,
+        memory=objective.memory((SIZE,)),
+    )
     state = eqx.tree_at(lambda s: (s.step, s.networks.ema), state, (jnp.int32(STEP), small(1)))
     state = eqx.tree_at(lambda s: s.networks.teacher, state, small(2)) if teacher else state
     raw = jnp.asarray(rng.standard_normal((N, SIZE)), float), jnp.arange(N) % CLASSES

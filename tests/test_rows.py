@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import sharding
-from eqx_shortcut.rows import check_divides, check_share, merge_rows, rows, split_rows, where_rows
+from eqx_shortcut.rows import check_divides, check_share, expand, merge_rows, split_rows, where_rows
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -15,15 +15,15 @@ def tree_of(n: int):
 
 
 @pytest.mark.parametrize("shape", [(), (2,), (2, 3), (2, 3, 4), (2, 1, 3, 2)])
-def test_rows_scales_each_example_by_its_own(shape):
+def test_expand_scales_each_example_by_its_own(shape):
     x = jnp.arange(3.0 * np.prod(shape, dtype=int)).reshape(3, *shape) + 1
     t = jnp.array([0.0, 2.0, -1.5])
     expected = jnp.stack([float(s) * row for s, row in zip(t, x, strict=True)])
-    np.testing.assert_array_equal(rows(t, x) * x, expected)
+    np.testing.assert_array_equal(expand(t, x) * x, expected)
 
 
-def test_rows_takes_the_dtype_of_the_examples():
-    assert rows(jnp.ones(2), jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+def test_expand_takes_the_dtype_of_the_examples():
+    assert expand(jnp.ones(2), jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("every", [2, 3, 4, 12])
@@ -85,7 +85,7 @@ def test_where_rows_selects_whole_rows(shape):
     mask = jnp.array([True, False, True])
     yes, no = jnp.ones((3, *shape)), jnp.zeros((3, *shape))
     found = where_rows(mask, {"a": yes, "b": None}, {"a": no, "b": None})
-    np.testing.assert_array_equal(found["a"], rows(mask.astype(float), yes) * yes)
+    np.testing.assert_array_equal(found["a"], expand(mask.astype(float), yes) * yes)
 
 
 def compiled_for_eight_devices(function) -> str:

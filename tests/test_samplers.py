@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import samplers
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 
 MEAN, SPREAD = 0.7, 0.3
 
@@ -15,12 +15,12 @@ def scale(t):
 
 def average_velocity(x, t, d, cond):
     """Of data N(MEAN, SPREAD^2): the flow map carries `x` to `(t + d) MEAN + scale(t + d) / scale(t) (x - t MEAN)`."""
-    t, d = rows(t, x), rows(d, x)
+    t, d = expand(t, x), expand(d, x)
     return ((t + d) * MEAN + scale(t + d) / scale(t) * (x - t * MEAN) - x) / d
 
 
 def velocity(x, t, d, cond):
-    t = rows(t, x)
+    t = expand(t, x)
     return MEAN + (t * SPREAD**2 - (1 - t)) / scale(t) ** 2 * (x - t * MEAN)
 
 
@@ -65,7 +65,7 @@ def test_one_compilation_serves_every_number_of_steps(key):
 
 def test_conditions_reach_the_field():
     cond = {"shift": jnp.arange(2.0)}
-    found = samplers.euler(lambda x, t, d, cond: jnp.zeros_like(x) + rows(cond["shift"], x), jnp.zeros((2, 3)), cond, steps=4)
+    found = samplers.euler(lambda x, t, d, cond: jnp.zeros_like(x) + expand(cond["shift"], x), jnp.zeros((2, 3)), cond, steps=4)
     np.testing.assert_allclose(found, [[0, 0, 0], [1, 1, 1]])
 
 
@@ -89,7 +89,7 @@ WARPS = [
 def test_errors_fall_with_the_order_of_the_sampler_at_any_times(x64, key, sampler, order, times):
     """Of `x' = -(1 + t) x^3`: the way of one Gaussian is a conic section, of which a midpoint step errs at third order."""
     noise = jax.random.normal(key, (5, 3), dtype=float)
-    bent = lambda x, t, d, cond: -rows(1 + t, x) * x**3  # noqa: E731
+    bent = lambda x, t, d, cond: -expand(1 + t, x) * x**3  # noqa: E731
     # Numbers of which each divides the next, for a table of times has corners.
     run = jax.jit(lambda n: getattr(samplers, sampler)(bent, noise, steps=n, times=times))
     error = [float(jnp.abs(run(n) - noise / jnp.sqrt(1 + 3 * noise**2)).max()) for n in (192, 384, 768)]
@@ -111,7 +111,7 @@ def test_second_order_asks_the_velocity_twice_a_step(sampler):
 
     def field(x, t, d, cond):
         jax.debug.callback(lambda t, d: asked.append((float(t[0]), float(d[0]))), t, d, ordered=True)
-        return jnp.ones_like(x) * rows(t, x)
+        return jnp.ones_like(x) * expand(t, x)
 
     found = sampler(field, jnp.zeros((1, 1)), steps=2)
     jax.effects_barrier()
@@ -146,7 +146,7 @@ def test_a_table_that_is_no_way_from_noise_to_data_is_refused(times):
 
 
 def test_two_jumps_put_the_point_back_at_the_time_between(x64, key):
-    field, new = lambda x, t, d, cond: 0.3 * x + rows(t - 2 * d, x), jax.random.normal(key, (4, 2), float)
+    field, new = lambda x, t, d, cond: 0.3 * x + expand(t - 2 * d, x), jax.random.normal(key, (4, 2), float)
     x = jnp.ones((4, 2))
     data = x + 0.3 * x - 2
     back = 0.3 * data + 0.7 * new
@@ -188,7 +188,7 @@ def test_consistency_is_its_loop_and_adds_no_noise_at_the_end(x64, key, steps):
 
     def field(x, t, d, cond):
         asked.append((t, d))
-        return 0.3 * x + rows(t - 2 * d + cond["shift"], x)
+        return 0.3 * x + expand(t - 2 * d + cond["shift"], x)
 
     def renoise(i):
         return jnp.where(i == steps - 1, 1e30, noises(key, shape)(i))
@@ -213,7 +213,7 @@ def test_noise_kept_between_consistency_steps_would_be_seen(x64, key):
 
 
 def test_ddim_is_euler_on_its_field_and_serves_every_number_of_steps(key):
-    field = lambda x, t, d, cond: 0.5 * x + rows(cond, x)  # noqa: E731
+    field = lambda x, t, d, cond: 0.5 * x + expand(cond, x)  # noqa: E731
     noise, cond = jax.random.normal(key, (4, 3)), jnp.arange(4.0)
     sample = jax.jit(lambda steps: samplers.ddim(field, noise, cond, steps=steps, clip=2.0))
     for steps in (1, 5):
@@ -235,7 +235,7 @@ def test_ddim_ends_at_the_data_where_rounding_goes_beyond_them(key):
 @pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "consistency", "ddim"])
 def test_parts_one_after_another_are_the_whole_to_the_bit(key, sampler):
     """Of a field that depends on time, in three parts of which one is empty; with numbers known when tracing, and not."""
-    field, noise = lambda x, t, d, cond: 0.3 * x + rows(t - 2 * d, x), jax.random.normal(key, (4, 3))
+    field, noise = lambda x, t, d, cond: 0.3 * x + expand(t - 2 * d, x), jax.random.normal(key, (4, 3))
     more = {"renoise": lambda i: jax.random.normal(jax.random.fold_in(key, i), (4, 3))} if sampler == "consistency" else {}
 
     def advance(x, steps):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.steps import clipped, predict, split_steps, step, two_steps
 
 T, D = jnp.array([0.0, 0.25, 0.5]), jnp.array([1.0, 0.5, 0.25])
@@ -27,12 +27,12 @@ def test_predict_answers_in_the_dtype_of_x(dtype, output):
 
 
 def test_predict_passes_every_input_on():
-    found = predict(lambda x, t, d, cond: x + rows(t + 10 * d, x) + cond["a"], ones(4), T, D, {"a": jnp.full((3, 1), 100.0)})
+    found = predict(lambda x, t, d, cond: x + expand(t + 10 * d, x) + cond["a"], ones(4), T, D, {"a": jnp.full((3, 1), 100.0)})
     np.testing.assert_allclose(found, ones(4) + np.asarray(T + 10 * D)[:, None] + 100)
 
 
 def test_step_adds_d_times_the_field():
-    np.testing.assert_allclose(step(lambda x, t, d, cond: 2 * x, ones(4), T, D, None), ones(4) * (1 + 2 * rows(D, ones(4))))
+    np.testing.assert_allclose(step(lambda x, t, d, cond: 2 * x, ones(4), T, D, None), ones(4) * (1 + 2 * expand(D, ones(4))))
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (1, 2, 3)])
@@ -47,7 +47,7 @@ def test_two_steps_asks_at_t_and_at_the_middle_for_half_the_step():
 
     def field(x, t, d, cond):
         asked.append((x, t, d))
-        return x + rows(t, x)
+        return x + expand(t, x)
 
     x = ones(4)
     u = two_steps(field, x, T, D, None, clip=None)
@@ -56,8 +56,8 @@ def test_two_steps_asks_at_t_and_at_the_middle_for_half_the_step():
     np.testing.assert_array_equal(t1, T)
     np.testing.assert_array_equal(t2, T + D / 2)
     np.testing.assert_array_equal([d1, d2], [D / 2, D / 2])
-    np.testing.assert_allclose(x2, x + rows(D / 2, x) * (x + rows(T, x)), rtol=1e-6)
-    np.testing.assert_allclose(x + rows(D, x) * u, x2 + rows(D / 2, x) * (x2 + rows(T + D / 2, x)), rtol=1e-6)
+    np.testing.assert_allclose(x2, x + expand(D / 2, x) * (x + expand(T, x)), rtol=1e-6)
+    np.testing.assert_allclose(x + expand(D, x) * u, x2 + expand(D / 2, x) * (x2 + expand(T + D / 2, x)), rtol=1e-6)
 
 
 def test_the_middle_point_is_clipped():
@@ -83,16 +83,16 @@ def test_a_split_takes_a_step_of_its_share_and_one_of_the_rest(share):
 
     def field(x, t, d, cond):
         asked.append((x, t, d))
-        return x + rows(t, x)
+        return x + expand(t, x)
 
     x, given = ones(4), jnp.full((3, 4), 2.0)
     for first in (None, given):
         asked.clear()
         u = split_steps(field, x, T, D, None, share, first=first, clip=None)
         part = share * np.asarray(D)
-        begun = given if first is not None else x + rows(T, x)
+        begun = given if first is not None else x + expand(T, x)
         middle, t, d = asked[-1]
         assert len(asked) == (1 if first is not None else 2)
         np.testing.assert_allclose(middle, x + part[:, None] * begun, rtol=1e-6)
         np.testing.assert_allclose([t, d], [T + part, D - part], rtol=1e-6)
-        np.testing.assert_allclose(x + rows(D, x) * u, middle + rows(d, x) * (middle + rows(t, x)), rtol=1e-5)
+        np.testing.assert_allclose(x + expand(D, x) * u, middle + expand(d, x) * (middle + expand(t, x)), rtol=1e-5)

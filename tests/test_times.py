@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import times
-from eqx_shortcut.rows import dealt
+from eqx_shortcut.rows import interleaved
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 128])
@@ -92,7 +92,7 @@ def test_finest_rows_stand_first(bias):
 @pytest.mark.parametrize(("n", "steps", "groups"), [(32, 128, 8), (4096, 128, 1024), (7, 128, 1), (56, 128, 8), (11, 32, 11)])
 def test_a_group_has_the_finest_level_first_or_nowhere(n, steps, groups):
     assert times.level_groups(n, steps) == groups
-    levels = dealt(times.dyadic_levels(n, steps), groups).reshape(groups, -1)
+    levels = interleaved(times.dyadic_levels(n, steps), groups).reshape(groups, -1)
     finest = levels == levels.max()
     assert not finest[:, 1:].any() and finest.sum() == times.finest_rows(n, steps)
 

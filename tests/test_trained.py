@@ -25,7 +25,7 @@ from eqx_shortcut.objectives import (
     Networks,
     Shortcut,
 )
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.samplers import StepRange
 from eqx_shortcut.sampling import Sampling
 from eqx_shortcut.train import TrainState
@@ -159,7 +159,7 @@ def test_the_data_of_a_trajectory_is_where_one_step_from_each_point_ends(model, 
     )
     for t, x, data in zip(way.t, way.x, way.data, strict=True):
         t = jnp.full(3, t)
-        expected = x + rows(1 - t, x) * field(x, t, 1 - t, jnp.arange(3) % CLASSES)
+        expected = x + expand(1 - t, x) * field(x, t, 1 - t, jnp.arange(3) % CLASSES)
         np.testing.assert_allclose(data, expected, atol=1e-5)
 
 

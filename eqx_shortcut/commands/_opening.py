@@ -1,4 +1,4 @@
-"""What the commands on a trained run have in common: their options, its weights, its autoencoder, the names of its classes."""
+"""The options shared by commands on a trained run, and how they open it: its weights, autoencoder and class names."""
 
 import dataclasses
 import functools
@@ -13,13 +13,12 @@ from ..cli import Place
 from ..ranges import Finite, Natural, Positive, Share
 
 if TYPE_CHECKING:
-    from ..pretrained.autoencoder import Autoencoder
     from ..sampling import Sampling
     from ..trained import Trained
 
 
 Weights = Literal["ema", "online"] | float
-"""Which weights of a run (see eqx_shortcut.load)."""
+"""The weights of a run to load (see eqx_shortcut.load)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class SamplingOptions:
     """Above 1 more of the steps of a named --sampler lie near the noise, below 1 near the data (more than 0)."""
 
     def sampling(self, steps: int, guidance: float) -> "Sampling":
-        """So many steps at this guidance scale. Raises ValueError for a shift of the times of no named sampler."""
+        """The options as a `Sampling`. Raises ValueError for a shift of the times without a named sampler."""
         from .. import samplers
         from ..sampling import Sampling
 
@@ -88,13 +87,14 @@ def open_run(config: Opening, *, drawn: bool = True) -> Opened:
     """The run that a command line names. Raises ValueError if it is to be `drawn` and its samples cannot become pictures."""
     import numpy as np
 
+    from ..decoding import pictures
     from ..trained import load
 
     model = load(config.run, weights=config.weights, step=config.step)
-    draw = decoder(config.run, config.vae) or source_pictures(config.run)
+    draw = pictures(config.run, vae=config.vae)
     whole = functools.partial(finite, run=config.run)
-    if draw is not None or (len(model.shape) == 3 and model.shape[-1] in (1, 3)):
-        return Opened(model, lambda samples: whole((draw or np.asarray)(whole(samples))))
+    if draw is not None:
+        return Opened(model, lambda samples: whole(draw(whole(samples))))
     if drawn:
         raise ValueError(
             f"samples of {config.run} are of shape {model.shape} and no pictures: name an autoencoder with --vae if they are "
@@ -114,42 +114,6 @@ def finite(samples: Any, run: pathlib.Path) -> Any:
             "guidance is too strong; try an earlier --step, other --weights, or --guidance 1"
         )
     return samples
-
-
-def source_pictures(run: pathlib.Path) -> Callable[[Any], Any] | None:
-    """The way to pictures of the run's own source, if it has one."""
-    from .. import settings
-
-    source = settings.parse(settings.read(run / "config.json").get("data"))
-    return getattr(source, "pictures", None)
-
-
-def decoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> Callable[[Any], Any] | None:
-    """From samples to pictures, for a run on latents. Raises ValueError if its autoencoder is missing or another one."""
-    from ..pretrained.autoencoder import decode_batch, from_training
-
-    found = autoencoder(run, vae)
-    return None if found is None else lambda latents: decode_batch(found, from_training(found, latents))
-
-
-def autoencoder(run: pathlib.Path, vae: pathlib.Path | None = None) -> "Autoencoder | None":
-    """That of a run on latents, None for other runs. Raises ValueError if it is missing or another one."""
-    from .. import settings
-    from ..data.encode import identity
-    from ..pretrained.autoencoder_files import load_autoencoder
-
-    record = settings.read(run / "config.json")
-    path = vae or (record.get("data") or {}).get("vae")
-    if path is None:
-        return None
-    path = pathlib.Path(path)
-    if not path.exists():
-        raise ValueError(f"{run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
-    found = load_autoencoder(path)
-    here = identity(found)
-    if different := settings.differences(record.get("autoencoder", here), here):
-        raise ValueError(f"{path} is not the autoencoder of {run} ({settings.named(different)}): name that one with --vae")
-    return found
 
 
 def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[str]]:

@@ -22,9 +22,9 @@ import tyro
 
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from ..evaluate.results import TIMES, markdown, read_results
+from ..evaluate.results import CAUTION, TIMES, markdown, read_results
 from ..ranges import Count, Finite, Natural, Several
-from ._opening import SamplingOptions, Weights, decoder, finite
+from ._opening import SamplingOptions, Weights, finite
 
 Decode = Callable[[Any], Any]
 """From samples to pictures."""
@@ -91,6 +91,7 @@ def main(config: Config) -> None:
     import numpy as np
 
     from .. import distributed
+    from ..decoding import decoder
     from ..evaluate.run import Cell, Evaluation
     from ..trained import load
 
@@ -119,7 +120,7 @@ def main(config: Config) -> None:
 
 
 def cells(config: Config, model: "Trained") -> Iterator["Cell"]:
-    """Each set of weights, the first of which is `model`, at each number of steps and guidance scale."""
+    """One cell for each set of weights, number of steps and guidance scale; `model` has the first set of weights."""
     from ..evaluate.run import Cell
     from ..trained import load
 
@@ -170,7 +171,7 @@ def run_images(config: Config) -> RunImages | None:
 
 
 def reference(config: Config, features: "Features", data: RunImages | None) -> "Statistics":
-    """What the samples are compared with: the statistics of a file, or of the run's training images, kept with the run."""
+    """The statistics to compare samples with: of `--stats`, or of the run's training images, kept with the run."""
     from ..evaluate import read_statistics
 
     if config.stats is not None:
@@ -245,6 +246,7 @@ def protocol_of(config: Config, model: "Trained", features: "Features", real: "S
         "statistics": real.hash[:16],
         "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
         "neighbours among": str(config.neighbours),
+        **({"caution": CAUTION.format(features.name)} if model.objective.trained_in(features.protocol) else {}),
     }
 
 
@@ -255,7 +257,7 @@ def title_of(cell: dict[str, Any]) -> str:
 
 
 def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", how: "Sampling") -> Batches:
-    """From places to the pictures there: a sample depends on the seed, its place and its label alone."""
+    """From indices to the pictures there: a sample depends on the seed, its index and its label alone."""
     import jax
     import numpy as np
 
@@ -266,8 +268,8 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
     mesh = sharding.make_mesh(devices=devices if config.batch % len(devices) == 0 else devices[:1])
     everywhere = sharding.replicate(model, mesh)
 
-    def draw(places: range) -> Iterator[np.ndarray]:
-        for start in range(places.start, places.stop, config.batch):
+    def draw(indices: range) -> Iterator[np.ndarray]:
+        for start in range(indices.start, indices.stop, config.batch):
             # Always a whole batch, so that one program serves all.
             wanted = np.arange(start, start + config.batch)
             given = labels[np.minimum(wanted, len(labels) - 1)]
@@ -280,6 +282,6 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
                 indices=at,
                 labels=chosen,
             )
-            yield np.asarray(decode(finite(images, config.run)))[: places.stop - start]
+            yield np.asarray(decode(finite(images, config.run)))[: indices.stop - start]
 
     return draw

@@ -12,7 +12,7 @@ import pathlib
 from typing import Any
 
 from ..ranges import Count
-from ._opening import Opening, autoencoder
+from ._opening import Opening
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -48,6 +48,7 @@ def main(config: Config) -> None:
     import numpy as np
     from jax import export
 
+    from ..decoding import autoencoder
     from ..trained import load
     from ..types import shown
 

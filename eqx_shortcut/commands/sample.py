@@ -42,14 +42,14 @@ class Config(Drawing):
     batch: Count = 256
     """Samples computed at once (1 or more)."""
     conditions: pathlib.Path | None = None
-    """Of a run whose conditions are no labels: what to sample for, repeated as often as needed; a .npy file, or a .npz file of
+    """Conditions to sample for, if the run was not trained on labels, repeated as often as needed: a .npy file, or .npz with
     an array for each name."""
     out: pathlib.Path = pathlib.Path("samples.png")
     """Picture or array to write (.png, .npz), or folder."""
 
 
 def main(config: Config) -> None:
-    """Loads the run, samples, writes what was asked for and says what it did."""
+    """Loads the run, samples, writes the files asked for and prints their paths."""
     from ..progress import bar
 
     check(config)
@@ -84,13 +84,13 @@ def check(config: Config) -> None:
 
 
 class Wanted(NamedTuple):
-    """What is sampled for, in turn: labels, or conditions with a leading axis."""
+    """The labels, or the conditions with a leading axis, that samples take in turn."""
 
     labels: list[int]
     conditions: Any = None
 
     def at(self, indices: Any) -> dict[str, Any]:
-        """What samples number `indices` are for, in the words of `sample`."""
+        """The labels or conditions of samples `indices`, as keywords of `eqx_shortcut.sample`."""
         import jax
         import numpy as np
 
@@ -100,7 +100,7 @@ class Wanted(NamedTuple):
 
 
 def chosen(config: Config, model: "Trained") -> tuple[Wanted, list[str]]:
-    """What to sample for, and what to call it. Raises ValueError for conditions of a run on labels, and none of another."""
+    """The labels or conditions to sample for, and their names. Raises ValueError if the run was trained on the other kind."""
     import numpy as np
 
     from ..types import shown
@@ -249,12 +249,12 @@ def write_array(config: Config, opened: Opened, wanted: Wanted, names: list[str]
 
 
 def name(config: Config, names: list[str], steps: int) -> str:
-    """What a block of samples is: the number of steps, and the class if it was named alone."""
+    """The title of a block of samples: the number of steps, and the class if one alone was named."""
     return f"{steps} step{'s'[: steps > 1]}" + (f", {names[0]}" if config.classes and len(names) == 1 else "")
 
 
 def folded(images, columns: int):
-    """Images in rows of so many, the last row filled up with blank ones."""
+    """Images in rows of `columns`, the last row padded with blank images."""
     import numpy as np
 
     blank = np.ones((-len(images) % columns, *images.shape[1:]), images.dtype)

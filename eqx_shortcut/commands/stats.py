@@ -31,7 +31,7 @@ class Config(Measuring):
     data: AnyImages
     """Where the images are."""
     held_out: bool = False
-    """Those held out instead of those to train on."""
+    """Use the held-out images instead of the training images."""
     out: pathlib.Path
     """File to write, .npz."""
 

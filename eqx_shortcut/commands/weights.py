@@ -1,14 +1,17 @@
 """Weights of a run as a safetensors file, for other frameworks, and a run from such a file.
 
-eqx-shortcut weights export runs/digits/shortcut digits.safetensors
-eqx-shortcut weights import digits.safetensors runs/digits/copy
+    eqx-shortcut weights export runs/digits/shortcut digits.safetensors
+    eqx-shortcut weights import digits.safetensors runs/digits/copy
+    eqx-shortcut weights export runs/imagenet/flow-matching flow.pt --to torch
+    eqx-shortcut weights export runs/imagenet/flow-matching FOLDER --to diffusers
 
-Tensors have the names of kvfrans/shortcut-models; dense kernels are [in, out], so PyTorch's Linear takes the transpose.
+Tensors have the names of kvfrans/shortcut-models; dense kernels are [in, out], so PyTorch's Linear takes the transpose. A flow
+model goes to the code of SiT too, one that predicts noise to DiT's, both to diffusers' (eqx-shortcut import is the way back).
 """
 
 import dataclasses
 import pathlib
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -16,7 +19,11 @@ from .. import ranges
 from ..cli import Place
 from ..optimizer import AdamW
 from ..ranges import Natural
+from ._making import check_free, fresh_state, make_run
 from ._opening import Weights
+
+if TYPE_CHECKING:
+    from ..trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +33,9 @@ class Export:
     run: Annotated[Place, tyro.conf.Positional]
     """Run folder."""
     file: Annotated[pathlib.Path, tyro.conf.Positional]
-    """File to write."""
+    """File to write; the folder of `--to diffusers`."""
+    to: Literal["safetensors", "torch", "diffusers"] = "safetensors"
+    """Whose code reads it: this library's, SiT's or DiT's (.pt, which needs torch, or .safetensors), or diffusers'."""
     weights: Weights = "ema"
     """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
     step: Natural | None = None
@@ -68,31 +77,37 @@ def export_weights(config: Export) -> None:
 
     model = load(config.run, weights=config.weights, step=config.step)
     metadata = {"objective": model.objective, "step": model.step, "weights": config.weights}
-    safetensors.save(config.file, model.network, metadata)
+    if config.to == "safetensors":
+        safetensors.save(config.file, model.network, metadata)
+    else:
+        export_published(config, model)
     print(f"{config.file}: weights {config.weights} of {config.run} after step {model.step}")
+
+
+def export_published(config: Export, model: "Trained") -> None:
+    """Writes the file or folder that SiT's, DiT's or diffusers' code reads. Raises ValueError for a network of no such kind."""
+    from ..models import DiT
+    from ..pretrained.transformer_files import write_diffusers, write_torch
+    from ..pretrained.transformers import exported
+
+    if not isinstance(model.network, DiT):
+        raise ValueError(f"{config.run} holds a {type(model.network).__name__}, and SiT and DiT are transformers: keep it here")
+    network, kind = exported(model.network, model.objective.only_step)
+    (write_torch if config.to == "torch" else write_diffusers)(config.file, network, kind)
 
 
 def import_weights(config: Import) -> None:
     """Makes the run folder."""
-    import equinox as eqx
-    import jax
-    import jax.numpy as jnp
-
-    from .. import rng, settings
-    from ..objectives import Networks, Objective
+    from .. import settings
+    from ..objectives import Objective
     from ..reference import safetensors
-    from ..train import TrainState
-    from .reference import check_free, make_run
 
     check_free(config.run)
     network, metadata = safetensors.load(config.file)
     objective, step = settings.parse(metadata.get("objective")), metadata.get("step")
     if not (isinstance(objective, Objective) and isinstance(step, int)):
         raise ValueError(f"{config.file} does not tell objective and step: export it with this command")
-    key, zero = rng.key(config.seed), jnp.zeros((), jnp.int32)
-    networks = Networks(network, network, extra=objective.extra(jax.random.fold_in(key, 2)))
-    opt_state = config.optimizer.build(1).init(eqx.filter(networks.trained, eqx.is_inexact_array))
-    state = TrainState(jnp.asarray(step, jnp.int32), key, networks, opt_state, zero, zero)
+    state = fresh_state(network, objective, config.optimizer, step=step, seed=config.seed)
     make_run(config.run, state, network.config, network.shape, network.classes, objective, config.optimizer)
     print(f"{config.run}: weights of {config.file} after step {step}")
     print(f"sample from it: eqx-shortcut sample {config.run}")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray
 
 from ..pretrained.autoencoder import Autoencoder, Posterior, to_training
-from ..rows import in_turns, joined
+from ..rows import merge_microbatches, split_microbatches
 from ..types import Batch
 from . import pixels
 from .images import Images
@@ -70,7 +70,7 @@ class Encoded:
         return self.images.notes
 
     def digest(self) -> str:
-        """That of the images."""
+        """The identity of the images."""
         return self.images.digest()
 
     def first(self, count: int) -> "Encoded":
@@ -97,4 +97,4 @@ def encode_in_parts(autoencoder: Autoencoder, images: Float[Array, "batch height
     size = min(size, count)
     if count % size:
         raise ValueError(f"--batch {count} is not a multiple of --encode-batch {size}: choose one that divides it")
-    return joined(jax.lax.map(jax.vmap(autoencoder.encode), in_turns(images, count // size)))
+    return merge_microbatches(jax.lax.map(jax.vmap(autoencoder.encode), split_microbatches(images, count // size)))

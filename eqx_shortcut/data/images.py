@@ -25,7 +25,7 @@ class Images:
     classes: int
     peak: int = 255
     names: tuple[str, ...] = ()
-    """Those of the classes in order of their labels; empty if they have none."""
+    """Names of the classes in order of their labels; empty if they have none."""
     notes: tuple[str, ...] = ()
     """Remarks for the user on how they were found."""
 

@@ -26,7 +26,7 @@ SHARD = 8192
 """Images in a file of a cache that a run fills."""
 
 LATENT = (32, 32, 4)
-"""Of Stable Diffusion's autoencoder, from images of 256 x 256."""
+"""Shape of the latents of Stable Diffusion's autoencoder for images of 256 x 256."""
 
 
 @dataclasses.dataclass(frozen=True)

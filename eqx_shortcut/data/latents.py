@@ -24,7 +24,8 @@ AGAIN = "and repeat the command that made the cache"
 PARTS = ("train", "held_out")
 
 Moments = Float[np.ndarray, "rows sides moments height width channels"]
-"""Of each image and, where it may be mirrored, its mirror image (`sides`), mean and log-variance, if any (`moments`)."""
+"""Axes of a latent: each image and, where it may be mirrored, its mirror image (`sides`); mean and log-variance, if any
+(`moments`)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ class ArraySource:
     _: dataclasses.KW_ONLY
     null: Cond = None
     classes: int = 0
-    """Of labels; 0: up to the largest one."""
+    """Number of classes; 0: the largest label + 1."""
     held_out: float = 0.02
     """Share of the rows that `build` holds out."""
 

@@ -1,4 +1,4 @@
-"""Which files or folders are the images to train on, and which those held out, by the names that people give them."""
+"""Finds the training and the held-out part of a data set by the names that people give their files and folders."""
 
 import pathlib
 import re
@@ -12,7 +12,7 @@ WORDS = {
     "validation": ("validation", "val", "valid", "validate", "valset", "dev", "eval", "evaluation"),
     "test": ("test", "testing", "tests", "testset", "testdata"),
 }
-"""Words that say of which part a name is, in any case."""
+"""Words in a name that say to which part it belongs, in upper or lower case."""
 HELD_OUT = ("validation", "test")
 """Parts to hold out, the first that there is."""
 FILLERS = ("set", "data", "dataset", "split", "part", "images", "image", "img", "imgs", "photos", "pictures", "of", "x")

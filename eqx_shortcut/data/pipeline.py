@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from ..guidance import null_rows
+from ..rows import check_groups
 from ..types import Batch, Cond
 from .encoded import Encoded
 from .records import ImageRecords
@@ -23,14 +24,25 @@ class WholeBatches:
 
     A whole batch is one gather, many times faster than one row at a time; the position of a run is the one number `i`,
     whatever the number of processes. Every row comes once an epoch; a batch may span two epochs. A process that needs only
-    some rows of each batch says which by `share`.
+    some rows of each batch says which by `share`. With `groups` a batch is so many sets of equal size after one another, each
+    of rows of one label: every label comes once in a round of sets, every row once in an epoch of its label. Raises ValueError
+    if `groups` does not divide `size`, for sets of one row, and for a label with one row.
     """
 
-    def __init__(self, data: Rows, size: int, *, seed: int, share: Shaped[np.ndarray, " share"] | None = None):
+    def __init__(
+        self,
+        data: Rows,
+        size: int,
+        *,
+        seed: int,
+        share: Shaped[np.ndarray, " share"] | None = None,
+        groups: int | None = None,
+    ):
         self.data, self.size, self.seed = data, size, seed
         self.count = len(data.labels)
         self.share = np.arange(size) if share is None else share
-        self._orders: dict[int, Shaped[np.ndarray, " count"]] = {}
+        self._groups = None if groups is None else Groups(np.asarray(data.labels), size, groups, data.noun)
+        self._orders: dict[tuple[int, ...], Shaped[np.ndarray, " count"]] = {}
 
     def __len__(self) -> int:
         return 2**40
@@ -40,19 +52,50 @@ class WholeBatches:
 
     def indices(self, index: int) -> Shaped[np.ndarray, " size"]:
         """Row numbers of the whole batch `index`."""
-        positions = np.arange(index * self.size, (index + 1) * self.size)
-        epochs = positions // self.count
+        if self._groups is None:
+            return self._drawn(self.count, index, self.size)
+        first = index * self._groups.count
+        return np.concatenate([self._set(self._groups, number) for number in range(first, first + self._groups.count)])
+
+    def _set(self, groups: "Groups", number: int) -> Shaped[np.ndarray, " rows"]:
+        """Row numbers of set `number`, of the label whose turn it is."""
+        of_label, turn = divmod(number, len(groups.members))
+        label = int(self._order(len(groups.members), of_label)[turn])
+        members = groups.members[label]
+        return members[self._drawn(len(members), of_label, self.size // groups.count, label)]
+
+    def _drawn(self, count: int, index: int, size: int, *label: int) -> Shaped[np.ndarray, " size"]:
+        """Numbers below `count`: set `index` of size `size` of one permutation after another."""
+        positions = np.arange(index * size, (index + 1) * size)
+        epochs = positions // count
         return np.concatenate(
-            [self._order(epoch)[positions[epochs == epoch] % self.count] for epoch in range(epochs[0], epochs[-1] + 1)]
+            [
+                self._order(count, int(epoch), *label)[positions[epochs == epoch] % count]
+                for epoch in range(epochs[0], epochs[-1] + 1)
+            ]
         )
 
-    def _order(self, epoch: int) -> Shaped[np.ndarray, " count"]:
-        order = self._orders.get(epoch)
+    def _order(self, count: int, *key: int) -> Shaped[np.ndarray, " count"]:
+        order = self._orders.get(key)
         if order is None:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            order = np.random.default_rng([self.seed, *key]).permutation(count)
             # A new dict, not an update: loader threads read the old one meanwhile. Two epochs are enough.
-            self._orders = {**dict(list(self._orders.items())[-1:]), epoch: order}
+            self._orders = {**dict(list(self._orders.items())[-1:]), key: order}
         return order
+
+
+class Groups:
+    """The rows of each label, of which batches of `count` sets are made."""
+
+    def __init__(self, labels: Shaped[np.ndarray, " count"], size: int, count: int, noun: str):
+        check_groups(size, count)
+        found, numbers = np.unique(labels, return_counts=True)
+        if (numbers < 2).any():
+            raise ValueError(
+                f"class {found[numbers < 2][0]} has 1 of the {noun}, and a set of one class holds different ones: leave the "
+                "class out, or train with --unconditional"
+            )
+        self.count, self.members = count, [np.flatnonzero(labels == label) for label in found]
 
 
 class Batches:
@@ -90,15 +133,23 @@ class Batches:
             self._running = None
 
 
-def batches(data: Rows, size: int, *, seed: int, sharding: jax.sharding.Sharding, workers: int = 0) -> Batches:
-    """Shuffled batches of `data` on the devices, for ever.
+def batches(
+    data: Rows,
+    size: int,
+    *,
+    seed: int,
+    sharding: jax.sharding.Sharding,
+    workers: int = 0,
+    groups: int | None = None,
+) -> Batches:
+    """Shuffled batches of `data` on the devices, for ever; with `groups` in so many sets of one label each (WholeBatches).
 
     They are read ahead in a thread, or in `workers` processes, and sent ahead to the devices. Worker processes import
     the main script: it must start under `if __name__ == "__main__"`.
     """
     if workers < 0:
         raise ValueError(f"--workers {workers}: use 0 or more")
-    source = WholeBatches(data, size, seed=seed, share=own_rows(sharding, size))
+    source = WholeBatches(data, size, seed=seed, share=own_rows(sharding, size), groups=groups)
     return Batches(functools.partial(_start, source, sharding, workers))
 
 
@@ -141,24 +192,25 @@ def _prepare_worker(worker: int, workers: int) -> None:
 
 class Prepare(eqx.Module):
     """From raw rows to a Batch, in the compiled step: what the data make of them (see Rows.batch), with all conditions hidden
-    if not `labelled`."""
+    if not `labelled`, to be noised by noise of the standard deviation `noise_scale`."""
 
     batch: Callable[..., Batch]
     null: Cond
     mirror: bool = eqx.field(static=True)
     labelled: bool = eqx.field(static=True)
+    noise_scale: float = eqx.field(static=True, default=1.0)
 
     def __call__(self, raw: Any, key: PRNGKeyArray) -> Batch:
-        batch = self.batch(raw, key, mirror=self.mirror)
+        batch = dataclasses.replace(self.batch(raw, key, mirror=self.mirror), noise_scale=self.noise_scale)
         return batch if self.labelled else dataclasses.replace(batch, cond=null_rows(batch.cond, self.null, "labelled=False"))
 
 
-def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True) -> Prepare:
+def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True, noise_scale: float = 1.0) -> Prepare:
     """The function from a raw batch of `data` to a Batch, for use inside the compiled step.
 
     What can be mirrored is, with probability 1/2 each if `mirror`. `labelled=False` hides all conditions.
     """
-    return Prepare(data.batch, null_of(data), mirror, labelled)
+    return Prepare(data.batch, null_of(data), mirror, labelled, noise_scale)
 
 
 def example(data: Rows, *, labelled: bool = True) -> Batch:

@@ -73,7 +73,7 @@ def _decode_file(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those that this Pillow reads."""
+    """The image formats that this Pillow reads."""
     import PIL.Image
 
     PIL.Image.init()

@@ -20,7 +20,7 @@ class Asked(NamedTuple):
     """The times and step sizes at which a network was asked, one level a step size, and the squared error of each answer."""
 
     share: float
-    """Of all rows of a batch, those that are asked so in training."""
+    """The share of the rows of a batch that have this term in training."""
     t: Float[Array, "levels rows"]
     d: Float[Array, "levels rows"]
     error: Float[Array, "levels rows"]
@@ -43,7 +43,7 @@ def squared_errors(
     Times come in turn, up to `times` of the grid of the step size, so that none is asked that training does not ask. Noise is
     the same for all, the batch's own if it has one; conditions are kept. `progress` is the share of training done.
     """
-    terms, noise, count = objective.terms(networks, progress), noise_of(batch, key), batch.x.shape[0]
+    terms, noise, count = objective.terms(networks, progress), batch.noise_from(key), batch.x.shape[0]
     if not terms:
         return []
 
@@ -64,11 +64,6 @@ def squared_errors(
         (name, Asked(share, *(part[np.flatnonzero(names == name)] for part in (rows.t, rows.d, error))))
         for name, share in shares.items()
     ]
-
-
-def noise_of(batch: Batch, key: PRNGKeyArray) -> Float[Array, "batch *shape"]:
-    """The batch's own noise, or noise drawn for it."""
-    return jax.random.normal(key, batch.x.shape, batch.x.dtype) if batch.noise is None else batch.noise
 
 
 def times_in_turn(sections: Int[Array, ""], times: int, rows: int) -> Float[Array, " rows"]:
@@ -97,7 +92,7 @@ def _curve(t, d, error):
 def all_rows(found: Mapping[str, Sequence[Curve]], shares: Mapping[str, float]) -> list[Curve]:
     """Error of a whole batch by the shares of its terms, at each step size of the term with the most.
 
-    A term of one step size counts beside each: as in a batch of which all bootstrap rows have the same `d`.
+    A term with a single step size is added at each of them, as in a batch whose bootstrap rows all have the same `d`.
     """
     most = max(found.values(), key=len)
     mixed = []

@@ -1,4 +1,4 @@
-"""What a set of images leaves behind, gathered batch by batch, from which every metric is computed."""
+"""Feature moments of a set of images, with some features and logits, gathered batch by batch: every metric needs only these."""
 
 import dataclasses
 import pathlib
@@ -45,7 +45,7 @@ class Collected:
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Collected":
-        """What `save` wrote."""
+        """Reads the file that `save` wrote."""
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         spatial = _packed(arrays, "spatial") if "spatial/mean" in arrays else None
@@ -53,7 +53,7 @@ class Collected:
 
 
 class Gathering:
-    """What images leave behind in some features, gathered part by part; the features and logits of the first `keep` of them."""
+    """Gathers the `Collected` of images batch by batch, with the features and logits of the first `keep` images."""
 
     def __init__(self, features: Features, *, keep: int):
         self._features, self._left = features, keep
@@ -74,7 +74,7 @@ class Gathering:
 
     @property
     def collected(self) -> Collected:
-        """That of all images so far. Raises ValueError if there are none."""
+        """The moments, features and logits of all images so far. Raises ValueError if there are none."""
         if self._total is None:
             raise ValueError("no images to collect features of: there were no batches")
         logits = np.concatenate(self._logits) if self._logits else None

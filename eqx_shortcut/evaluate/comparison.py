@@ -15,11 +15,11 @@ SUBSET, SPLITS = 1000, 10
 
 
 def compare(samples: Collected, real: Statistics, features: Features, *, neighbours: int = 10_000) -> dict[str, float]:
-    """The Frechet distance under its name in these features, and what else can be had of what was collected, by name.
+    """All distances by name that the collected moments, features and logits allow, the Frechet distance first.
 
     sFID needs features that keep their place, IS logits; KID (100 subsets of 1,000), precision, recall, density, coverage
-    and MMD need features of real images themselves, of which the last five take the first `neighbours` (0: left out). What
-    is not of Inception's features bears theirs in its name. Raises ValueError if the features differ in number.
+    and MMD need the features of single real images, and the last five use the first `neighbours` of them (0: left out). Names
+    end in the features used unless these are Inception's. Raises ValueError if the features differ in number.
     """
     tag = _tag(features.name)
     found = {features.name: frechet_distance(samples.moments, real.vectors)}

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..objectives import Networks, Objective, Term
-from ..rows import rows as per_row
+from ..rows import expand
 from ..steps import predict
 from ..types import Batch, Draws
-from .by_time import noise_of, times_in_turn
+from .by_time import times_in_turn
 
 Points = tuple[Float[Array, "rows batch *shape"], Float[Array, "rows batch"], Float[Array, "rows batch"]]
 """Points of paths, their times, and the step sizes that the network is told there."""
@@ -34,7 +34,7 @@ def denoised(
     A term of one step size is asked at `times` times of its grid; one of several at `t = 1 - d`, from where its step ends at
     the data, and again at `t = 0`, where only what the network is told differs. (The reference draws the first two of these.)
     """
-    terms, noise, view = objective.terms(networks, progress), noise_of(batch, key), objective.sampling(networks.online)
+    terms, noise, view = objective.terms(networks, progress), batch.noise_from(key), objective.sampling(networks.online)
     if not terms:
         return []
 
@@ -50,7 +50,7 @@ def denoised(
     def data(point):
         x, t, d = point
         # A view that knows one step only needs no telling, but may have to know how far it goes.
-        return x + per_row(1 - t, x) * predict(view, x, t, d if objective.only_step is None else 1 - t, batch.cond)
+        return x + expand(1 - t, x) * predict(view, x, t, d if objective.only_step is None else 1 - t, batch.cond)
 
     found = [points(term) for term in terms]
     x, t, d = (jnp.concatenate(parts) for parts in zip(*found, strict=True))

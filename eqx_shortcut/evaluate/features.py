@@ -1,4 +1,4 @@
-"""What distances between images are measured in: from images to one vector each."""
+"""Features of images, a vector each, in which distances between sets of images are measured."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 
 
 class Extracted(NamedTuple):
-    """What a feature network says of a batch of images, one row an image."""
+    """The answers of a feature network to a batch of images, one row an image."""
 
     vectors: Float[np.ndarray, "batch features"]
     spatial: Float[np.ndarray, "batch places"] | None = None
@@ -25,12 +25,12 @@ class Features(Protocol):
 
     @property
     def name(self) -> str:
-        """What a Frechet distance in these features is called: `FID`, `FD-EffNetLite0`, `pixel Frechet distance`."""
+        """The name of a Frechet distance in these features: `FID`, `FD-EffNetLite0`, `pixel Frechet distance`."""
         ...
 
     @property
     def protocol(self) -> Mapping[str, str]:
-        """What two sets of features must agree in to be compared: network, hash of its weights, preprocessing."""
+        """Network, hash of its weights, preprocessing: two sets of features are comparable only if these are equal."""
         ...
 
     def __call__(self, images: Float[np.ndarray, "batch height width channels"]) -> Extracted: ...
@@ -46,7 +46,7 @@ SIDE = 32
 
 
 def block(shape: tuple[int, ...]) -> int:
-    """Side of the squares of which an image (height, width, channels) has `SIDE` by `SIDE` at most."""
+    """Side of the square blocks that divide an image (height, width, channels) into at most `SIDE` by `SIDE`."""
     return -(-max(shape[:2]) // SIDE)
 
 

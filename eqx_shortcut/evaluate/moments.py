@@ -73,7 +73,7 @@ LARGEST = 8.0
 
 
 def check_size(features: int) -> None:
-    """Raises ValueError, before any memory is asked for, if the covariance of so many features takes more than `LARGEST`."""
+    """Raises ValueError, before memory is allocated, if a covariance of `features` features takes more than `LARGEST` GiB."""
     size = features**2 * 8 / 2**30
     if size > LARGEST:
         raise ValueError(

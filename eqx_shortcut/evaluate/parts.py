@@ -21,7 +21,7 @@ from .features import Custom, Features, Pixels
 from .statistics import Statistics, read_statistics, write_statistics
 
 Batches = Callable[[range], Iterator[np.ndarray]]
-"""From places in a set to its images there in [-1, 1], batch by batch."""
+"""Indices of a set to its images in [-1, 1], batch by batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,10 +82,10 @@ def collect_parts(
     keep: int,
     title: str,
 ) -> Collected | None:
-    """What `count` images leave behind, each part of them kept in the folder as soon as it is whole; None in other processes.
+    """The `Collected` of `count` images, computed in parts that the folder keeps, so that a repeated call continues.
 
-    Every process takes its share of the parts; the first one adds them up. Raises ValueError if the folder holds parts of
-    something else than `record` says.
+    None in all processes but the main one. Every process takes its share of the parts; the main one adds them up. Raises
+    ValueError if the folder holds parts of something else than `record` says.
     """
     import jax
 
@@ -99,13 +99,13 @@ def collect_parts(
     parts = [range(start, min(start + part, count)) for start in range(0, count, part)]
     mine = parts[jax.process_index() :: jax.process_count()]
     with distributed.barrier(), bar(total=sum(map(len, mine)), desc=title, unit="image") as shown:
-        for places in mine:
-            if not part_path(folder, places).exists():
-                seen = counted(batches(places), shown)
-                collect(seen, features, keep=max(0, min(keep, places.stop) - places.start)).save(part_path(folder, places))
+        for indices in mine:
+            if not part_path(folder, indices).exists():
+                seen = counted(batches(indices), shown)
+                collect(seen, features, keep=max(0, min(keep, indices.stop) - indices.start)).save(part_path(folder, indices))
             else:
-                shown.update(len(places))
-    return merged([Collected.load(part_path(folder, places)) for places in parts]) if distributed.is_main_process() else None
+                shown.update(len(indices))
+    return merged([Collected.load(part_path(folder, indices)) for indices in parts]) if distributed.is_main_process() else None
 
 
 def real_statistics(
@@ -160,23 +160,23 @@ def counted(batches: Iterator[np.ndarray], shown: Any) -> Iterator[np.ndarray]:
         shown.update(len(images))
 
 
-def part_path(folder: storage.Path, places: range) -> storage.Path:
-    """File of what the images at some places left behind."""
-    return folder / f"{places.start:09d}.npz"
+def part_path(folder: storage.Path, indices: range) -> storage.Path:
+    """The file of the features of the images `indices`."""
+    return folder / f"{indices.start:09d}.npz"
 
 
 def real_batches(images: Images | ImageRecords, batch: int) -> tuple[int, Batches]:
     """Number of images of a data set, and the images in an order drawn once, so that the first ones stand for all."""
     order = np.random.default_rng(0).permutation(len(images.labels))
 
-    def read(places: np.ndarray) -> np.ndarray:
-        return images.rows(order[places])["pixels"].astype(np.float32) / (images.peak / 2) - 1
+    def read(indices: np.ndarray) -> np.ndarray:
+        return images.rows(order[indices])["pixels"].astype(np.float32) / (images.peak / 2) - 1
 
-    def batches(places: range) -> Iterator[np.ndarray]:
+    def batches(indices: range) -> Iterator[np.ndarray]:
         import grain
 
-        cuts = range(places.start, places.stop, batch)
-        wanted = [np.arange(start, min(start + batch, places.stop)) for start in cuts]
+        cuts = range(indices.start, indices.stop, batch)
+        wanted = [np.arange(start, min(start + batch, indices.stop)) for start in cuts]
         ahead = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=4)
         return iter(grain.MapDataset.source(wanted).map(read).to_iter_dataset(ahead))
 

@@ -23,7 +23,7 @@ class Preprocessing:
     name: str
     """The name in results."""
     prepare: Callable[[Image], Prepared]
-    """Of one image of any size."""
+    """Prepares one image of any size for a feature network."""
 
 
 def to_bytes(image: Image) -> Image:

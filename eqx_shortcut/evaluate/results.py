@@ -18,12 +18,16 @@ TIMES = "times of guidance"
 """The name in a protocol of the interval in which samples were guided."""
 
 
+CAUTION = "the samples were trained in the features of {}, which therefore says nothing of them"
+"""In a protocol, where what judges is what trained."""
+
+
 TRAINED = "training images"
 """The name in a protocol of the statistics that a run compares its own samples with."""
 
 
 class Row(NamedTuple):
-    """What was measured of a run at a number of sampling steps, and how."""
+    """Measures of a run at a number of sampling steps, their protocol, and the measures of held-out images (`floor`)."""
 
     steps: int
     measures: dict[str, float]
@@ -46,7 +50,7 @@ def compare(runs: Sequence[pathlib.Path], measure: str | None = None, names: Seq
 
 
 def compared(found: Mapping[pathlib.Path, Sequence[Row]], measure: str | None = None, names: Sequence[str] = ()) -> Comparison:
-    """What was measured of runs as curves: those of one name are one curve, by default those named NAME-SEED.
+    """A measure of several runs against sampling steps; runs of one name form one curve, by default those named NAME-SEED.
 
     Rows of a run that were measured differently (a guidance scale, say) are curves of their own; `notes` say what differs
     between runs. `measure` is by default the first that all have. Raises ValueError if one lacks it.
@@ -128,7 +132,7 @@ def merged(found: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
 
 
 def floor_key(statistics: str | None, count: int) -> str:
-    """What tells the measures of held-out images from others: the statistics they were compared with, and at most how many."""
+    """The key of a floor in evaluation.json: the statistics that held-out images were compared with, and how many at most."""
     return f"{statistics}, {count}"
 
 
@@ -138,7 +142,7 @@ def is_of(row: dict[str, Any], cell: dict[str, Any]) -> bool:
 
 
 def read_results(run: pathlib.Path) -> dict[str, Any]:
-    """What was measured so far."""
+    """The contents of evaluation.json; without results if the file does not exist."""
     from .. import settings, storage
 
     path = run / "evaluation.json"
@@ -206,7 +210,7 @@ def table(comparison: Comparison) -> str:
 
 
 def _note(key: str, protocols: Mapping[pathlib.Path, Mapping[str, Any]]) -> str:
-    """Which runs have which value of a setting."""
+    """A sentence that says which runs have which value of a setting."""
     values: dict[str, list[str]] = {}
     for run, protocol in protocols.items():
         values.setdefault(f"{protocol.get(key)}", []).append(run.name)

@@ -51,7 +51,7 @@ class Evaluation:
         return rows
 
     def record(self, cell: Cell) -> dict[str, Any]:
-        """What defines the row of a cell."""
+        """The settings and protocol of a cell's row, without its measures: rows that agree in them are the same cell."""
         how, objective = cell.sampling, cell.model.objective
         applied = how.guidance == 1 or how.guides(objective)
         said = "applied" if applied else "not applied: not what the network was trained for at this step size"

@@ -22,11 +22,11 @@ class Statistics:
 
     vectors: Gaussian
     spatial: Gaussian | None = None
-    """Of the features that keep their place in the image (sFID), if they were taken."""
+    """Moments of the features that keep their place in the image (sFID), if they were taken."""
     count: int | None = None
     """Number of images, if recorded."""
     protocol: Mapping[str, str] | None = None
-    """That of the features (see Features); None if the file does not record it."""
+    """The protocol of the features (see Features); None if the file does not record it."""
     kept: Float[np.ndarray, "kept features"] | None = None
     """Features of some of the images themselves, for the metrics that look at pairs of vectors."""
 
@@ -38,7 +38,7 @@ class Statistics:
         protocol: Mapping[str, str],
         kept: Float[np.ndarray, "kept features"] | None = None,
     ) -> "Statistics":
-        """Those of the moments of features with this protocol. Raises ValueError if there are fewer than 2 vectors."""
+        """Statistics from moments of features with this protocol. Raises ValueError if there are fewer than 2 vectors."""
         return cls(vectors.gaussian, None if spatial is None else spatial.gaussian, vectors.count, dict(protocol), kept)
 
     @property

@@ -1,4 +1,4 @@
-"""What is refused before a run begins: settings that contradict each other, examples that do not fit, another run's folder."""
+"""Checks before a run begins: contradicting settings, examples that do not fit the network, the folder of another run."""
 
 import dataclasses
 from collections.abc import Collection

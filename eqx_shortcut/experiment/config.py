@@ -40,7 +40,7 @@ class Quality:
     steps: tuple[Count, ...] = (1, 2, 4, 8, 32, 128)
     """Numbers of sampling steps; none: samples are not judged (1 or more)."""
     count: Several = 10_000
-    """Samples for each; their labels are those of the first so many training images (2 or more)."""
+    """Samples for each; their labels are those of the first `count` training images (2 or more)."""
     guidance: Finite = 1.0
     """Guidance scale of the samples."""
     batch: Count = 512
@@ -57,7 +57,7 @@ class Quality:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What is measured and drawn during a run, without changing it."""
+    """Measurements and pictures during a run; they do not change it."""
 
     every: Count | None = None
     """Steps between validation losses, squared errors, pictures of denoising and distances; by default --sample-every (1 or
@@ -101,13 +101,13 @@ class Checkpointing:
 
 @dataclasses.dataclass(frozen=True)
 class Averages:
-    """Averages of the weights by a power of the step, of which averages of any width are made afterwards."""
+    """Averages of the weights by a power of the step, from which averages of any width can be made after the run."""
 
     sigma_rel: tuple[Positive, ...] = ()
     """Their widths: standard deviations over the length of the training so far, 0.05 0.1 as a rule; none: none is kept (more
     than 0)."""
     every: Count | None = None
-    """Steps between snapshots of them in half precision, all of which stay; by default a 32nd of the run (1 or more)."""
+    """Steps between snapshots of them in half precision, which all stay; by default a 32nd of the run (1 or more)."""
 
     def __post_init__(self):
         ranges.check(self)
@@ -119,13 +119,13 @@ class Averages:
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """What of a run's numbers is watched, without changing them."""
+    """Norms and spikes that are watched during a run; they do not change it."""
 
     norms: Count | None = None
     """Steps between records of the norms of weights, gradient and update by layer; None: none. Such a step takes twice its time
     (1 or more)."""
     spike: MoreThanOne | None = None
-    """The run ends when loss or norm of the gradient exceed so many times their median, or are not finite, for PATIENCE steps
+    """The run ends when loss or gradient norm exceed this multiple of their median, or are not finite, for PATIENCE steps
     in a row; None: never (more than 1)."""
     patience: Count = 5
     """Steps in a row that make a spike (1 or more)."""
@@ -222,8 +222,13 @@ class Config(Generic[Data, Network, Method]):
     """More averages of the weights, for after the run."""
     unconditional: bool = False
     """Hide all labels."""
+    noise_scale: Positive = 1.0
+    """Standard deviation of the noise, in training and in sampling, in units of the data: 1 as a rule, 2 to 4 for pixels of 512
+    x 512 (more than 0)."""
     teacher: Place | None = None
     """Run folder of the network to distil; the new network starts from its weights, unless --init-from names others."""
+    weak_teacher: Place | None = None
+    """Run folder of a worse network of the same kind, which guides the teacher in place of its unlabelled answers."""
     init_from: Place | None = None
     """Run folder whose weights the network starts from."""
     pairs: Place | None = None
@@ -249,9 +254,9 @@ class Config(Generic[Data, Network, Method]):
     checkpoint: Checkpointing = Checkpointing()
     """When the state is written, and how long it is kept."""
     health: Health = Health()
-    """What of the run's numbers is watched."""
+    """Norms and spikes that are watched."""
     figures: Figures = Figures()
-    """What is measured and drawn during the run."""
+    """Measurements and pictures during the run."""
     quality: Quality = Quality()
     """How samples are judged at the end."""
     tensorboard: bool = False
@@ -284,7 +289,7 @@ def profiled(steps: str) -> tuple[int, int]:
 
 
 UNRECORDED = ("kind", "runs", "name", "processes", "dry_run", "replay", "profile")
-"""What a run's config.json does not keep of its settings."""
+"""Settings that config.json leaves out."""
 
 Judge = Callable[[Any, np.ndarray, np.ndarray], dict[str, float]]
 """More measures of images in [-1, 1]: (training images as their source builds them, images, their labels) -> named numbers."""

@@ -43,7 +43,7 @@ def fits(config: Config, tensor: int) -> bool:
 
 
 def in_words(mesh: jax.sharding.Mesh) -> str:
-    """What the mesh makes of the devices."""
+    """The mesh in words: "8 x TPU v4 as data 4 x fsdp 2"."""
     count, kind = mesh.devices.size, mesh.devices.flat[0].device_kind
     if count == 1:
         return f"1 x {kind}"
@@ -57,7 +57,7 @@ def abstract_state(config: Config, rows: Rows) -> TrainState:
 
 
 def laid_out(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
-    """The shapes of a state with their places on the mesh."""
+    """The shapes of a state with their shardings on the mesh."""
     arrays, static = eqx.partition(state, is_shape)
     places = sharding.layout(arrays, mesh)
     placed = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arrays, places)
@@ -65,9 +65,10 @@ def laid_out(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
 
 
 def bytes_a_device(state: TrainState) -> dict[str, int]:
-    """What each part of a state laid out takes on one device."""
+    """Bytes on one device of each part of a laid-out state."""
     networks = state.networks
     parts = {"weights": networks.trained, "average": networks.ema, "moments": state.opt_state, "teacher": networks.teacher}
+    parts["weak teacher"] = networks.weak
     parts["more averages"] = state.averages or None
     return {name: sum(size_of(leaf) for leaf in shapes(part)) for name, part in parts.items() if part is not None}
 

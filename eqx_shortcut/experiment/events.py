@@ -1,4 +1,4 @@
-"""What is done between the steps of a run, outside jit."""
+"""Events: calls between the steps of a run, outside jit."""
 
 import contextlib
 
@@ -10,7 +10,7 @@ class Event:
     """Something done after each step of a run: what it wrote is safe after `flush`, and nothing follows `close`."""
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """What is done after step number `step`, from 1."""
+        """Called after step number `step`, counted from 1."""
         raise NotImplementedError
 
     def flush(self) -> None:

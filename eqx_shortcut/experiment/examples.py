@@ -1,4 +1,4 @@
-"""What a run trains on, and how its samples become pictures."""
+"""The examples of a run, and how its samples become pictures."""
 
 import dataclasses
 
@@ -26,24 +26,24 @@ class Data:
 
     @property
     def rows(self) -> Rows:
-        """What is trained on: the pairs if there are any, or the examples."""
+        """The rows to train on: the pairs if there are any, else the examples."""
         return self.train if self.pairs is None else self.pairs
 
     @property
     def autoencoder(self) -> Autoencoder | None:
-        """That of which the examples are latents."""
+        """The autoencoder whose latents the examples are; None if they are no latents."""
         return getattr(self.source, "autoencoder", None)
 
     @property
     def identity(self) -> Identity | None:
-        """What the images are, wherever they lie; None of other data."""
+        """The hashes that identify the images wherever they lie; None for other data."""
         if isinstance(self.train, Identified) and isinstance(self.held_out, Identified):
             return identity(self.train, self.held_out)
         return getattr(self.source, "identity", None)
 
     @property
     def latents(self) -> str | None:
-        """What tells the cache of latents from others, wherever it lies."""
+        """The hash that identifies the cache of latents wherever it lies; None if the examples are no latents."""
         return getattr(self.source, "digest", None)
 
     @property

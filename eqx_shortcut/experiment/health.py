@@ -1,4 +1,4 @@
-"""What a step does layer by layer: norms, largest magnitudes, and how many numbers are not finite."""
+"""Statistics of a step layer by layer: norms, largest magnitudes, and counts of numbers that are not finite."""
 
 import dataclasses
 import functools
@@ -93,7 +93,7 @@ def make_activations(objective: Objective, *, prepare: Prepare, steps: int) -> C
 
     @eqx.filter_jit
     def ask(given, state):
-        present = {name: getattr(state.networks, name) for name in ("online", "ema", "teacher")}
+        present = {name: getattr(state.networks, name) for name in ("online", "ema", "teacher", "weak")}
         probes = {name: network and _Probe(network, functools.partial(opened, name)) for name, network in present.items()}
         networks = dataclasses.replace(state.networks, **probes)
         _, loss_fn = loss_of_step(objective, given, dataclasses.replace(state, networks=networks), steps)

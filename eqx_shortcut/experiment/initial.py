@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from .. import rng, storage
 from ..data import Rows, null_of
-from ..models import DiT
+from ..models import MLP, DiT
+from ..objectives import Objective
 from ..train import TrainState, init_state
 from ..trained import Trained, load
 from .config import Config
@@ -27,7 +28,19 @@ def check_start(config: Config) -> None:
             "name its run folder with --teacher"
         )
     if config.teacher is not None and not config.objective.stages:
-        raise ValueError(f"{name} has no teacher: leave out --teacher {config.teacher}, or start from it with --init-from")
+        distil = " distil from it with --objective.distil," * hasattr(config.objective, "distil")
+        raise ValueError(
+            f"{name} has no teacher:{distil} leave out --teacher {config.teacher}, or start from it with --init-from"
+        )
+    if config.weak_teacher is None:
+        return
+    if not config.objective.autoguides:
+        raise ValueError(f"{name} does not guide a teacher by a weak network: leave out --weak-teacher {config.weak_teacher}")
+    if config.teacher is None or not guides_teacher(config.objective):
+        raise ValueError(
+            f"--weak-teacher {config.weak_teacher} guides a teacher by a scale: name both, with --teacher and "
+            "--objective.guidance or --objective.max-scale, or leave it out"
+        )
 
 
 def fresh(config: Config, rows: Rows, shardings: Callable[[TrainState], TrainState] = lambda state: state) -> TrainState:
@@ -38,7 +51,9 @@ def fresh(config: Config, rows: Rows, shardings: Callable[[TrainState], TrainSta
         rng.key(config.seed),
         null=null_of(rows),
         teacher=config.objective.stages > 0,
+        weak=config.weak_teacher is not None,
         extra=config.objective.extra,
+        memory=config.objective.memory(rows.shape),
         averages=config.averages.sigma_rel,
         shardings=shardings,
     )
@@ -52,12 +67,18 @@ def state(config: Config, fresh: TrainState) -> TrainState:
     network, networks = fresh.networks.online, fresh.networks
     if config.teacher is not None:
         teacher = trained(config.teacher)
-        check_teacher(config, teacher)
+        check_teacher(config, teacher, config.teacher)
         taken = adopted(network, teacher, config.teacher)
         networks = dataclasses.replace(networks, online=taken, ema=copied(taken), teacher=copied(taken))
         print(f"teacher and first weights: {config.teacher} after step {teacher.step}")
+    if config.weak_teacher is not None:
+        weak = trained(config.weak_teacher)
+        check_teacher(config, weak, config.weak_teacher)
+        networks = dataclasses.replace(networks, weak=adopted(network, weak, config.weak_teacher))
+        print(f"weak teacher: {config.weak_teacher} after step {weak.step}")
     if config.init_from is not None:
         other = trained(config.init_from)
+        check_noise(config, other, config.init_from)
         taken = adopted(network, other, config.init_from)
         networks = dataclasses.replace(networks, online=taken, ema=copied(taken))
         print(f"first weights: {config.init_from} after step {other.step}")
@@ -72,27 +93,58 @@ def trained(run: storage.Path) -> Trained:
     return other
 
 
-def check_teacher(config: Config, teacher: Trained) -> None:
-    """Raises ValueError unless the teacher knows the velocity at the step size at which it will be asked.
+def guides_teacher(objective: Objective) -> bool:
+    """Whether an objective guides its teacher."""
+    return objective.told is not None or getattr(objective, "guidance", 1) != 1
+
+
+def check_noise(config: Config, other: Trained, run: storage.Path) -> None:
+    """Raises ValueError unless both begin at the same noise."""
+    if other.noise_scale != config.noise_scale:
+        raise ValueError(
+            f"{run} was trained with noise of standard deviation {other.noise_scale:g}, here it is {config.noise_scale:g}: use "
+            f"--noise-scale {other.noise_scale:g}"
+        )
+
+
+def check_guided(config: Config, teacher: Trained, run: storage.Path) -> None:
+    """Raises ValueError for guidance by answers without labels that the teacher did not learn."""
+    if not guides_teacher(config.objective) or config.weak_teacher is not None:
+        return
+    if config.unconditional or not teacher.labelled or teacher.nothing is None:
+        what = "here labels are hidden" if config.unconditional else f"{run} was trained without labels"
+    elif getattr(teacher.objective, "label_dropout", 1) == 0:
+        what = f"{run} never learnt to do without (label_dropout=0)"
+    else:
+        return
+    raise ValueError(
+        f"guidance asks a teacher with its labels and without, and {what}: leave the scale at 1, or guide it by --weak-teacher"
+    )
+
+
+def check_teacher(config: Config, teacher: Trained, run: storage.Path) -> None:
+    """Raises ValueError unless the teacher knows the velocity at the step size at which it will be asked, and its guidance.
 
     A network of continuous step sizes is asked at any; one of a single step size answers it at d = 0 too (see `adopted`).
     """
+    check_noise(config, teacher, run)
+    check_guided(config, teacher, run)
     known, asked = teacher.objective.velocity_step, config.objective.teacher_step
     if known is None:
         raise ValueError(
-            f"{config.teacher} was trained by {type(teacher.objective).__name__} and knows no velocity to teach: name a run of "
+            f"{run} was trained by {type(teacher.objective).__name__} and knows no velocity to teach: name a run of "
             "flow matching, shortcut or live reflow with --teacher"
         )
     if asked is None or known == asked or teacher.objective.continuous:
         return
     if asked:
         raise ValueError(
-            f"{config.teacher} was trained with steps={round(1 / known)} and would be asked at d = 1/{round(1 / asked)}: "
+            f"{run} was trained with steps={round(1 / known)} and would be asked at d = 1/{round(1 / asked)}: "
             f"use --objective.steps {round(1 / known)}"
         )
     if teacher.objective.only_step is None:
         raise ValueError(
-            f"{config.teacher} was trained by {type(teacher.objective).__name__} down to d = {known:g}, and would be asked at "
+            f"{run} was trained by {type(teacher.objective).__name__} down to d = {known:g}, and would be asked at "
             "d = 0: name a run of flow matching, or of a method at continuous step sizes, with --teacher"
         )
 
@@ -119,14 +171,14 @@ def adopted(network: Any, other: Trained, run: storage.Path) -> Any:
 def check_same(network: Any, other: Trained, run: storage.Path) -> None:
     """Raises ValueError unless the arrays of `other` are those of `network`, for the same function if their settings tell."""
     source = other.network
-    if not isinstance(network, DiT):
+    if not isinstance(network, DiT | MLP) or type(source) is not type(network):
         theirs, ours = (jax.tree.map(jnp.shape, jax.tree.leaves(tree)) for tree in (source, network))
         if type(source) is not type(network) or theirs != ours:
             raise ValueError(f"{run} has another network ({type(source).__name__}): use one of the same kind and sizes")
         return
     if (source.shape, source.classes) != (network.shape, network.classes):
         raise ValueError(
-            f"{run} was trained on images of {source.shape} with {source.classes} classes, here they are of {network.shape} "
+            f"{run} was trained on examples of {source.shape} with {source.classes} classes, here they are of {network.shape} "
             f"with {network.classes}: name a run on the same data"
         )
     free = (*FREE, "step") if other.objective.only_step is not None else FREE

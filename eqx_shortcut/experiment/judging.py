@@ -16,7 +16,7 @@ from ..evaluate import Features, Moments, Statistics, compare, frechet_distance
 from ..evaluate.collected import Gathering, collect
 from ..evaluate.features import CoarsePixels, block
 from ..evaluate.parts import Measuring, real_statistics
-from ..evaluate.results import TRAINED, converted, merged, read_results, write_results
+from ..evaluate.results import CAUTION, TRAINED, converted, merged, read_results, write_results
 from ..evaluate.run import Cell, Evaluation
 from ..progress import bar
 from ..sampling import Sampling
@@ -182,7 +182,7 @@ def distances(run: Run, model: Trained, measures: Measures) -> dict[str, float]:
 
 
 def guides(config: Config, model: Trained, steps: int) -> bool:
-    """Whether guided samples of so many steps are another picture than others."""
+    """Whether guidance changes samples of `steps` steps, so that a second picture is worth drawing."""
     conditional = model.labelled and model.nothing is not None
     return conditional and Sampling(steps, config.figures.guidance).guides(model.objective)
 
@@ -229,6 +229,8 @@ def judge_samples(run: Run, model: Trained, measures: Measures) -> list[dict[str
 def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dict[str, Any]:
     """How the samples of a run are measured at its end."""
     train, others = measures.train, measures.others
+    judges = [CoarsePixels()] * isinstance(train, Real) + ([] if others is None else [others.features])
+    own = [features.name for features in judges if model.objective.trained_in(features.protocol)]
     pixels = f"Frechet distance of {averaged(train.shape)}, not clipped to [-1, 1], to the training images"
     return {
         **({"frechet": pixels} if isinstance(train, Real) else {}),
@@ -238,6 +240,7 @@ def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dic
         "seed of noise": run.config.quality.seed,
         "statistics": TRAINED,
         **({} if others is None else {"features": others.described}),
+        **({"caution": CAUTION.format(" and ".join(own))} if own else {}),
     }
 
 

@@ -126,7 +126,7 @@ def _read(path: storage.Path) -> bytes | None:
 
 
 def _about(found: bytes | None) -> dict[str, Any]:
-    """What a lock says; nothing if it is being written, or damaged."""
+    """The contents of a lock file; empty if it is half written or damaged."""
     with contextlib.suppress(ValueError):
         if isinstance(about := json.loads(found or b"{}"), dict):
             return about
@@ -143,7 +143,7 @@ def _now() -> str:
 
 
 def _machine() -> str | None:
-    """What numbers of processes are counted in: a boot of a kernel and, as containers have their own, a namespace."""
+    """The scope within which a process id is unique: this boot of the kernel and, for containers, the pid namespace."""
     with contextlib.suppress(OSError):
         boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -27,7 +27,7 @@ class Experiment:
     name: str
     """The folder of its runs is RUNS/NAME."""
     presets: Presets
-    """Its settings, of which the command line changes some."""
+    """Its settings by the name of their preset; options change single fields."""
     doc: str | None = None
     """The text above the options of `--help`."""
     judge: Judge | None = None
@@ -102,7 +102,7 @@ class Experiment:
 
 
 CHOICES = {"data": ImageSource, "optimizer": AnyOptimizer}
-"""Fields of which another class of the same kind keeps the preset's values of all that both have."""
+"""Fields whose class may be changed by a subcommand: the new class takes the preset's values of all fields that both have."""
 
 
 def members(choice: Any) -> dict[str, type]:

@@ -1,4 +1,4 @@
-"""What is measured and drawn between the steps of a run, on the average of the weights, without a gradient or an update."""
+"""Measurements and pictures of the averaged weights between the steps of a run."""
 
 import contextlib
 import dataclasses
@@ -94,12 +94,12 @@ class Monitor:
 
     @functools.cached_property
     def _batches(self) -> list[Batch]:
-        """Of held-out images; of a run on pairs, of which none are held out, pairs."""
+        """Batches of held-out images; of a run on pairs, none of which is held out, batches of pairs."""
         config, data = self._config, self._data
         rows = data.held_out if data.pairs is None else data.pairs
         to_batch = eqx.filter_jit(self._run.preparing(rows))
         layout = sharding.batch_sharding(self._run.mesh)
-        with contextlib.closing(batches(rows, config.batch, seed=0, sharding=layout)) as loader:
+        with contextlib.closing(batches(rows, config.batch, seed=0, sharding=layout, groups=self._run.groups)) as loader:
             return [to_batch(next(loader), _key(i)) for i in range(config.figures.batches)]
 
     @functools.cached_property

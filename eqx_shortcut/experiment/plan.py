@@ -1,4 +1,4 @@
-"""What a run would cost: its settings, size, work and memory, without a weight made or a file written."""
+"""The cost of a run for `--dry-run`: settings, parameters, FLOPs and memory, computed from shapes alone."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a run says while it trains: progress bar, metrics and pictures, norms by layer, a trace, and a spike, which ends it."""
+"""Records of a run while it trains: progress bar, metrics, pictures, norms by layer, a trace; a spike ends the run."""
 
 import json
 from collections.abc import Callable
@@ -85,7 +85,7 @@ class Recorder(Event):
                 logger.close()
 
     def _write(self) -> None:
-        """What is waiting to be written."""
+        """Writes the metrics of the last step that was logged."""
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
@@ -123,9 +123,9 @@ def layers_of(run: Run) -> Measured:
 
 
 class Norms(Event):
-    """Every so many steps the norms of weights (before the step), gradient and update by layer, as a line of norms.jsonl.
+    """Every `health.norms` steps writes the norms of weights (before the step), gradient and update by layer to norms.jsonl.
 
-    They are read when the step after them is under way, so that the device has work meanwhile.
+    They are read from the device when the next step is under way, so that it does not wait.
     """
 
     def __init__(self, run: Run, *, start: int):

@@ -43,8 +43,9 @@ def replay(run: Run, number: int) -> None:
 
 def others(state: TrainState) -> dict[str, Any]:
     """The networks of the state besides the one that is trained."""
-    found = {"average": state.networks.ema}
-    return found if state.networks.teacher is None else found | {"teacher": state.networks.teacher}
+    networks = state.networks
+    found = {"average": networks.ema, "teacher": networks.teacher, "weak": networks.weak}
+    return {name: network for name, network in found.items() if network is not None}
 
 
 def in_record(folder: storage.Path, number: int, metrics: dict[str, float]) -> str:
@@ -78,7 +79,7 @@ def table(found: dict[str, health.Layers], asked: dict[str, health.Layers]) -> s
 
 def verdict(found: dict[str, health.Layers], asked: dict[str, health.Layers]) -> str:
     """Where the first number that is not finite is, in the order of computation."""
-    forward = {name: found[name] for name in ("batch", "weights", "average", "teacher") if name in found}
+    forward = {name: found[name] for name in ("batch", "weights", "average", "teacher", "weak") if name in found}
     forward |= {f"activations of {name}": layers for name, layers in asked.items()}
     for part, layers in forward.items():
         if layer := health.first_bad(layers):

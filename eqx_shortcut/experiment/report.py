@@ -1,4 +1,4 @@
-"""What is said of a run when it begins and when it is done, as pictures, files and a table."""
+"""The output of a run when it begins and when it is done: lines, pictures, files and a table."""
 
 import json
 from typing import Any

@@ -37,7 +37,7 @@ class Run:
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
-        """What defines the run, as its config.json keeps it."""
+        """The contents of config.json, which define the run."""
         train, data = self.data.train, self.data
         found = {"experiment": self.experiment, "version": __version__, "shape": list(train.shape), "classes": train.classes}
         found |= {key: value for key, value in settings.dump(self.config).items() if key not in UNRECORDED}
@@ -61,7 +61,8 @@ class Run:
 
     def preparing(self, rows: Rows, *, mirror: bool = False) -> Prepare:
         """The same for other rows."""
-        return prepare(rows, mirror=mirror, labelled=not self.config.unconditional)
+        config = self.config
+        return prepare(rows, mirror=mirror, labelled=not config.unconditional, noise_scale=config.noise_scale)
 
     def init(self) -> TrainState:
         """The state of a network that has learnt nothing, laid out on the devices."""
@@ -82,13 +83,26 @@ class Run:
     def loader(self) -> Batches:
         """Its batches, from the first."""
         layout = sharding.batch_sharding(self.mesh)
-        return batches(self.data.rows, self.config.batch, seed=self.config.seed, sharding=layout, workers=self.config.workers)
+        options = {"seed": self.config.seed, "sharding": layout, "workers": self.config.workers, "groups": self.groups}
+        return batches(self.data.rows, self.config.batch, **options)
+
+    @property
+    def groups(self) -> int | None:
+        """Sets of one class each that a batch is made of; None: rows at random, as they are without labels."""
+        return None if self.config.unconditional else self.config.objective.sets
 
     def average(self, state: TrainState) -> Trained:
         """The average of the weights, as `eqx_shortcut.load` would return it."""
-        train, step, labelled = self.data.train, int(state.step), not self.config.unconditional
+        train, config = self.data.train, self.config
         return Trained(
-            state.networks.ema, self.config.objective, train.shape, train.classes, step, labelled=labelled, null=self._null
+            state.networks.ema,
+            config.objective,
+            train.shape,
+            train.classes,
+            int(state.step),
+            labelled=not config.unconditional,
+            null=self._null,
+            noise_scale=config.noise_scale,
         )
 
     @property
@@ -97,7 +111,7 @@ class Run:
         return Checkpoints.any(self.folder / "checkpoints")
 
     def checkpoints(self) -> Checkpoints:
-        """Those of the run; the folder is made."""
+        """The checkpoints of the run; makes their folder."""
         kept = self.config.checkpoint
         return Checkpoints(self.folder / "checkpoints", keep=kept.keep, milestones=kept.milestones, config=self.record)
 

@@ -25,7 +25,7 @@ CLOCK_EVERY = 10
 
 
 def due(when: Checkpointing, step: int, until: int, *, minutes: float) -> bool:
-    """Whether the state after `step` is to be written, so many minutes after the last time that it was tried.
+    """Whether the state after `step` is to be written; `minutes` have passed since the last attempt.
 
     Of several processes the clock of the first counts.
     """
@@ -97,8 +97,8 @@ class Saver(Event):
 class Snapshots(Event):
     """Writes snapshots of the run's averages when they are due, as an event; does nothing for a run without.
 
-    Those of steps after `start`, of which a run that was stopped has written some, are removed: they are written again. `sound`
-    is that of Saver.
+    Snapshots of steps after `start`, left by a run that was stopped, are removed: they are written again. `sound` is as for
+    Saver.
     """
 
     def __init__(self, run: Run, *, start: int, sound: Callable[[], bool] = lambda: True):

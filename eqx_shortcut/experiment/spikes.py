@@ -25,10 +25,9 @@ class Spike(NamedTuple):
 
 
 class Spikes:
-    """Finds `patience` steps in a row in each of which a metric is more than `factor` times its median or is not finite.
+    """Finds `patience` steps in a row that each have a metric above `factor` times its median, or one that is not finite.
 
-    The median is that of the last 100 steps in which none was, so that a spike does not hide itself; there is none before
-    20 such steps.
+    The median is over the last 100 steps that have none, so that a spike does not hide itself, and infinite until there are 20.
     """
 
     def __init__(self, factor: float, patience: int):

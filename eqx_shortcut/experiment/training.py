@@ -66,7 +66,7 @@ def train(run: Run, state: TrainState | None, monitor: Monitor, lock: Lock) -> T
 
 
 def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, checkpoints: Checkpoints, loader: Batches) -> Events:
-    """What is done between the steps after `state`. Their order decides what a crash keeps: records, then checkpoints."""
+    """The events of a run from `state` on. Their order decides what a crash keeps: records come before checkpoints."""
     config, start = run.config, int(state.step)
     recorder, spikes = Recorder(run, state), SpikeWatch(run, checkpoints, loader.get_state)
     snapshots = Snapshots(run, start=start, sound=spikes.sound)

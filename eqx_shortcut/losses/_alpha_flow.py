@@ -27,6 +27,7 @@ def alpha_flow(
     *,
     target: Field,
     alpha: float | Float[Array, ""],
+    teacher: Field | None = None,
     intervals: Intervals = LOGIT_NORMAL,
     guidance: Guidance | None = None,
     clip: float | None = None,
@@ -39,7 +40,8 @@ def alpha_flow(
     From flow matching of the trajectory at `alpha = 1` to MeanFlow at 0, where the target is `v + d Du/Dt` by `jvp`; `alpha`
     may be traced (`times.sigmoid_fall` of the progress). `target` is an average of `field`, or `field` itself; it also guides
     `v`. `clip` limits the target, in units of `x`: a target is a line's velocity among others, and where one beyond the limit
-    is cut the bias is `O(1/alpha)`. Both fields are asked for steps in float32 if they can (`steps.precise`).
+    is cut the bias is `O(1/alpha)`. Both fields are asked for steps in float32 if they can (`steps.precise`). A `teacher`'s
+    velocity takes the place of `v`, as in `mean_flow`.
 
     `weights.Adaptive` measures errors of steps in units of alpha, unless `units` is False: a row weighs
     `1/alpha 1/sg(error/alpha^2 + eps)^power`, the error being its summed square, and its gradient tends to MeanFlow's as
@@ -48,11 +50,13 @@ def alpha_flow(
     """
     every = intervals.bootstrap_every
     steps, lines = split_rows(intervals.draw(batch, key, guidance), every)
-    average = alpha_flow_target(precise(target), velocity_target(target, steps, guidance), alpha, clip=clip, jvp=jvp)
+    along = velocity_target(target, steps, guidance, teacher=teacher)
+    average = alpha_flow_target(precise(target), along, alpha, clip=clip, jvp=jvp)
     bootstrap = regress(precise(field), average), average
     unit = jnp.full_like(steps.t, jnp.where(jnp.asarray(alpha) == 0, 1, alpha))
     weigh = weights.in_units(merge_rows(unit, jnp.ones_like(lines.t), every), weigh)
-    return weighed_steps(field, bootstrap, velocity_target(target, lines, guidance), every, weigh, reduction)
+    flow = velocity_target(target, lines, guidance, teacher=teacher)
+    return weighed_steps(field, bootstrap, flow, every, weigh, reduction)
 
 
 def so_flow(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, times
-from ..rows import rows as per_row
+from ..rows import expand
 from ..steps import clipped, precise, predict, step
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._progressive import level_draws
@@ -87,7 +87,7 @@ def consistency_training_target(
 
 def _towards(target, later, x, draws, gap):
     t = draws.t + gap
-    left = per_row(1 - t, x)
+    left = expand(1 - t, x)
     # In the last cell nothing is left to go, and d = 0 is a step size that not every network can be asked at.
     data = later + left * predict(target, later, t, jnp.maximum(1 - t, gap), draws.cond)
-    return Regression(x, draws.t, draws.d, draws.cond, (data - x) / per_row(1 - draws.t, x))
+    return Regression(x, draws.t, draws.d, draws.cond, (data - x) / expand(1 - draws.t, x))

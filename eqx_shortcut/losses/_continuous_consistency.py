@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, tangents, times
 from ..guidance import Guidance, drop_condition
-from ..rows import rows as per_row
+from ..rows import expand
 from ..steps import predict
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._regression import rms, row_error, weighed
@@ -75,7 +75,7 @@ def continuous_consistency_target(
     s = paths.angle(draws.t, std)
     point, along = paths.trigonometric(draws.noise, draws.x, s, std=std)
     scale = paths.trigonometric_scale(s, std)
-    x = point / per_row(scale, point)
+    x = point / expand(scale, point)
     if teacher is not None:
         v = predict(teacher, x, draws.t, jnp.zeros_like(draws.t), draws.cond)
         along = jax.lax.stop_gradient(paths.trigonometric_velocity(v, point, s, std=std))
@@ -83,16 +83,16 @@ def continuous_consistency_target(
     def network(point, s):
         scale = paths.trigonometric_scale(s, std)
         t = jnp.cos(s) / scale
-        u = predict(field, point / per_row(scale, point), t, 1 - t, draws.cond)
+        u = predict(field, point / expand(scale, point), t, 1 - t, draws.cond)
         return u, paths.trigonometric_velocity(u, point, s, std=std)
 
     (u, f), (_, slope) = jvp(network, (point, s), (along, jnp.ones_like(s)))
-    c, n = per_row(jnp.cos(s), point), per_row(jnp.sin(s), point)
+    c, n = expand(jnp.cos(s), point), expand(jnp.sin(s), point)
     warmup = jnp.asarray(warmup, point.dtype)
     g = jax.lax.stop_gradient(-(c**2) * (f - along) - warmup * c * n * (point + slope))
     step = g
     if normalise is not None:
         size = jnp.sqrt(jnp.mean(jnp.square(g), axis=tuple(range(1, g.ndim))))
-        step = g / per_row(size + normalise, g)
-    target = jax.lax.stop_gradient(u) - per_row(scale, point) * step
+        step = g / expand(size + normalise, g)
+    target = jax.lax.stop_gradient(u) - expand(scale, point) * step
     return u, Regression(x, draws.t, draws.d, draws.cond, target), g

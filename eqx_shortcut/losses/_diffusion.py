@@ -4,7 +4,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import paths
 from ..guidance import Guidance
-from ..rows import rows as per_row
+from ..rows import expand
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._flow_matching import flow_draws
 from ._regression import regress, weighed
@@ -32,5 +32,5 @@ def diffusion(
 
 def diffusion_target(draws: Draws) -> Regression:
     """The regression on the noise at the path's point at `t`."""
-    a, s = (per_row(part, draws.x) for part in paths.variance_preserving(draws.t))
+    a, s = (expand(part, draws.x) for part in paths.variance_preserving(draws.t))
     return Regression(a * draws.x + s * draws.noise, draws.t, draws.d, draws.cond, draws.noise)

@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import paths, tangents, times
 from ..guidance import Guidance
-from ..rows import rows as per_row
-from ..rows import split_rows
+from ..rows import expand, split_rows
 from ..steps import predict
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._alpha_flow import alpha_flow_target
@@ -27,6 +26,7 @@ def lagrangian(
     key: PRNGKeyArray,
     *,
     target: Field,
+    teacher: Field | None = None,
     intervals: Intervals = UNIFORM,
     guidance: Guidance | None = None,
     jvp: tangents.Jvp = jax.jvp,
@@ -37,11 +37,13 @@ def lagrangian(
 
     `u = field(x, t, d)`; the gradient passes through the tangent `du/dd`, and none through `target`, an average of `field` or
     `field` itself, by whose own velocity `guidance` guides that of the lines. The residual vanishes row by row at the exact
-    field. Boffi et al. (2025), Lagrangian self-distillation.
+    field. A `teacher` takes the place of `target` and of the lines: its velocity is that of the end and of rows of `d = 0`, and
+    its map is what is learnt. Boffi et al. (2025), Lagrangian self-distillation; with a teacher Boffi et al. (2024), flow map
+    matching.
     """
     steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
-    error = lagrangian_error(field, target, steps, jvp=jvp)
-    flow = velocity_target(target, lines, guidance)
+    error = lagrangian_error(field, target if teacher is None else teacher, steps, jvp=jvp)
+    flow = velocity_target(target, lines, guidance, teacher=teacher)
     return weighed_steps(field, error, flow, intervals.bootstrap_every, weigh, reduction)
 
 
@@ -60,6 +62,7 @@ def eulerian(
     batch: Batch,
     key: PRNGKeyArray,
     *,
+    teacher: Field | None = None,
     intervals: Intervals = UNIFORM,
     guidance: Guidance | None = None,
     jvp: tangents.Jvp = jax.jvp,
@@ -72,11 +75,13 @@ def eulerian(
 
     The residual of MeanFlow with the own velocity for the line's, in the tangent too: it vanishes row by row at the exact
     field. The gradient passes through `du/dt - du/dd` and, unless `stop_space`, through `v . du/dx`, or with `stop_tangent`
-    through neither, which saves a tangent. Boffi et al. (2025), Eulerian self-distillation.
+    through neither, which saves a tangent. A `teacher`'s velocity takes the place of `v` and of the lines'. Boffi et al.
+    (2025), Eulerian self-distillation; with a teacher Boffi et al. (2024).
     """
     steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
-    error = eulerian_error(field, steps, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)
-    flow = velocity_target(field, lines, guidance)
+    own = field if teacher is None else teacher
+    error = eulerian_error(field, steps, velocity=own, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)
+    flow = velocity_target(field, lines, guidance, teacher=teacher)
     return weighed_steps(field, error, flow, intervals.bootstrap_every, weigh, reduction)
 
 
@@ -125,24 +130,33 @@ def lagrangian_error(
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
     u, slope = tangents.along_step(field, x, t, d, cond, jvp=jvp)
-    slope = per_row(d, x) * slope
-    there = jax.lax.stop_gradient(x + per_row(d, x) * u)
+    slope = expand(d, x) * slope
+    there = jax.lax.stop_gradient(x + expand(d, x) * u)
     end = jax.lax.stop_gradient(predict(target, there, t + d, jnp.zeros_like(d), cond))
     return row_error(u + slope, end), Regression(x, t, d, cond, jax.lax.stop_gradient(end - slope))
 
 
 def eulerian_error(
-    field: Field, draws: Draws, *, stop_tangent: bool = False, stop_space: bool = True, jvp: tangents.Jvp = jax.jvp
+    field: Field,
+    draws: Draws,
+    *,
+    velocity: Field | None = None,
+    stop_tangent: bool = False,
+    stop_space: bool = True,
+    jvp: tangents.Jvp = jax.jvp,
 ) -> tuple[Float[Array, " batch"], Regression]:
-    """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and the regression that says what `u` should be."""
+    """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and the regression that says what `u` should be.
+
+    `v` is the answer of `velocity` there, if one is given.
+    """
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
-    own = jax.lax.stop_gradient(predict(field, x, t, jnp.zeros_like(t), cond))
+    own = jax.lax.stop_gradient(predict(field if velocity is None else velocity, x, t, jnp.zeros_like(t), cond))
     if stop_space and not stop_tangent:
         u, slope = tangents.along_path(field, x, t, d, cond, jnp.zeros_like(own), jvp=jvp)
         slope = slope + jax.lax.stop_gradient(tangents.along_space(field, x, t, d, cond, own, jvp=jvp))
     else:
         u, slope = tangents.along_path(field, x, t, d, cond, own, jvp=jvp)
-    slope = per_row(d, x) * slope
+    slope = expand(d, x) * slope
     rows = Regression(x, t, d, cond, own + jax.lax.stop_gradient(slope))
     return (row_error(u, rows.u) if stop_tangent else row_error(u - slope, own)), rows

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .. import paths, times
 from ..guidance import Guidance, drop_condition, guided_velocity, same_condition
-from ..rows import check_share, merge_rows, where_rows
-from ..rows import rows as per_row
+from ..rows import check_share, expand, merge_rows, where_rows
+from ..steps import predict
 from ..types import Batch, Draws, Field, Regression
 
 
@@ -51,6 +51,10 @@ class Intervals:
                 f"posterior_every={every} takes the noise to be independent of the data, and this batch holds "
                 "pairs of both: leave it None"
             )
+        if batch.noise_scale != 1:
+            raise ValueError(
+                f"posterior_every={every} takes noise to be of standard deviation 1, not {batch.noise_scale:g}: leave it None"
+            )
         n = batch.x.shape[0]
         first, rest = (jnp.arange(m) % every == 0 for m in (n // self.bootstrap_every, n - n // self.bootstrap_every))
         return merge_rows(first, rest, self.bootstrap_every)
@@ -65,12 +69,26 @@ def posterior_draws(draws: Draws, which: Bool[Array, " batch"]) -> Draws:
     n, left = draws.t.shape[0], jnp.maximum(1 - draws.t, jnp.finfo(draws.t.dtype).eps)
     point, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     mean = paths.posterior_mean(point, 1 - left, draws.x, same_condition(draws.cond, draws.cond, (n, n)))
-    noise = (point - per_row(draws.t, point) * mean) / per_row(left, point)
+    noise = (point - expand(draws.t, point) * mean) / expand(left, point)
     x, noise = where_rows(which, (mean, noise), (draws.x, draws.noise))
     return dataclasses.replace(draws, x=x, noise=noise)
 
 
-def velocity_target(field: Field, draws: Draws, guidance: Guidance | None = None) -> Regression:
-    """The regression of the straight line's velocity at its point at `t`, guided by `field`'s own velocity (see Guidance)."""
+def velocity_target(
+    field: Field, draws: Draws, guidance: Guidance | None = None, *, teacher: Field | None = None
+) -> Regression:
+    """The regression of the straight line's velocity at its point at `t`, guided by `field`'s own velocity (see Guidance).
+
+    A `teacher`'s velocity takes its place, as it is. Raises ValueError if `guidance` would guide that one by `field`.
+    """
     x, v = paths.linear(draws.noise, draws.x, draws.t, floor=0)
-    return Regression(x, draws.t, draws.d, draws.cond, guided_velocity(field, x, draws.t, v, draws.cond, guidance))
+    if teacher is None:
+        v = guided_velocity(field, x, draws.t, v, draws.cond, guidance)
+    elif guidance is not None and guidance.inside:
+        raise ValueError(
+            f"scale={guidance.scale}, mix={guidance.mix} guide a line's velocity by the network that learns, and here a "
+            "teacher answers it: leave them at 1 and 0, and guide the teacher by guidance.guided or guidance.autoguided"
+        )
+    else:
+        v = jax.lax.stop_gradient(predict(teacher, x, draws.t, jnp.zeros_like(draws.t), draws.cond))
+    return Regression(x, draws.t, draws.d, draws.cond, v)

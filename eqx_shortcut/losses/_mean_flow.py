@@ -8,8 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import tangents, times, weights
 from ..guidance import Guidance, Scales, draw_guided
-from ..rows import rows as per_row
-from ..rows import split_rows
+from ..rows import expand, split_rows
 from ..steps import predict
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._intervals import Intervals, velocity_target
@@ -24,6 +23,7 @@ def mean_flow(
     batch: Batch,
     key: PRNGKeyArray,
     *,
+    teacher: Field | None = None,
     intervals: Intervals = LOGIT_NORMAL,
     guidance: Guidance | None = None,
     jvp: tangents.Jvp = jax.jvp,
@@ -35,13 +35,15 @@ def mean_flow(
     Rows of `d = 0` need no tangent. `guidance` turns `v` into a guided velocity by `field`'s own answers at `d = 0`, and then
     drops conditions in rows of `d = 0` alone, which is where it asks for them, as the authors have it; without, they drop in
     rows of either kind, since guidance when sampling asks for them at any `d`. `jvp` may be `tangents.finite_difference()`.
+    With a `teacher`, `v` is its velocity, its answer at `d = 0` (AYF's Eulerian distillation, Sabour et al. 2025): the residual
+    then vanishes row by row at the teacher's exact map.
 
     With `posterior_every=2` and the pairs `times.to_end(times.logit_normal_pairs, share)` in `intervals`, and a
     `weights.LogVariance`, this is ESC (2025): half of the rows use the batch's posterior-mean velocity, and that share goes all
     the way to the data. The mean gradient at the exact field is zero with `weigh=()`. Geng et al. (2025).
     """
     draws = intervals.draw(batch, key, guidance, drop_steps=guidance is None or not guidance.inside)
-    steps, lines = split_rows(velocity_target(field, draws, guidance), intervals.bootstrap_every)
+    steps, lines = split_rows(velocity_target(field, draws, guidance, teacher=teacher), intervals.bootstrap_every)
     u, average = mean_flow_target(field, steps, jvp=jvp)
     error = row_error(u, average.u)
     return weighed_steps(field, (error, average), lines, intervals.bootstrap_every, weigh, reduction)
@@ -63,8 +65,8 @@ def improved_mean_flow(
 
     The own velocity is `field` at `d = 0`, or the answer of the field `velocity` there; that one is then trained here too, by
     flow matching in the same weights. With `Scales` as scale of `guidance` each row draws its own, and the field is given
-    conditions `Guided(cond, scale, start, stop)` and learns all scales at once; sample it by `guidance.told`. The rest is as in
-    `mean_flow`. The mean gradient at the exact field is zero with `weigh=()`. Geng et al. (2025b).
+    conditions `Guided(cond, scale, start, stop)` and learns all scales at once; sample it by `guidance.at_scale`. The rest is
+    as in `mean_flow`. The mean gradient at the exact field is zero with `weigh=()`. Geng et al. (2025b).
     """
     k_draws, k_scales = jax.random.split(key)
     draws = intervals.draw(batch, k_draws, guidance, drop_steps=guidance is None or not guidance.inside)
@@ -106,4 +108,4 @@ def mean_flow_target(
     x, t, d, cond, v = lines.x, lines.t, lines.d, lines.cond, lines.u
     direction = v if along is None else jax.lax.stop_gradient(predict(along, x, t, jnp.zeros_like(t), cond))
     u, slope = tangents.along_path(field, x, t, d, cond, direction, jvp=jvp)
-    return u, Regression(x, t, d, cond, v + per_row(d, x) * jax.lax.stop_gradient(slope))
+    return u, Regression(x, t, d, cond, v + expand(d, x) * jax.lax.stop_gradient(slope))

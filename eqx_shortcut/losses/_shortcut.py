@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import paths, times
 from ..guidance import Guidance
-from ..rows import check_share, dealt, merge_rows, split_rows
+from ..rows import check_share, interleaved, merge_rows, split_rows
 from ..steps import clipped, two_steps
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._flow_matching import flow_draws, flow_target
@@ -35,10 +35,10 @@ def shortcut(
     Every `bootstrap_every`-th row is a bootstrap row, the others are flow-matching rows; both weigh the same. Rows must
     come in random order: a batch whose labels alternate would bootstrap one of them alone. `target`
     is the field asked for the half steps (an average of `field`, or `field` itself); no gradient passes it. `guidance` of a
-    scale other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it: step sizes are then dealt to
-    `times.level_groups` groups of rows, which keeps guided rows on their devices. With `all_steps` it guides those of every
-    `d` anew. Conditions drop in flow rows alone. `dt_bias` favours large steps. `clip` limits the middle point and the target
-    to `[-clip, clip]`, in units of `x`, as in the reference: the cut biases an answer of the exact field beyond.
+    scale other than 1 guides the bootstrap rows of smallest `d`, from which larger `d` inherit it: step sizes are then
+    interleaved over `times.level_groups` groups of rows, which keeps guided rows on their devices. With `all_steps` it guides
+    those of every `d` anew. Conditions drop in flow rows alone. `dt_bias` favours large steps. `clip` limits the middle point
+    and the target to `[-clip, clip]`, in units of `x`, as in the reference: the cut biases an answer of the exact field beyond.
 
     Raises ValueError if `steps` is not a power of two, `bootstrap_every` does not divide the batch or is below 2, or the
     bootstrap rows do not hold all of the `log2(steps)` step sizes. Frans et al. (2024), eq. 5 and algorithm 1.
@@ -70,7 +70,7 @@ def shortcut_draws(
 ) -> tuple[Draws, Draws]:
     """Draws of the bootstrap rows (strata of `d` by `times.dyadic_levels`, conditions kept) and of the flow rows.
 
-    The strata stand one after the other, or are dealt to `groups` equal parts of the rows (see `rows.dealt`).
+    The strata stand one after the other, or are interleaved over `groups` equal parts of the rows (see `rows.interleaved`).
 
     Every row of the batch is used once. (The reference uses its first rows twice and its last rows never.)
     """
@@ -80,7 +80,7 @@ def shortcut_draws(
         batch = dataclasses.replace(batch, noise=batch.noise_from(k_noise))
     first, rest = split_rows(batch, bootstrap_every)
     n, dtype = first.x.shape[0], first.x.dtype
-    sections = jnp.asarray(2 ** dealt(times.dyadic_levels(n, steps, bias=dt_bias), groups))
+    sections = jnp.asarray(2 ** interleaved(times.dyadic_levels(n, steps, bias=dt_bias), groups))
     t = times.grid(k_time, sections, dtype)
     bootstrap = Draws(first.x, first.noise, t, 1 / sections.astype(dtype), first.cond)
     return bootstrap, flow_draws(rest, k_flow, steps=steps, guidance=guidance)
@@ -98,7 +98,7 @@ def bootstrap_target(
 ) -> Regression:
     """The regression on two half steps of `target` from the point at `t`, limited to `[-clip, clip]`.
 
-    `guidance` guides the first `guided_rows` rows (None: all), as dealt to `groups`, in both halves.
+    `guidance` guides the first `guided_rows` rows (None: all), as interleaved over `groups`, in both halves.
     """
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=floor)
     teacher = target if guidance is None else guidance.of(target, first=guided_rows, groups=groups)

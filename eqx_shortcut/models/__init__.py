@@ -4,5 +4,16 @@ from .dit import DiT, DiTConfig
 from .field import NetworkField
 from .mlp import MLP, MLPConfig
 from .network import NetworkConfig, check_network
+from .prediction import DataPrediction, velocity_toward
 
-__all__ = ["MLP", "DiT", "DiTConfig", "MLPConfig", "NetworkConfig", "NetworkField", "check_network"]
+__all__ = [
+    "MLP",
+    "DataPrediction",
+    "DiT",
+    "DiTConfig",
+    "MLPConfig",
+    "NetworkConfig",
+    "NetworkField",
+    "check_network",
+    "velocity_toward",
+]

@@ -25,13 +25,16 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
 
 
 def fused(
-    q: Float[Array, "tokens heads dim"], k: Float[Array, "tokens heads dim"], v: Float[Array, "tokens heads dim"]
+    q: Float[Array, "tokens heads dim"],
+    k: Float[Array, "tokens heads dim"],
+    v: Float[Array, "tokens heads dim"],
+    divisor: float,
 ) -> Float[Array, "tokens heads dim"]:
-    """`attend(q / dim, k, v)`, tokens first, by cuDNN's kernel, which keeps no attention weights.
+    """`attend(q / divisor, k, v)`, tokens first, by cuDNN's kernel, which keeps no attention weights.
 
     On NVIDIA GPUs, in bfloat16, and without a forward-mode derivative.
     """
-    return jax.nn.dot_product_attention(q, k, v, scale=1 / q.shape[-1], implementation="cudnn")
+    return jax.nn.dot_product_attention(q, k, v, scale=1 / divisor, implementation="cudnn")
 
 
 class QKNormed(eqx.Module):

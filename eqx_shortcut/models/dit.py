@@ -19,10 +19,13 @@ from ..ranges import BelowOne, Count, Natural, Positive
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
+from .noise import at_level
+from .prediction import Prediction, check_prediction, velocity_toward
 from .sharded import is_split, keeps
 
 StepEmbedding = Literal["log2", "linear", "none"]
-TimeEmbedding = Literal["linear", "none"]
+TimeEmbedding = Literal["linear", "reversed", "none"]
+Logits = Literal["dim", "root"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rematerialise = Literal["none", "elementwise", "mlp", "block"]
 Norm = Literal["layer", "rms"]
@@ -51,17 +54,23 @@ class DiTConfig:
     qk_norm: bool = False
     """RMS norm of queries and keys with a learned scale; the logits are then divided by sqrt(head_dim), as usual, and not by
     head_dim, as in the reference."""
+    logits: Logits = "dim"
+    """What queries times keys are divided by: head_dim (reference), or its square root, as DiT and SiT have it."""
     positions: Positions = "table"
     """How a patch knows its place: a sine-cosine table added to the tokens (reference), rotary positions in attention, along
     rows and columns, or both, as LightningDiT has it."""
     step: StepEmbedding = "log2"
     """What the network sees of the step size d: log2(1/d) (reference), d itself (also 0), or nothing."""
     time: TimeEmbedding = "linear"
-    """What the network sees of the time t: t itself (reference), or nothing, as improved MeanFlow's authors have it."""
+    """What the network sees of the time t: t itself (reference), 1 - t, as MeanFlow's authors have it, or nothing, as improved
+    MeanFlow's have it."""
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
     """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
+    predict: Prediction | Literal["noise"] = "velocity"
+    """What the last layer answers: the velocity, or data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`, or
+    the noise of DiT's diffusion path."""
     velocity_head: bool = False
     """A second last layer that answers the velocity, for objectives that train one beside the average velocity."""
     embed_scale: Positive = 1.0
@@ -85,6 +94,8 @@ class DiTConfig:
             raise ValueError(f"hidden={self.hidden} is not divisible by heads={self.heads}: choose heads that divide it")
         if self.hidden % 4:
             raise ValueError(f"hidden={self.hidden} is not a multiple of 4, which 2-D positions need: round it up")
+        if self.qk_norm and self.logits == "root":
+            raise ValueError("logits=root with qk_norm, which divides by that root already: leave logits at dim")
         if self.positions != "table" and self.hidden // self.heads % 4:
             raise ValueError(
                 f"heads={self.heads} of hidden={self.hidden} have {self.hidden // self.heads} dimensions, not a multiple of 4, "
@@ -128,8 +139,15 @@ class DiTConfig:
                 "--network.attention xla"
             )
         check_observed(objective, self.observed, self.guided)
+        check_prediction(objective, self.predict)
         if objective.second_head and not self.velocity_head:
             raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
+
+    @property
+    def divisor(self) -> float:
+        """What queries times keys are divided by."""
+        dim = self.hidden // self.heads
+        return dim if self.logits == "dim" else math.sqrt(dim)
 
     @property
     def mlp_width(self) -> int:
@@ -206,23 +224,21 @@ class Block(eqx.Module):
     ) -> Float[Array, "tokens size"]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(c, x.dtype)
         norm, mlp = NORMS[config.norm], eqx.filter_checkpoint(self.mlp) if config.remat == "mlp" else self.mlp
-        x = x + gate_a[None] * self.attention(modulate(norm(x), shift_a, scale_a), rotation, config.attention)
+        x = x + gate_a[None] * self.attention(modulate(norm(x), shift_a, scale_a), rotation, config)
         return x + gate_m[None] * mlp(modulate(norm(x), shift_m, scale_m), config, key)
 
-    def attention(
-        self, x: Float[Array, "tokens size"], rotation: Rotation, by: Attention = "xla"
-    ) -> Float[Array, "tokens size"]:
-        """Softmax attention with logits `q . k / head_dim`, the reference's scale (not its square root, but see QKNormed)."""
-        if by == "cudnn":
+    def attention(self, x: Float[Array, "tokens size"], rotation: Rotation, config: DiTConfig) -> Float[Array, "tokens size"]:
+        """Softmax attention with logits `q . k / divisor`, the reference's scale being `head_dim` (see also QKNormed)."""
+        if config.attention == "cudnn":
             q, k, v = self.qkv.apart(x, x.dtype)
             if rotation is not None:
                 q, k = (rotate(a.transpose(1, 0, 2), rotation).transpose(1, 0, 2) for a in (q, k))
-            return self.out(checkpoint_name(fused(q, k, v), "attention").reshape(x.shape), x.dtype)
+            return self.out(checkpoint_name(fused(q, k, v, config.divisor), "attention").reshape(x.shape), x.dtype)
         q, k, v = jnp.unstack(self.qkv(x, x.dtype).transpose(1, 2, 0, 3))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         # Computed again in the backward pass, which costs less than writing the attention weights and reading them.
-        y = checkpoint_name(jax.checkpoint(attend)(q / q.shape[-1], k, v), "attention")
+        y = checkpoint_name(jax.checkpoint(attend)(q / config.divisor, k, v), "attention")
         return self.out(y.transpose(1, 0, 2).reshape(x.shape), x.dtype)
 
     def mlp(self, x: Float[Array, "tokens size"], config: DiTConfig, key: PRNGKeyArray | None) -> Float[Array, "tokens size"]:
@@ -310,7 +326,12 @@ class DiT(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*shape"]:
-        return self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
+        if self.config.predict == "noise":
+            asked = at_level(x, t)
+            noise, _ = self._run(asked.x.reshape(self.shape), asked.level, d, label, key, keep=False)
+            return asked.velocity(noise.reshape(x.shape))
+        answer = self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
+        return velocity_toward(answer, x, t) if self.config.predict == "data" else answer
 
     def activations(
         self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Condition
@@ -348,7 +369,7 @@ class DiT(eqx.Module):
         patched = self.patches(_to_patches(x, self.config.patch), self.dtype)
         position = position_table(self.config.hidden, *self._grid)
         position = np.zeros_like(position) if self.config.positions == "rotary" else position
-        time = self.time(t if self.config.time == "linear" else jnp.zeros_like(t), self.dtype)
+        time = self.time(_time_input(t, self.config.time), self.dtype)
         step = self.step(_step_input(d, self.config.step), self.dtype)
         named = embed(self.label, label, self.dtype)
         c = time + named["label"].astype(time.dtype) + step
@@ -400,6 +421,12 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     # A policy of `jax.checkpoint`: what is kept are the outputs of `matmul` and of attention, which is marked by a name, and
     # what cuDNN's backward pass needs of its forward pass.
     return primitive.name in ("rows_matmul", "name", "dot_product_attention_fwd_wrapper")
+
+
+def _time_input(t: Float[Array, ""], time: TimeEmbedding) -> Float[Array, ""]:
+    if time == "reversed":
+        return 1 - t
+    return t if time == "linear" else jnp.zeros_like(t)
 
 
 def _step_input(d: Float[Array, ""], step: StepEmbedding) -> Float[Array, ""]:

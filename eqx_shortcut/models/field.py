@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..rows import in_turns, joined
+from ..rows import merge_microbatches, split_microbatches
 from ..types import Cond
 
 EXACT = "highest"
@@ -59,4 +59,4 @@ class NetworkField(eqx.Module):
             return answer(rows)
         # A call on part of a batch may have fewer rows than microbatches.
         microbatches = math.gcd(self.microbatches, rows[0].shape[0])
-        return joined(jax.lax.map(jax.checkpoint(answer), in_turns(rows, microbatches)))
+        return merge_microbatches(jax.lax.map(jax.checkpoint(answer), split_microbatches(rows, microbatches)))

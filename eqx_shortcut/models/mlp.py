@@ -13,6 +13,7 @@ from .. import ranges
 from ..ranges import Count, Natural, Positive, Several
 from .guided import Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding, observation
 from .layers import Dense, sinusoids, zeros
+from .prediction import Prediction, check_prediction, velocity_toward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,8 @@ class MLPConfig:
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
     """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
+    predict: Prediction = "velocity"
+    """What the last layer answers: the velocity, or data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`."""
 
     def __post_init__(self):
         ranges.check(self)
@@ -46,6 +49,7 @@ class MLPConfig:
     def check(self, objective: Any) -> None:
         """Raises ValueError for an objective that asks for an input or a head that the network has not."""
         check_observed(objective, self.observed, self.guided)
+        check_prediction(objective, self.predict)
         if objective.second_head:
             raise ValueError(f"{type(objective).__name__} trains a second head, which the MLP does not have: leave it out")
 
@@ -73,7 +77,7 @@ class MLP(eqx.Module):
 
     An observation in its place is an input beside, too.
 
-    An untrained network answers 0.
+    The last layer of an untrained network answers 0.
     """
 
     inputs: Dense
@@ -113,7 +117,8 @@ class MLP(eqx.Module):
         h = self.inputs(jnp.concatenate([x.reshape(-1), *seen]), x.dtype)
         for layer in self.layers:
             h = layer(h, c)
-        return self.out(jax.nn.silu(h), x.dtype).reshape(x.shape)
+        answer = self.out(jax.nn.silu(h), x.dtype).reshape(x.shape)
+        return velocity_toward(answer, x, t) if self.config.predict == "data" else answer
 
     def held_at(self, d: float) -> "MLP":
         """The network that answers at every step size as this one does at `d`: the kernel on its step's sinusoids is 0."""

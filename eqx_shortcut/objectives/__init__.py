@@ -8,7 +8,10 @@ from ._flow_map import Eulerian, Lagrangian, ProgressiveMap, TerminalVelocity
 from ._flow_matching import FlowMatching
 from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
+from ._mid_training import MidTraining
 from ._progressive import ProgressiveDistillation
+from ._reward import Reward
+from ._sets import Drifting, Frechet, SinkhornFlow
 from ._shortcut import Shortcut
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -32,6 +35,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Eulerian,
         ProgressiveMap,
         ContinuousConsistency,
+        MidTraining,
+        SinkhornFlow,
+        Drifting,
+        Frechet,
+        Reward,
     )
 }
 """All objectives by their names on the command line, in its order."""
@@ -46,18 +54,23 @@ __all__ = [
     "ConsistencyTraining",
     "ContinuousConsistency",
     "Diffusion",
+    "Drifting",
     "Eulerian",
     "FlowMatching",
+    "Frechet",
     "ImprovedMeanFlow",
     "Lagrangian",
     "LiveReflow",
     "Loss",
     "MeanFlow",
+    "MidTraining",
     "Networks",
     "Objective",
     "ProgressiveDistillation",
     "ProgressiveMap",
+    "Reward",
     "Shortcut",
+    "SinkhornFlow",
     "SoFlow",
     "SplitMeanFlow",
     "Term",

@@ -14,11 +14,11 @@ from .. import losses, times, weights
 from ..ranges import Finite, NotNegative, Positive, PositiveShare, Share
 from ..types import Batch, Field, Weigh
 from ._base import Loss, Networks, stopped
-from ._pairs import LogitNormalTimes, OnPairs, jvp
+from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
 
 
 @dataclasses.dataclass(frozen=True)
-class AlphaFlow(LogitNormalTimes, OnPairs):
+class AlphaFlow(LogitNormalTimes, Taught):
     """Alpha-Flow (Zhang et al. 2025): from flow matching of the trajectory to MeanFlow, by the share of the first step."""
 
     start: Finite = 0.25

@@ -1,8 +1,8 @@
-"""What objectives have in common: what they may call, what they must say, and the views of a network that samplers call."""
+"""The interface of objectives, the networks they may call, and the views of a network that samplers call."""
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import ranges, samplers
-from ..guidance import Scales
+from ..guidance import Scales, autoguided, unlabelled
 from ..models.field import NetworkField
 from ..types import Batch, Cond, Draws, Field, Loss, Regression
 
 
 class Networks(eqx.Module):
-    """What an objective may call; only `online` and `extra` are differentiated.
+    """The networks that an objective may call; only `online` and `extra` are differentiated.
 
     But for `extra` each is a network of one example, any module called `network(x, t, d, cond, *, key=None)`.
     """
@@ -29,16 +29,26 @@ class Networks(eqx.Module):
     """What the objective trains beside `online` and sampling does not need (see Objective.extra)."""
     null: Cond = None
     """The condition without its batch axis that stands for none: a class run's label `classes`; None where there are none."""
+    weak: Any = None
+    """A network worse than the teacher, which guides it (see guidance.autoguided); None: there is none."""
     microbatches: int = eqx.field(static=True, default=1)
-    """In so many parts, one after another, a batch goes through `online`."""
+    """The number of parts in which a batch goes through `online`, one after another."""
+    memory: Any = None
+    """What the objective remembers of earlier steps, not trained (see Objective.memory)."""
 
     def field(self, key: PRNGKeyArray) -> Field:
         """The network to train as a field, each row under its own dropout mask."""
         return NetworkField(self.online, key, self.microbatches)
 
+    def teaching(self, scale: float, interval: tuple[float, float] = (0.0, 1.0)) -> Field:
+        """The teacher's field, guided by `scale` or as a condition `Guided` tells: by the weak network, or without labels."""
+        teacher = NetworkField(self.teacher)
+        weak = unlabelled(teacher, self.null) if self.weak is None else NetworkField(self.weak)
+        return autoguided(teacher, weak, scale, interval=interval)
+
     @property
     def trained(self) -> Any:
-        """What is differentiated and optimised: `online`, or, where there is an `extra`, the pair of both."""
+        """The differentiated and optimised part: `online`, or `(online, extra)` if there is an `extra`."""
         return self.online if self.extra is None else (self.online, self.extra)
 
     def with_trained(self, trained: Any) -> "Networks":
@@ -73,6 +83,10 @@ class Objective(Protocol):
     """Whether the network is asked at continuous step sizes, 0 included."""
     embed_scale_limit: ClassVar[float | None] = None
     """Largest factor on times before the network's sinusoids that training tolerates (see unsteady); None: any."""
+    predicts_noise: ClassVar[bool] = False
+    """Whether the network is trained to answer noise, and not a velocity."""
+    autoguides: ClassVar[bool] = False
+    """Whether its teacher may be guided by a weak network (see Networks.teaching)."""
 
     @property
     def pushes(self) -> bool:
@@ -105,6 +119,11 @@ class Objective(Protocol):
         return False
 
     @property
+    def sets(self) -> int | None:
+        """The number of sets of rows of one label that a batch is made of (see data.batches); None: rows at random."""
+        return None
+
+    @property
     def told(self) -> Scales | None:
         """The guidance scales that the network is told in its condition, in training and sampling; None if it is told none."""
         return None
@@ -114,12 +133,24 @@ class Objective(Protocol):
         ...
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
-        """What the loss is made of at this share of training, for measuring errors by time; none if that is not known."""
+        """The terms of the loss at this share of training, for measuring errors by time; empty if an objective does not say."""
         return ()
 
     def extra(self, key: PRNGKeyArray) -> Any:
-        """What is trained beside the network, a module that the loss finds as `networks.extra`; None if nothing is."""
+        """A module that is trained beside the network, for the loss as `networks.extra`; None if there is none."""
         return None
+
+    def memory(self, shape: tuple[int, ...]) -> Any:
+        """What it remembers before the first step, for rows of that shape, a PyTree that it finds as `networks.memory`."""
+        return None
+
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+        """Loss and metrics as the objective gives them, and its memory for the next step."""
+        return self(networks, batch, key, progress), networks.memory
+
+    def trained_in(self, protocol: Mapping[str, str]) -> bool:
+        """Whether the features of that protocol (see evaluate.Features) train the network, and so must not judge it."""
+        return False
 
     def snapshot(self, networks: Networks) -> Any:
         """The network that becomes the teacher of the next stage."""

@@ -1,7 +1,7 @@
 """Diffusion as an objective."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -18,6 +18,7 @@ from ._flow_matching import OneStepSize
 class Diffusion(OneStepSize):
     """Diffusion (Ho et al. 2020): the network predicts the noise of a variance-preserving path; DDIM samples it."""
 
+    predicts_noise: ClassVar[bool] = True
     clip: Positive | None = None
     """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual (more than 0)."""
 

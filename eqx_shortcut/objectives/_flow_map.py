@@ -11,7 +11,7 @@ from ..models.field import NetworkField
 from ..ranges import Finite, NotNegative, Positive, Proper
 from ..types import Batch, Field
 from ._base import Loss, Networks, stopped
-from ._pairs import OnPairs, jvp
+from ._pairs import OnPairs, Taught, jvp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def _target(field: Field, networks: Networks, ema: bool) -> Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lagrangian(_FlowMap, OnPairs):
+class Lagrangian(_FlowMap, Taught):
     """Lagrangian self-distillation (Boffi et al. 2025): the end of a step moves with the velocity at that end."""
 
     target_ema: bool = False
@@ -70,7 +70,7 @@ class TerminalVelocity(Lagrangian):
 
 
 @dataclasses.dataclass(frozen=True)
-class Eulerian(_FlowMap, OnPairs):
+class Eulerian(_FlowMap, Taught):
     """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
 
     stop_tangent: bool = False

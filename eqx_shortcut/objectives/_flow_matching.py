@@ -1,15 +1,16 @@
 """Flow matching as an objective."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .. import losses
+from .. import losses, times
 from ..guidance import Guidance
 from ..models.field import NetworkField
-from ..ranges import Count, Share
+from ..ranges import Count, Finite, NotNegative, Share
 from ..types import Batch, Field
 from ._base import AtStep, Loss, Networks, Objective, OnField, Term
 
@@ -37,13 +38,19 @@ class OneStepSize(OnField, Objective):
 class FlowMatching(OneStepSize):
     """Flow matching: the velocity alone (the reference's train_type naive). On stored pairs it is reflow."""
 
+    time_mean: Finite | None = None
+    """Mean of the normal variable whose sigmoid is a time, -0.8 for JiT; None: times are on the grid."""
+    time_std: NotNegative = 0.8
+    """Its standard deviation (0 or more)."""
+
     @property
     def velocity_step(self) -> float:
         """`1/steps`."""
         return self.only_step
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        return losses.flow_matching(field, batch, key, **self.options(networks))
+        own = None if self.time_mean is None else partial(times.logit_normal, mean=self.time_mean, std=self.time_std)
+        return losses.flow_matching(field, batch, key, at=own, **self.options(networks))
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
         """Flow matching."""

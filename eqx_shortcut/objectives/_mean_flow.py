@@ -11,11 +11,11 @@ from ..models.field import NetworkField
 from ..ranges import Count, Positive, PositiveShare, Range, Several, Share
 from ..types import Batch, Cond, Field
 from ._base import Loss, Networks
-from ._pairs import LogitNormalTimes, OnPairs, jvp
+from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanFlow(LogitNormalTimes, OnPairs):
+class MeanFlow(LogitNormalTimes, Taught):
     """MeanFlow (Geng et al. 2025): the average velocity from the velocity and one tangent along the path."""
 
     finite_difference: Positive | None = None
@@ -35,6 +35,14 @@ class MeanFlow(LogitNormalTimes, OnPairs):
     def extra(self, key: PRNGKeyArray) -> Any:
         """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
         return weights.LogVariance() if self.log_variance else None
+
+    def check(self, batch: int) -> None:
+        """As the others; posterior means stand for the velocity, as a teacher does."""
+        super().check(batch)
+        if self.distil and self.posterior_every is not None:
+            raise ValueError(
+                f"posterior_every={self.posterior_every} averages velocities of lines, and a teacher answers it: leave it None"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

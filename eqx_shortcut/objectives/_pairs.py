@@ -2,18 +2,19 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses, tangents, times, weights
-from ..guidance import Guidance
+from ..guidance import Guidance, Scales, draw_guided
 from ..models.field import NetworkField
-from ..ranges import BelowOne, Finite, NotNegative, Positive, Several, Share
+from ..ranges import BelowOne, Finite, NotNegative, Positive, Range, Several, Share
 from ..rows import check_share
-from ..types import Cond, Field, Weigh
-from ._base import Networks, Objective, OnField
+from ..types import Batch, Cond, Field, Weigh
+from ._base import Loss, Networks, Objective, OnField
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ class OnPairs(OnField, Objective):
         return times.uniform if self.uniform_velocity else None
 
     def share_to_data(self, progress: Float[Array, ""]) -> float | Float[Array, ""]:
-        """That share after a part of training."""
+        """The share at this progress of training."""
         return self.to_data
 
     def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
@@ -98,6 +99,66 @@ class OnPairs(OnField, Objective):
     def guides(self, steps: int) -> bool:
         """Unless trained with guidance, which every step size then contains."""
         return not self.guided().inside
+
+
+@dataclasses.dataclass(frozen=True)
+class Taught(OnPairs):
+    """On pairs whose velocity may be a teacher's, guided by that one's unlabelled answers or by a weak network."""
+
+    autoguides: ClassVar[bool] = True
+    distil: bool = False
+    """Take the velocity from a teacher, which `guidance` guides; False: from the data."""
+    max_scale: Annotated[float, Range(above=1)] | None = None
+    """Highest of the teacher's guidance scales, uniform from 1 on, that the network learns at once and is told; None: it learns
+    `guidance` (more than 1)."""
+
+    @property
+    def stages(self) -> int:
+        """One teacher throughout, or none."""
+        return int(self.distil)
+
+    @property
+    def teacher_step(self) -> float | None:
+        """0, with a teacher."""
+        return 0.0 if self.distil else None
+
+    @property
+    def told(self) -> Scales | None:
+        """All scales from 1 to the highest, if there is one."""
+        return None if self.max_scale is None else Scales(1.0, self.max_scale, interval=self.interval, uniform=True)
+
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        """`loss` of one batch, whose conditions tell each row's guidance if the network learns several scales."""
+        if self.told is not None:
+            like = jnp.zeros(batch.x.shape[0], batch.x.dtype)
+            cond = draw_guided(jax.random.fold_in(key, 2), batch.cond, self.told, like)
+            batch = dataclasses.replace(batch, cond=cond)
+        return super().__call__(networks, batch, key, progress)
+
+    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
+        """Those of all losses on pairs, and the teacher, guided in place of the lines."""
+        options = super().options(networks, progress)
+        if not self.distil:
+            return options
+        teacher = networks.teaching(self.guidance, self.interval)
+        return options | {"teacher": teacher, "guidance": Guidance(networks.null, self.label_dropout)}
+
+    def check(self, batch: int) -> None:
+        """As the others; a scale that is told is a teacher's, and mixed in is the velocity of the network that learns."""
+        super().check(batch)
+        if self.max_scale is not None and not (self.distil and self.guidance == 1):
+            raise ValueError(
+                f"max_scale={self.max_scale} is the highest guidance scale of a teacher, in place of one: use distil, and "
+                "leave guidance at 1"
+            )
+        if self.distil and self.mix:
+            raise ValueError(
+                f"mix={self.mix} is a share of the network's own velocity, and a teacher answers it: leave it at 0"
+            )
+
+    def guides(self, steps: int) -> bool:
+        """Where the network is told its scale; else as the others."""
+        return self.told is not None or super().guides(steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Shortcut(OnField, Objective):
         )
 
     def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
-        """Flow matching, and two half steps at each larger step size, of which the smallest alone is guided, or all."""
+        """Flow matching, and two half steps at each larger step size; guidance applies to the smallest step size, or to all."""
         target = NetworkField(networks.ema if self.bootstrap_ema else networks.online)
         share, sections = 1 / self.bootstrap_every, 2 ** jnp.arange(times.log2_steps(self.steps))
 

@@ -8,14 +8,17 @@ import io
 import math
 import pathlib
 import zipfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from .unpickle import OPCODES, Global, Machine, Rules, UnpickleError, are_sizes, load, load_first, short
+from .unpickle import OPCODES, Global, Handler, Machine, Rules, UnpickleError, are_sizes, load, load_first, new_nothing, short
 
 STORAGES = {
+    "torch.BFloat16Storage": jnp.bfloat16,
     "torch.BoolStorage": "?",
     "torch.ByteStorage": "<u1",
     "torch.CharStorage": "<i1",
@@ -26,7 +29,11 @@ STORAGES = {
     "torch.LongStorage": "<i8",
     "torch.ShortStorage": "<i2",
 }
-NAMES = frozenset({"collections.OrderedDict", "torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2", *STORAGES})
+ARGUMENTS = "argparse.Namespace"
+"""What authors' scripts save their options as, beside the tensors; its fields are dropped."""
+NAMES = frozenset(
+    {ARGUMENTS, "collections.OrderedDict", "torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2", *STORAGES}
+)
 ARCHIVE = b"PK\x03\x04"
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 ROW = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
@@ -67,18 +74,21 @@ def is_torch(path: pathlib.Path) -> bool:
         return file.read(len(ROW)).startswith((ARCHIVE, ROW))
 
 
-def read_tensors(path: str | pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The tensors of a state dictionary by name.
+def read_tensors(
+    path: str | pathlib.Path, choose: Callable[[Mapping[str, Any]], Any] = lambda content: content
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The tensors of a state dictionary by name; of others beside it, as in a checkpoint of training, the one to `choose`.
 
-    Raises ValueError naming the file and what it holds that is no tensor of plain numbers, or where it is damaged.
+    Only the chosen tensors' bytes are read. Raises ValueError naming the file and what it holds that is no tensor of plain
+    numbers, or where it is damaged.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"no file {path}: check the path")
     try:
         with path.open("rb") as file:
-            content = _read_archive(file) if file.read(4) == ARCHIVE else _read_row(file)
-        return _tensors(content)
+            read = _read_archive if file.read(4) == ARCHIVE else _read_row
+            return _tensors(read(file, lambda content: choose(content) if isinstance(content, dict) else content))
     except UnpickleError as error:
         raise ValueError(f"{path} cannot be read as a file of torch: {error}") from None
     except Exception as error:  # whatever damaged bytes bring about
@@ -86,7 +96,7 @@ def read_tensors(path: str | pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."
         raise ValueError(f"{path} cannot be read as a file of torch ({reason}): copy it again") from error
 
 
-def _read_archive(file: io.BufferedIOBase) -> Any:
+def _read_archive(file: io.BufferedIOBase, choose: Callable[[Any], Any]) -> Any:
     with zipfile.ZipFile(file) as archive:
         inner = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(inner) != 1:
@@ -95,13 +105,20 @@ def _read_archive(file: io.BufferedIOBase) -> Any:
         if f"{folder}byteorder" in archive.namelist() and _entry(archive, f"{folder}byteorder") != b"little":
             raise UnpickleError("its numbers are in big-endian order, and only little-endian is read: save it again elsewhere")
         storages: dict[str, _Storage] = {}
-        content = load(io.BytesIO(_entry(archive, inner[0])), _rules(storages))
-        for key, storage in storages.items():
+        content = choose(load(io.BytesIO(_entry(archive, inner[0])), _rules(storages)))
+        for key, storage in _asked(storages, content).items():
             raw = _entry(archive, f"{folder}data/{key}")
             if len(raw) != storage.size:
                 raise UnpickleError(f"storage {key[:50]} has {len(raw)} bytes, not {storage.size}: copy the file again")
             storage.values = np.frombuffer(raw, storage.dtype)
     return content
+
+
+def _asked(storages: dict[str, _Storage], content: Any) -> dict[str, _Storage]:
+    """Those that the tensors of a state dictionary view; all where it is none, which is refused afterwards."""
+    values = content.values() if isinstance(content, dict) else ()
+    viewed = {id(value.storage) for value in values if isinstance(value, _Tensor)}
+    return {key: storage for key, storage in storages.items() if id(storage) in viewed}
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -112,7 +129,7 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def _read_row(file: io.BufferedIOBase) -> Any:
+def _read_row(file: io.BufferedIOBase, choose: Callable[[Any], Any]) -> Any:
     """A number, a version, the machine's ways, the content, the storages' keys, and then each one's count and bytes."""
     end = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -128,16 +145,19 @@ def _read_row(file: io.BufferedIOBase) -> Any:
                 "its numbers are not said to be little-endian, and only these are read: save it again elsewhere"
             )
     storages: dict[str, _Storage] = {}
-    content = load_first(file, _rules(storages))
+    content = choose(load_first(file, _rules(storages)))
     keys = load_first(file, _rules({}))
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
         raise UnpickleError("the storages it lists are not those of its tensors: copy the file again")
+    asked = _asked(storages, content)
     for key in keys:
         storage = storages[key]
         head = file.read(8)
         if head != storage.count.to_bytes(8, "little") or storage.size > end - file.tell():
             raise UnpickleError(f"the file ends, or differs from its own list, in storage {key[:50]}: copy it again")
-        storage.values = np.frombuffer(file.read(storage.size), storage.dtype)
+        raw = file.read(storage.size)
+        if key in asked:
+            storage.values = np.frombuffer(raw, storage.dtype)
     if file.read(1):
         raise UnpickleError(f"more bytes follow the end at byte {file.tell() - 1}: copy the file again")
     return content
@@ -168,8 +188,32 @@ def _rules(storages: dict[str, _Storage]) -> Rules:
         (item,) = machine.pop()
         _list(machine).append(item)
 
-    more = {"BINPERSID": persistent, "EMPTY_LIST": lambda machine, _: machine.stack.append([])}
-    return Rules(NAMES, _call, _build, opcodes={**OPCODES, **more, "APPEND": append, "APPENDS": append_all})
+    more: dict[str, Handler] = {
+        "BINPERSID": persistent,
+        "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+        "APPEND": append,
+        "APPENDS": append_all,
+        "SETITEM": lambda machine, _: _store(machine, machine.pop(2)),
+        "SETITEMS": lambda machine, _: _store(machine, machine.pop_mark()),
+    }
+    return Rules(NAMES, _call, _build, _new, opcodes={**OPCODES, **more})
+
+
+def _store(machine: Machine, items: list[Any]) -> None:
+    """As in other pickles, and small numbers as keys too, by which optimizers count parameters."""
+    target, names = machine.top(), items[::2]
+    known = all(isinstance(name, str) or (type(name) is int and 0 <= name < 2**31) for name in names)
+    if not isinstance(target, dict) or len(items) % 2 or not known:
+        raise UnpickleError("stores what is not pairs of a string or a number and a value, or not in a dictionary")
+    target.update(zip(names, items[1::2], strict=True))
+
+
+def _new(kind: Any, fields: Any) -> dict[str, Any]:
+    """A script's options, which nothing looks at."""
+    match kind, fields:
+        case Global(name), () if name == ARGUMENTS:
+            return {}
+    return new_nothing(kind, fields)
 
 
 def _list(machine: Machine) -> list[Any]:
@@ -220,5 +264,5 @@ def _tensors(content: Any) -> dict[str, np.ndarray]:
         raise UnpickleError(f"it holds no dictionary of tensors: {SAVE}")
     for name, value in content.items():
         if not isinstance(value, _Tensor):
-            raise UnpickleError(f"it holds {short(value)} as {name[:100]!r}, which is no tensor: {SAVE}")
+            raise UnpickleError(f"it holds {short(value)} as {str(name)[:100]!r}, which is no tensor: {SAVE}")
     return {name: value.array() for name, value in content.items()}

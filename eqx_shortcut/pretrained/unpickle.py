@@ -236,7 +236,7 @@ def _opcodes(file: io.BufferedIOBase, rules: "Rules") -> Iterator[tuple[int, str
 
 def _protocol(machine: Machine, version: int) -> None:
     if not 2 <= version <= 5:
-        raise UnpickleError(f"asks for protocol {version}, of which 2 to 5 are known: save it with another")
+        raise UnpickleError(f"is of protocol {version}, but only 2 to 5 are read: save it with another")
 
 
 def _push(machine: Machine, value: Any) -> None:

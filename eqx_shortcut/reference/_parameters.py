@@ -6,12 +6,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, StepEmbedding
 from ..models.layers import Dense
+from ..pretrained.named import filled
 from ._errors import ReferenceCheckpointError
 
 Parameters = Mapping[str, np.ndarray | Array]
@@ -64,17 +64,10 @@ def from_parameters(parameters: Parameters, config: DiTConfig, shape: tuple[int,
     Raises ReferenceCheckpointError naming a parameter that is missing, left over, or of another shape than `config` asks for.
     """
     network = eqx.filter_eval_shape(lambda key: config.build(shape, classes, key=key), jax.random.key(0))
-    arrays, static = eqx.partition(network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-
-    def rename(arrays):
-        return to_parameters(eqx.combine(arrays, static))
-
-    expected = jax.eval_shape(rename, arrays)
-    _check(parameters, {name: leaf.shape for name, leaf in expected.items()})
-    values = {name: jnp.asarray(parameters[name], leaf.dtype) for name, leaf in expected.items()}
-    # Renaming only permutes entries, so its transpose is its inverse, and the two cannot disagree.
-    (arrays,) = jax.jit(jax.linear_transpose(rename, arrays))(values)
-    return eqx.combine(arrays, static)
+    try:
+        return filled(network, to_parameters, parameters)
+    except ValueError as error:
+        raise ReferenceCheckpointError(str(error)) from error
 
 
 def architecture(
@@ -141,17 +134,3 @@ def _ratio(wide: int, hidden: int) -> float:
 
 def _dense(name: str, dense: Dense) -> dict[str, Float[Array, "..."]]:
     return {f"{name}/kernel": dense.kernel.reshape(dense.kernel.shape[0], -1), f"{name}/bias": dense.bias.reshape(-1)}
-
-
-def _check(parameters: Parameters, expected: dict[str, tuple[int, ...]]) -> None:
-    missing, extra = sorted(expected.keys() - parameters.keys()), sorted(parameters.keys() - expected.keys())
-    if missing or extra:
-        raise ReferenceCheckpointError(
-            f"not the parameters of this architecture: {len(missing)} missing (first: {missing[:1]}), {len(extra)} left "
-            f"over (first: {extra[:1]}); check depth and names"
-        )
-    for name, shape in expected.items():
-        if parameters[name].shape != shape:
-            raise ReferenceCheckpointError(
-                f"parameter {name} has shape {parameters[name].shape}, the architecture asks for {shape}"
-            )

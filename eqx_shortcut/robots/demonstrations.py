@@ -72,7 +72,7 @@ def _zarr(path: pathlib.Path) -> Any:
 
 
 def observed(states: Float[np.ndarray, "*rows seen 5"]) -> dict[str, Float[np.ndarray, "*rows seen numbers"]]:
-    """What a policy is shown of states: positions in [-1, 1], and the angle by cosine and sine."""
+    """A policy's observation of states: positions in [-1, 1], and the angle by cosine and sine."""
     angle = states[..., 4:]
     block = np.concatenate([on_board(states[..., 2:4]), np.cos(angle), np.sin(angle)], axis=-1)
     return {"agent": on_board(states[..., :2]).astype(np.float32), "block": block.astype(np.float32)}

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import storage
+from .. import ranges, storage
 from ..data.errors import DataError
+from ..ranges import Count, Proper
 from .demonstrations import PUBLISHED, SEEN, WINDOW, Episodes, observed, on_board, read_episodes, windows
 
 if TYPE_CHECKING:
@@ -21,16 +22,13 @@ class PushT:
 
     path: pathlib.Path | None = None
     """The published folder pusht_cchi_v7_replay.zarr, or an .npz of action, state and episode_ends."""
-    held_out: float = 0.05
-    """Share of the episodes held out (above 0, below 1)."""
-    people: int | None = None
-    """Episodes trained on, the first of a fixed order; None: all."""
+    held_out: Proper = 0.05
+    """Share of the episodes held out (more than 0, below 1)."""
+    people: Count | None = None
+    """Episodes trained on, the first of a fixed order; None: all (1 or more)."""
 
     def __post_init__(self):
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--data.held-out {self.held_out}: use a share above 0 and below 1")
-        if self.people is not None and self.people < 1:
-            raise ValueError(f"--data.people {self.people}: use 1 or more")
+        ranges.check(self)
 
     def episodes(self) -> Episodes:
         """All of them."""

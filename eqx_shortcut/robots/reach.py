@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from .. import storage
+from .. import ranges, storage
+from ..ranges import Natural, Several
 
 if TYPE_CHECKING:
     from ..experiment import Quality
     from ..trained import Trained
 
 RADIUS, POINTS = 0.2, 8
-"""Of the obstacle, a disc around 0, and points of a path."""
+"""Radius of the obstacle, a disc around 0, and the number of points of a path."""
 
 Paths = Float[np.ndarray, "paths points 2"]
 
@@ -59,14 +60,13 @@ def measured(paths: Paths, ends: Ends) -> dict[str, float]:
 class Reach:
     """Paths around an obstacle, each for its start and goal; half go above it, half below."""
 
-    count: int = 4096
+    count: Several = 4096
     """Paths to learn from (2 or more)."""
-    seed: int = 0
-    """Seed of the paths."""
+    seed: Natural = 0
+    """Seed of the paths (0 or more)."""
 
     def __post_init__(self):
-        if self.count < 2:
-            raise ValueError(f"--data.count {self.count}: use 2 or more")
+        ranges.check(self)
 
     def build(self) -> Any:
         """Paths to train on, and others."""

@@ -51,7 +51,7 @@ def board() -> Any:
 
 
 def replay(action: Float[np.ndarray, "steps 2"], start: Float[np.ndarray, " 5"]) -> Episode:
-    """What the simulator makes of recorded actions from a recorded state."""
+    """Simulates recorded actions from a recorded state."""
     env = board()
     env.reset(options={"reset_to_state": start})
     coverage, states = [], []

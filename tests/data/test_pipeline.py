@@ -61,6 +61,50 @@ def test_shares_of_two_processes_are_the_batch_of_one():
         np.testing.assert_array_equal(together, whole()[i]["labels"])
 
 
+LABELLED = Images(np.zeros((23, 2, 2, 1), np.uint8), np.repeat([3, 0, 2], [5, 8, 10]).astype(np.int32), classes=4)
+
+
+def grouped(groups: int, size: int = 12, **options) -> WholeBatches:
+    return WholeBatches(LABELLED, size, seed=0, groups=groups, **options)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_a_batch_of_groups_is_sets_of_one_label_each_of_which_every_one_comes_once_a_round(groups):
+    sets = np.concatenate([grouped(groups)[i]["labels"] for i in range(9)]).reshape(9 * groups, -1)
+    assert (sets == sets[:, :1]).all()
+    assert all(sorted(turn) == [0, 2, 3] for turn in sets[:, 0].reshape(-1, 3))
+    assert groups == 1 or len({tuple(turn) for turn in sets[:, 0].reshape(-1, 3)}) > 1
+
+
+def test_a_row_comes_once_in_an_epoch_of_its_label():
+    """Sets of 4 rows, of which 40 rounds are 32, 20 and 16 epochs of labels 3, 0 and 2."""
+    rows = np.concatenate([grouped(3).indices(i) for i in range(40)])
+    for label, count in ((3, 5), (0, 8), (2, 10)):
+        of_label = rows[LABELLED.labels[rows] == label].reshape(-1, count)
+        assert all(sorted(epoch) == np.flatnonzero(LABELLED.labels == label).tolist() for epoch in of_label)
+        assert len({tuple(epoch) for epoch in of_label}) > len(of_label) / 2
+
+
+def test_groups_are_a_function_of_the_position_whatever_the_share():
+    shares = [grouped(3, share=np.arange(12)[half]) for half in (slice(6), slice(6, 12))]
+    for i in (7, 0, 3):
+        together = np.concatenate([share.indices(i)[share.share] for share in shares])
+        np.testing.assert_array_equal(together, grouped(3).indices(i))
+    layout = sharding.batch_sharding(sharding.make_mesh(devices=jax.devices()[:1]))
+    iterator = batches(LABELLED, 12, seed=0, sharding=layout, groups=3)
+    iterator.set_state({"next_index": 5})
+    np.testing.assert_array_equal(next(iterator)["labels"], grouped(3)[5]["labels"])
+    iterator.close()
+
+
+def test_groups_that_are_no_sets_are_refused():
+    with pytest.raises(ValueError, match=r"batch 12 is not a multiple of groups=5"):
+        grouped(5)
+    alone = Images(np.zeros((3, 2, 2, 1), np.uint8), np.array([0, 1, 1], np.int32), classes=2)
+    with pytest.raises(ValueError, match=r"class 0 has 1 of the images, .* leave the class out, or train with --unconditional"):
+        WholeBatches(alone, 4, seed=0, groups=2)
+
+
 class OfProcess(jax.sharding.Sharding):
     """A layout of which this process has some devices only."""
 

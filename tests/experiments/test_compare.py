@@ -20,7 +20,7 @@ Cell, Config, finished, lengths, worked = compare.Cell, compare.Config, compare.
 commands, read_costs, check_table = compare.commands, compare.read_costs, compare.check_table
 record_of, report = compare.record_of, compare.report
 methods = script("methods")
-SETTINGS, TEACHER, parsed, told = methods.SETTINGS, methods.TEACHER, methods.parsed, methods.told
+SETTINGS, TEACHER, parsed, settings_of = methods.SETTINGS, methods.TEACHER, methods.parsed, methods.settings_of
 
 ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.methods]
 
@@ -106,14 +106,21 @@ def test_a_failing_run_is_named_and_the_others_go_on() -> None:
         return [("python", "experiments/digits.py", *words)]
 
     said = sorted(worked([job("--steps", "0"), job("--help")], 2))
-    assert said[0] == "" and "digits.py --steps 0" in said[1] and "use 1 or more" in said[1]
+    assert said[0] == "" and "digits.py --steps 0" in said[1] and "error: --steps 0: use 1 or more" in said[1]
 
 
 def test_what_went_wrong_is_said_at_once_though_there_is_no_table(tmp_path: pathlib.Path) -> None:
     args = ["digits", "--methods", "flow-matching", "--more=--batch 0", "--out", str(tmp_path), "--runs", str(tmp_path)]
     code, _, said = in_process("compare", args)
     wrong, last = said.index("digits.py objective:flow-matching"), said.index("holds no finished runs")
-    assert code == 1 and wrong < said.index("batch=0: use 1 or more") < last
+    assert code == 1 and wrong < said.index("error: --batch 0: use 1 or more") < last
+    assert "\r" not in said  # a line now and then, where it is no terminal
+
+
+@pytest.mark.parametrize("field", ["seeds", "steps", "workers"])
+def test_a_table_of_nothing_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}=0: use 1 or more"):
+        Config("digits", **{field: 0})
 
 
 def made(words: tuple[str, ...]) -> pathlib.Path:
@@ -121,7 +128,7 @@ def made(words: tuple[str, ...]) -> pathlib.Path:
     told_of = dict(itertools.pairwise(words))
     folder = pathlib.Path(told_of["--runs"]) / "digits" / told_of["--name"]
     folder.mkdir(parents=True)
-    record = {name: value for name, value in settings.dump(told("digits", words[2:])).items() if name not in UNRECORDED}
+    record = {name: value for name, value in settings.dump(settings_of("digits", words[2:])).items() if name not in UNRECORDED}
     (folder / "config.json").write_text(json.dumps(record | {"shape": [8, 8, 1]}))
     (folder / "evaluation.json").write_text(json.dumps(quality(4.0)))
     return folder

@@ -149,16 +149,16 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(run, monkeypatch):
     def stopping(*args):
         inner = draw(*args)
 
-        def batches(places):
-            if places.start >= 60:
+        def batches(indices):
+            if indices.start >= 60:
                 raise Stop
-            return inner(places)
+            return inner(indices)
 
         return batches
 
     def counting(*args):
         inner = draw(*args)
-        return lambda places: (drawn.append(places), inner(places))[1]
+        return lambda indices: (drawn.append(indices), inner(indices))[1]
 
     config = evaluate.Config(run=run, features="pixels", count=COUNT, batch=30, part=60, steps=(1, 2))
     monkeypatch.setattr(evaluate, "sampler", stopping)

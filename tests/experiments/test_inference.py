@@ -1,5 +1,6 @@
 """The commands on a trained run: what they write is what the library draws, and what cannot be done is one sentence."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -20,6 +21,8 @@ from autoencoders import write_autoencoder
 from commands import in_process
 from eqx_shortcut import figures, samplers, settings
 from eqx_shortcut.commands import _opening, export, interpolate
+from eqx_shortcut.data import Digits
+from eqx_shortcut.decoding import pictures
 from eqx_shortcut.evaluate import results
 from eqx_shortcut.figures import to_bytes
 from eqx_shortcut.objectives import ConsistencyTraining, Shortcut
@@ -149,6 +152,32 @@ def test_samples_of_latents_reach_a_folder_decoded(base, tmp_path):
     np.testing.assert_allclose(found, to_bytes(decode_batch(autoencoder, from_training(autoencoder, x))), atol=1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Negatives(Digits):
+    """Images whose source draws samples in another way."""
+
+    def pictures(self, samples: np.ndarray) -> np.ndarray:
+        """Black for white."""
+        return -samples
+
+
+def test_samples_become_pictures_from_python_too(base, tmp_path):
+    x = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 2)).astype(np.float32)
+    autoencoder = load_autoencoder(base / "vae")
+    draw, other = pictures(base / "latent"), pictures(base / "latent", vae=base / "vae")
+    assert draw is not None and other is not None
+    np.testing.assert_array_equal(draw(x), decode_batch(autoencoder, from_training(autoencoder, jnp.asarray(x))))
+    np.testing.assert_array_equal(other(x), draw(x))
+    with pytest.raises(ValueError, match=r"no autoencoder is at .*gone: name its place"):
+        pictures(base / "latent", vae=tmp_path / "gone")
+    sources = (SHAPE, Digits()), (SHAPE, Negatives()), ((4, 4, 2), Digits())
+    runs = [write_run(tmp_path / f"{i}", shape=shape, data=settings.dump(data)) for i, (shape, data) in enumerate(sources)]
+    images, (same, negative, none) = x[..., :1], map(pictures, runs)
+    assert same is not None and negative is not None and none is None
+    np.testing.assert_array_equal(same(images), images)
+    np.testing.assert_array_equal(negative(images), -images)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -156,10 +185,10 @@ def test_samples_of_latents_reach_a_folder_decoded(base, tmp_path):
         ("--out samples.npz", "--steps 1 4 128: a folder or an array holds samples of one number of steps"),
         ("--out samples.jpg", "samples.jpg does not say what to write: let its name end in .png or .npz"),
         ("--steps 1 --out samples --labels 12", "label 12 is not in 0 to 9 (or 10 for none)"),
-        ("--steps 1 --out samples.npz --labels 1 -1", "labels=(1, -1): use 0 or more"),
-        ("--steps 1 --out samples --count 0", "count=0: use 1 or more"),
-        ("--batch 0", "batch=0: use 1 or more"),
-        ("--seed -1", "seed=(-1,): use 0 or more"),
+        ("--steps 1 --out samples.npz --labels 1 -1", "error: --labels 1 -1: use 0 or more"),
+        ("--steps 1 --out samples --count 0", "error: --count 0: use 1 or more"),
+        ("--batch 0", "error: --batch 0: use 1 or more"),
+        ("--seed -1", "error: --seed -1: use 0 or more"),
         ("--seed", "--seed without a number"),
     ],
 )
@@ -272,7 +301,7 @@ def test_a_decoder_is_in_the_file_if_asked_for_and_guidance_too(base, tmp_path):
 
 def test_what_cannot_be_exported_is_one_sentence(base, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "steps=0: use 1 or more" in refused("export", run, "--steps", 0)
+    assert "error: --steps 0: use 1 or more" in refused("export", run, "--steps", 0)
     assert "nowhere is not a run folder" in refused("export", "nowhere")
     assert "no folder" in refused("export", run, "--out", "nowhere/model.bin")
     assert "draws pictures and has no autoencoder" in refused("export", run, "--decode")
@@ -295,11 +324,11 @@ def test_weights_beyond_the_format_are_refused_before_they_are_lowered(run, tmp_
     ("line", "words"),
     [
         (["interpolate", "--columns", "9", "--points", "8"], "use as many points as columns, or more"),
-        (["interpolate", "--rows", "0"], "rows=0: use 1 or more"),
+        (["interpolate", "--rows", "0"], "error: --rows 0: use 1 or more"),
         (["interpolate", "--gif", "way.png"], "way.png does not say what to write: let its name end in .gif"),
         (["interpolate", "--class", "banana"], "no class is called 'banana'"),
-        (["trajectory", "--steps", "1", "0"], "steps=(1, 0): use 1 or more"),
-        (["trajectory", "--columns", "1"], "columns=1: use 2 or more"),
+        (["trajectory", "--steps", "1", "0"], "error: --steps 1 0: use 1 or more"),
+        (["trajectory", "--columns", "1"], "error: --columns 1: use 2 or more"),
         (["trajectory", "--labels", "11"], "label 11 is not in 0 to 9"),
         (["trajectory", "--out", "way"], "way does not say what to write: let its name end in .png"),
         (["trajectory", "--step", "7"], "no checkpoint 7 in"),

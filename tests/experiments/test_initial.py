@@ -96,7 +96,7 @@ def test_another_architecture_is_refused_setting_by_setting():
 def test_other_data_are_refused():
     network = NETWORK.build(SHAPE, CLASSES + 1, key=jax.random.key(0))
     with pytest.raises(
-        ValueError, match=r"there was trained on images of \(4, 4, 1\) with 3 classes, here .*with 4: name a run"
+        ValueError, match=r"there was trained on examples of \(4, 4, 1\) with 3 classes, here .*with 4: name a run"
     ):
         adopted(network, other_of(FlowMatching()), HERE)
 
@@ -127,12 +127,12 @@ def test_a_state_starts_as_its_teacher_in_buffers_of_its_own_on_every_device(mon
 def test_a_teacher_is_asked_at_continuous_step_sizes_if_it_knows_them_or_only_one():
     distil = config_of(ContinuousConsistency(distil=True), teacher=HERE)
     for objective in (FlowMatching(), MeanFlow()):
-        check_teacher(distil, Trained(None, objective, SHAPE, CLASSES, 5))
-    check_teacher(config_of(ConsistencyDistillation(), teacher=HERE), Trained(None, MeanFlow(), SHAPE, CLASSES, 5))
+        check_teacher(distil, Trained(None, objective, SHAPE, CLASSES, 5), HERE)
+    check_teacher(config_of(ConsistencyDistillation(), teacher=HERE), Trained(None, MeanFlow(), SHAPE, CLASSES, 5), HERE)
     with pytest.raises(ValueError, match=r"by Shortcut down to d = 0.125, and would be asked at d = 0: name a run of flow"):
-        check_teacher(distil, Trained(None, Shortcut(steps=8), SHAPE, CLASSES, 5))
+        check_teacher(distil, Trained(None, Shortcut(steps=8), SHAPE, CLASSES, 5), HERE)
     with pytest.raises(ValueError, match="ContinuousConsistency and knows no velocity to teach"):
-        check_teacher(distil, Trained(None, ContinuousConsistency(), SHAPE, CLASSES, 5))
+        check_teacher(distil, Trained(None, ContinuousConsistency(), SHAPE, CLASSES, 5), HERE)
 
 
 def test_a_run_that_was_never_trained_is_refused(monkeypatch):

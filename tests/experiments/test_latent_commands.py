@@ -308,7 +308,7 @@ REFUSED = {
         True,
         "1 held-out image, and samples are",
     ),
-    "overfit nothing": (["--overfit", "0"], True, "overfit=0: use 1 or more"),
+    "overfit nothing": (["--overfit", "0"], True, "--overfit 0: use 1 or more"),
 }
 
 

@@ -273,7 +273,7 @@ def test_pairs_interrupted_and_repeated_are_the_same_files(flow, pairs, tmp_path
     ("args", "words"),
     [
         (["--steps", "2"], "holds other pairs: steps is 2, there it is 4. Repeat their settings, or name another --out"),
-        (["--count", "0"], "count=0: use 1 or more"),
+        (["--count", "0"], "error: --count 0: use 1 or more"),
     ],
 )
 def test_pairs_that_contradict_the_folder_are_refused(flow, pairs, args, words):

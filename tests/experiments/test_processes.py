@@ -16,16 +16,18 @@ from jobs import finish, start
 from runs import write_run
 
 COUNT = 24
-# Ends like a process that is killed, once it has written its first shard.
-KILLED = """
-import os, runpy, sys
-sys.path.insert(0, os.path.dirname(sys.argv[1]))
+WRITING = """
+import os, sys
+from eqx_shortcut.__main__ import main
 from eqx_shortcut.data.latents import Shard
 write = Shard.write
-Shard.write = lambda *args: (write(*args), os._exit(9))
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+Shard.write = lambda shard, *args: (write(shard, *args), {})
+sys.argv = sys.argv[2:]  # without -c and -m
+main()
 """
+NOTING = WRITING.format("print('wrote', shard.folder.name, shard.index, file=sys.stderr)")
+KILLED = WRITING.format("os._exit(9)")
+"""Ends like a process that is killed, once it has written its first shard."""
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,17 @@ def processes(args: list[str], *before: tuple[str, ...], script: str = "encode")
 
 
 def test_two_processes_write_what_one_does_and_one_of_them_says_so(base, tmp_path):
-    (code, out, err), (other, silent, quiet) = processes(line(base, tmp_path / "cache"), (), ())
+    noting = ("-c", NOTING)
+    (code, out, err), (other, silent, quiet) = processes(line(base, tmp_path / "cache"), noting, noting)
     assert (code, other) == (0, 0), err + quiet
     assert snapshot(tmp_path / "cache") == snapshot(base / "cache")
     assert "22 training and 2 held-out images" in out and silent == ""
     assert "encoding" not in quiet
+    # Every second shard each, so that each image is encoded once.
+    written = [
+        [said.removeprefix("wrote ") for said in text.splitlines() if said.startswith("wrote ")] for text in (err, quiet)
+    ]
+    assert written == [["train 0", "train 2", "held_out 0"], ["train 1", "train 3"]]
 
 
 @pytest.mark.slow

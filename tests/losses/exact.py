@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqx_shortcut import Batch, losses
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.types import Draws
 
 MEAN, SPREAD = np.array([[0.7, -0.4, 1.5]]), np.array([[0.3, 1.0, 0.6]])
@@ -29,7 +29,7 @@ def gaussian_field(mean, spread):
     """
 
     def field(x, t, d, cond):
-        t, d = rows(t, x), rows(d, x)
+        t, d = expand(t, x), expand(d, x)
         here, there = gaussian_scale(t, spread), gaussian_scale(t + d, spread)
         growth = (spread**2 * (2 * t + d) - (2 - 2 * t - d)) / (here + there)  # (there - here) / d
         return mean + growth / here * (x - t * mean)
@@ -41,7 +41,7 @@ def gaussian_velocity(mean, spread):
     """The average velocity's limit at `d = 0`."""
 
     def field(x, t, d, cond):
-        t = rows(t, x)
+        t = expand(t, x)
         return mean + (t * spread**2 - (1 - t)) / gaussian_scale(t, spread) ** 2 * (x - t * mean)
 
     return field
@@ -107,7 +107,7 @@ def perturbed(field):
     """`field + p0 + p1 x + p2 t`: the gradient by `p` is the mean of twice the error times `1, x, t`."""
 
     def of(p):
-        return lambda x, t, d, cond: field(x, t, d, cond) + p[0] + p[1] * x + p[2] * rows(t, x)
+        return lambda x, t, d, cond: field(x, t, d, cond) + p[0] + p[1] * x + p[2] * expand(t, x)
 
     return of
 
@@ -138,13 +138,13 @@ def lines_through(x, t, d, data, shares, cond=None) -> tuple[Draws, jax.Array]:
     count = data.shape[1]
     x, t, d, cond = jax.tree.map(lambda a: jnp.repeat(a, count, axis=0), (x, t, d, cond))
     data = data.reshape(x.shape)
-    noise = (x - rows(t, x) * data) / rows(1 - t, x)
+    noise = (x - expand(t, x) * data) / expand(1 - t, x)
     return Draws(data, noise, t, d, cond), shares
 
 
 def gaussian_lines(x, t, d, mean, spread, cond=None):
     """Of data N(mean, spread^2) in each element."""
-    s = rows(t, x)
+    s = expand(t, x)
     scale = gaussian_scale(s, spread) ** 2
     centre = mean + s * spread**2 / scale * (x - s * mean)
     width = spread * (1 - s) / jnp.sqrt(scale)
@@ -221,7 +221,7 @@ def case_at(name: str, x: jax.Array, to_data: bool) -> Case:
 
     def mean(cond, x):
         leaves = (jnp.mean(leaf.reshape(len(x), -1).astype(x.dtype), axis=1) for leaf in jax.tree.leaves(cond))
-        return rows(M + sum(leaves, jnp.zeros(len(x))) / 3, x)
+        return expand(M + sum(leaves, jnp.zeros(len(x))) / 3, x)
 
     def field(x, t, d, cond):
         return gaussian_field(mean(cond, x), S)(x, t, d, None)
@@ -268,7 +268,7 @@ def wrong_two_steps(*, velocity: float = 1.0, time: float = 0.5, length: float =
 
     def two_steps(field, x, t, d, cond, *, clip):
         first = velocity * field(x, t, length * d, cond)
-        second = field(x + rows(d / 2, x) * first, t + time * d, length * d, cond)
+        second = field(x + expand(d / 2, x) * first, t + time * d, length * d, cond)
         return mean * (first + second)
 
     return two_steps

@@ -184,10 +184,15 @@ def extrapolated(field, scale):
     return guided
 
 
-def taught(network, rows, guidance):
-    """MeanFlow's velocity, of `network`'s own at `d = 0`: `w v + k u_label + (1 - w - k) u_none` in an interval of time."""
+def taught(network, rows, guidance) -> Any:
+    """MeanFlow's velocity, of `network`'s own at `d = 0`: `w v + k u_label + (1 - w - k) u_none` in an interval of time.
+
+    Or that of a teacher, if `guidance` is one.
+    """
     if guidance is None:
         return rows.line
+    if callable(guidance):
+        return hold(guidance(rows.point, rows.t, 0 * rows.t, rows.cond))
     w, k, (start, stop) = guidance
     w, k = (jnp.broadcast_to(jnp.asarray(a), rows.t.shape) for a in (w, k))
     asked = rows.point, rows.t, 0 * rows.t
@@ -195,6 +200,17 @@ def taught(network, rows, guidance):
     mixed = over(w) * rows.line + over(k) * own + over(1 - w - k) * nothing
     applies = (rows.t >= start) & (rows.t <= stop) & ~is_none(rows.cond)
     return hold(jnp.where(over(applies), mixed, rows.line))
+
+
+def autoguided(strong, weak):
+    """Karras et al. (2024): `weak + scale (strong - weak)` between the times that each row is told beside its label."""
+
+    def guided(x, t, d, told):
+        worse, better = weak(x, t, d, told.cond), strong(x, t, d, told.cond)
+        scale = jnp.where((told.start <= t) & (t <= told.stop), told.scale, 1)
+        return over(1 - scale) * worse + over(scale) * better
+
+    return guided
 
 
 # MeanFlow's family: `t` is the level of noise, `r < t` that of the end, velocities run from the data to the noise
@@ -282,13 +298,13 @@ def lagrangian(field, target, rows):
     return mean_square(speed - hold(target(there, end, 0 * end, rows.cond)))
 
 
-def eulerian(field, rows, *, through):
-    """`|d/ds X(s, t, x) + v(s, s, x) . dX/dx|^2` with `v(s, s, x)` held.
+def eulerian(field, rows, *, through, teacher=None):
+    """`|d/ds X(s, t, x) + v(s, s, x) . dX/dx|^2` with `v(s, s, x)` held, or the teacher's velocity in its place.
 
     The gradient passes `through` "all" of it, "time": `d/ds X` alone, or "value": `v(s, t, x)` alone.
     """
     start, end = rows.t, rows.t + rows.d
-    own = hold(field(rows.point, start, 0 * start, rows.cond))
+    own = hold((teacher or field)(rows.point, start, 0 * start, rows.cond))
     moving = flow_map(field, rows.cond)
     _, in_time = jax.jvp(lambda s: moving(s, end, rows.point), (start,), (1 + 0 * start,))
     _, in_space = jax.jvp(lambda x: moving(start, end, x), (rows.point,), (own,))
@@ -306,6 +322,22 @@ def progressive_map(field, target, rows, share):
     there = by(middle, end, by(start, middle, rows.point))
     answer = flow_map(field, rows.cond)(start, end, rows.point)
     return mean_square((answer - hold(there)) / way(start, end))
+
+
+def mid_training(field, teacher, noise, cond, rollout):
+    """`|X(t, 1, x) - x_1|^2 / (1 - t)^2` at every point of a path of the teacher (Heun's) to `x_1`, a path after another."""
+    x, points, h = noise, [], 1 / rollout
+    for i in range(rollout):
+        points.append(x)
+        t = jnp.full(len(x), i / rollout)
+        first = teacher(x, t, 0 * t, cond)
+        x = x + h * (first + teacher(x + h * first, t + h, 0 * t, cond)) / 2
+    errors = []
+    for i, point in enumerate(points):
+        t = jnp.full(len(x), i / rollout)
+        there = flow_map(field, cond)(t, 1 + 0 * t, point)
+        errors.append(mean_square((there - hold(x)) / over(1 - t)))
+    return jnp.stack(errors, axis=1).reshape(-1)
 
 
 # sCM (Lu and Song 2025): `x = cos(s) x_0 + sin(s) z` with `z ~ N(0, sd^2)`, `f = cos(s) x - sin(s) sd F(x / sd, s)`

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from eqx_shortcut import Batch
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 
 N = 24
 SHAPES = [(), (3,), (2, 3), (2, 1, 3)]
@@ -29,7 +29,7 @@ def field_of(parameters):
 
     def field(x, t, d, cond):
         shift = sum(jnp.mean(c.reshape(c.shape[0], -1).astype(x.dtype), axis=1) for c in jax.tree.leaves(cond))
-        return parameters["a"] * x + rows(parameters["b"] * (t - d) + shift / 10, x)
+        return parameters["a"] * x + expand(parameters["b"] * (t - d) + shift / 10, x)
 
     return field
 

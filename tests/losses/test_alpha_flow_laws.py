@@ -9,7 +9,7 @@ import pytest
 
 import flat
 from eqx_shortcut import losses, times, weights
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.types import Regression
 from exact import CASES, M, S, case, case_at, case_points, distances, gaussian_batch, gaussian_field, gaussian_lines, mean_of
 
@@ -40,10 +40,10 @@ def wrong_split(*, time: float = 1.0, step: float = 1.0, moved: float = 1.0, swa
     def split_steps(field, x, t, d, cond, share, *, first=None, clip):
         share = jnp.broadcast_to(jnp.asarray(share), t.shape)
         first = field(x, t, share * d, cond) if first is None else first
-        middle = x + rows(moved * share * d, x) * first
+        middle = x + expand(moved * share * d, x) * first
         second = field(middle, t + time * share * d, step * (1 - share) * d, cond)
         share = 1 - share if swapped else share
-        return of * (rows(share, x) * first + rows(1 - share, x) * second)
+        return of * (expand(share, x) * first + expand(1 - share, x) * second)
 
     return split_steps
 
@@ -108,7 +108,7 @@ def test_alpha_zero_is_the_target_of_mean_flow_traced_or_not():
 def bent(p):
     """No exact field."""
     exact = gaussian_field(M, S)
-    return lambda x, t, d, cond: exact(x, t, d, None) + p[0] * jnp.sin(x) + p[1] * rows(d, x) + p[2] * rows(t, x)
+    return lambda x, t, d, cond: exact(x, t, d, None) + p[0] * jnp.sin(x) + p[1] * expand(d, x) + p[2] * expand(t, x)
 
 
 P = np.array([0.3, -0.5, 0.2])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import losses, paths, tangents
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from exact import CASES, M, S, case, distances, gaussian_field, monte_carlo, wrong_jvp, wrong_place
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -93,23 +93,23 @@ def test_the_path_and_its_network_are_those_of_the_paper(std):
     """Lu and Song (2025): `x = cos(s) data + sin(s) z` with `z` of that spread, data `cos(s) x - sin(s) F`."""
     at = case("labels", to_data=True)
     draws, s = at.draws, paths.angle(at.draws.t, std)
-    c, n = rows(jnp.cos(s), draws.x), rows(jnp.sin(s), draws.x)
+    c, n = expand(jnp.cos(s), draws.x), expand(jnp.sin(s), draws.x)
     point, along = paths.trigonometric(draws.noise, draws.x, s, std=std)
     np.testing.assert_allclose(point, c * draws.x + n * std * draws.noise, atol=1e-12)
     np.testing.assert_allclose(along, c * std * draws.noise - n * draws.x, atol=1e-12)
     scale = paths.trigonometric_scale(s, std)
-    x = point / rows(scale, point)
+    x = point / expand(scale, point)
     np.testing.assert_allclose(x, paths.linear(draws.noise, draws.x, draws.t, floor=0)[0], atol=1e-12)
     np.testing.assert_allclose(jnp.cos(s) / scale, draws.t, atol=1e-12)
     np.testing.assert_allclose(paths.trigonometric_velocity(draws.x - draws.noise, point, s, std=std), along, atol=1e-12)
     u = at.field(x, draws.t, draws.d, draws.cond)
     network = paths.trigonometric_velocity(u, point, s, std=std)
-    np.testing.assert_allclose(c * point - n * network, x + rows(draws.d, x) * u, atol=1e-12)
+    np.testing.assert_allclose(c * point - n * network, x + expand(draws.d, x) * u, atol=1e-12)
 
 
 def bent(x, t, d, cond):
     """No exact field."""
-    return jnp.sin(x) + rows(t - 2 * d * t, x)
+    return jnp.sin(x) + expand(t - 2 * d * t, x)
 
 
 def test_the_tangent_is_that_of_mean_flow_at_the_whole_way_to_the_data():
@@ -118,7 +118,7 @@ def test_the_tangent_is_that_of_mean_flow_at_the_whole_way_to_the_data():
     u, average = losses.mean_flow_target(bent, losses.velocity_target(bent, at.draws))
     _, _, g = losses.continuous_consistency_target(bent, at.draws, std=STD, normalise=None)
     s = paths.angle(at.draws.t, STD)
-    weight = rows(STD * jnp.cos(s) / paths.trigonometric_scale(s, STD) ** 2, u)
+    weight = expand(STD * jnp.cos(s) / paths.trigonometric_scale(s, STD) ** 2, u)
     np.testing.assert_allclose(g, weight * (u - average.u), atol=1e-12)
 
 
@@ -131,12 +131,12 @@ def test_the_tangent_is_that_of_the_paper_by_finite_differences(warmup):
 
     def network(point, s):
         left = jnp.sin(s) * STD / (jnp.cos(s) + jnp.sin(s) * STD)
-        x = point / rows(jnp.cos(s) + jnp.sin(s) * STD, point)
-        data = x + rows(left, x) * bent(x, 1 - left, left, draws.cond)
-        return (rows(jnp.cos(s), x) * point - data) / rows(jnp.sin(s), x)
+        x = point / expand(jnp.cos(s) + jnp.sin(s) * STD, point)
+        data = x + expand(left, x) * bent(x, 1 - left, left, draws.cond)
+        return (expand(jnp.cos(s), x) * point - data) / expand(jnp.sin(s), x)
 
     slope = (network(point + h * along, s + h) - network(point - h * along, s - h)) / (2 * h)
-    c, n = rows(jnp.cos(s), point), rows(jnp.sin(s), point)
+    c, n = expand(jnp.cos(s), point), expand(jnp.sin(s), point)
     expected = -(c**2) * (network(point, s) - along) - warmup * c * n * (point + slope)
     found = losses.continuous_consistency_target(bent, draws, warmup=warmup, std=STD, normalise=None)[2]
     np.testing.assert_allclose(found, expected, atol=1e-8)

@@ -7,7 +7,7 @@ import pytest
 
 from eqx_shortcut import losses, paths, samplers
 from eqx_shortcut.guidance import guided
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from exact import M, S, mean_gradient, quadrature
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -23,7 +23,7 @@ def weights(t):
 
 def noise_in(x, t, d, cond):
     """`E[noise | a data + s noise = x]`."""
-    a, s = (rows(part, x) for part in variance_preserving(t))
+    a, s = (expand(part, x) for part in variance_preserving(t))
     return s * (x - a * M) / (a**2 * S**2 + s**2)
 
 
@@ -94,7 +94,7 @@ def test_guidance_of_the_noise_is_guidance_of_the_velocity(key):
     """The velocity of a DDIM step is linear in the predicted noise."""
 
     def field(x, t, d, cond):
-        return noise_in(x, t, d, None) * rows(cond, x)
+        return noise_in(x, t, d, None) * expand(cond, x)
 
     x, t, d = jax.random.normal(key, (6, 2), dtype=float), jnp.linspace(0, 0.9, 6), jnp.full(6, 0.05)
     cond, null = jnp.arange(6.0) + 1, jnp.array(0.0)

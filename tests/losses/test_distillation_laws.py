@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import losses, paths
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.types import Batch, Draws, Regression
 from exact import (
     MEAN,
@@ -134,14 +134,14 @@ def wrong_towards(*, time: float = 1.0, left: float = 1.0, asked: float = 1.0, s
         t = draws.t + time * gap
         rest = 1 - draws.t - left * gap
         answer = target(later, t, jnp.maximum(1 - draws.t - asked * gap, gap), draws.cond)
-        data = later + rows(rest, x) * answer
-        return Regression(x, draws.t, draws.d, draws.cond, (data - start * x) / rows(1 - whole * draws.t, x))
+        data = later + expand(rest, x) * answer
+        return Regression(x, draws.t, draws.d, draws.cond, (data - start * x) / expand(1 - whole * draws.t, x))
 
     return towards
 
 
 def wrong_step(sign: float):
-    return lambda field, x, t, d, cond: x + sign * rows(d, x) * field(x, t, d, cond)
+    return lambda field, x, t, d, cond: x + sign * expand(d, x) * field(x, t, d, cond)
 
 
 TOWARDS = "eqx_shortcut.losses._consistency._towards"

@@ -11,7 +11,7 @@ from jaxtyping import TypeCheckError
 import flat
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.guidance import Guidance
-from eqx_shortcut.rows import merge_rows, rows
+from eqx_shortcut.rows import expand, merge_rows
 from plain import NULL, PARAMETERS, SHAPES_AND_KINDS, TEACHER, N, Recorded, batch_of, field_of
 
 STEPS, LEVEL, EVERY, ROLLOUT = 8, 2, 4, 3
@@ -95,7 +95,7 @@ def test_any_rank_and_condition_differentiate(key, name, shape, kind):
     grad = jax.grad(lambda p: loss(name, field_of(p), batch, key)[0])(PARAMETERS)
     assert built.x.shape == batch.x.shape
     np.testing.assert_allclose(grad["a"], 2 * jnp.mean(error * built.x), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(grad["b"], 2 * jnp.mean(error * rows(built.t - built.d, error)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(grad["b"], 2 * jnp.mean(error * expand(built.t - built.d, error)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES[:4])

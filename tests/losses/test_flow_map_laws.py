@@ -9,7 +9,7 @@ import pytest
 
 import flat
 from eqx_shortcut import losses, steps, tangents, times
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from exact import (
     CASES,
     WRONG_TANGENTS,
@@ -50,7 +50,7 @@ def test_the_residual_vanishes_line_by_line(method, name):
 @pytest.mark.parametrize("stop_tangent", [True, False])
 def test_the_error_is_that_of_what_it_says_u_should_be(stop_tangent):
     at = case("labels")
-    field = lambda x, t, d, cond: at.field(x, t, d, cond) + 0.3 * rows(d, x) * x  # noqa: E731
+    field = lambda x, t, d, cond: at.field(x, t, d, cond) + 0.3 * expand(d, x) * x  # noqa: E731
     u = field(at.points(), at.draws.t, at.draws.d, at.draws.cond)
     for error, asked in (
         losses.lagrangian_error(field, at.field, at.draws),
@@ -82,7 +82,7 @@ def test_the_lines_velocity_in_the_eulerian_tangent_breaks_its_law(monkeypatch):
 
     def pull(**options):
         def loss(p):
-            field = lambda x, t, d, cond: at.field(x, t, d, cond) + rows(d, x) * (p[0] + p[1] * jnp.sin(3 * x))  # noqa: E731
+            field = lambda x, t, d, cond: at.field(x, t, d, cond) + expand(d, x) * (p[0] + p[1] * jnp.sin(3 * x))  # noqa: E731
             return jnp.sum(jnp.mean(mean_of(losses.eulerian_error(field, at.draws, **options)[0], at.shares)))
 
         return float(jnp.abs(jax.grad(loss)(jnp.zeros(2))).max())
@@ -179,7 +179,7 @@ def test_the_whole_loss_vanishes_on_bootstrap_rows_of_the_exact_field_alone(key,
 
     @jax.jit
     def found(bend):
-        return WHOLE[name](lambda x, t, d, cond: EXACT(x, t, d, cond) + bend * rows(d, x) * jnp.sin(x), batch, key)[1]
+        return WHOLE[name](lambda x, t, d, cond: EXACT(x, t, d, cond) + bend * expand(d, x) * jnp.sin(x), batch, key)[1]
 
     assert float(found(0.0)["loss_bootstrap"]) < 1e-24 and float(found(0.0)["loss_flow"]) > 0.1
     assert float(found(0.3)["loss_bootstrap"]) > 1e-4
@@ -188,7 +188,7 @@ def test_the_whole_loss_vanishes_on_bootstrap_rows_of_the_exact_field_alone(key,
 def test_the_progressive_map_at_the_midpoint_is_the_target_of_shortcut():
     at = case("labels")
     draws = at.draws
-    bent = lambda x, t, d, cond: jnp.sin(x) + rows(t - d, x)  # noqa: E731
+    bent = lambda x, t, d, cond: jnp.sin(x) + expand(t - d, x)  # noqa: E731
     halves = losses.alpha_flow_target(bent, losses.velocity_target(bent, draws), 0.5, own_first=True)
     shortcut = losses.bootstrap_target(bent, draws, clip=None, floor=0)
     np.testing.assert_array_equal(halves.u, shortcut.u)
@@ -207,11 +207,11 @@ def test_the_gradient_of_eulerian_passes_through_time_alone_if_told_so(key):
     batch, p0 = gaussian_batch(key, 8), jnp.array([0.3, -0.5, 0.2])
 
     def of(p):
-        return lambda x, t, d, cond: p[0] * jnp.sin(x) + p[1] * rows(d, x) * x + p[2] * rows(t, x) * x
+        return lambda x, t, d, cond: p[0] * jnp.sin(x) + p[1] * expand(d, x) * x + p[2] * expand(t, x) * x
 
     draws = losses.Intervals(times.uniform_pairs, 2).draw(batch, key)
-    x, t, d = (1 - rows(draws.t, draws.x)) * draws.noise + rows(draws.t, draws.x) * draws.x, draws.t, draws.d
-    own, step, h = of(p0)(x, t, 0 * d, None), rows(d, x), 1e-5
+    x, t, d = (1 - expand(draws.t, draws.x)) * draws.noise + expand(draws.t, draws.x) * draws.x, draws.t, draws.d
+    own, step, h = of(p0)(x, t, 0 * d, None), expand(d, x), 1e-5
 
     def residual(p):
         in_time = (of(p)(x, t + h, d - h, None) - of(p)(x, t - h, d + h, None)) / (2 * h)

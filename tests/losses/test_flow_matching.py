@@ -5,7 +5,7 @@ import pytest
 
 import flat
 from eqx_shortcut import Batch, losses
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.steps import predict
 from plain import PARAMETERS, SHAPES, SHAPES_AND_KINDS, N, Recorded, batch_of, conditions, field_of
 
@@ -33,7 +33,7 @@ def test_gradient_is_the_errors(key, shape, kind):
     error = field_of(PARAMETERS)(target.x, target.t, target.d, target.cond) - target.u
     grad = jax.grad(lambda p: flat.flow_matching(field_of(p), batch, key, steps=16)[0])(PARAMETERS)
     np.testing.assert_allclose(grad["a"], 2 * jnp.mean(error * target.x), rtol=1e-4)
-    np.testing.assert_allclose(grad["b"], 2 * jnp.mean(error * rows(target.t - target.d, error)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(grad["b"], 2 * jnp.mean(error * expand(target.t - target.d, error)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

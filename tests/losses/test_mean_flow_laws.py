@@ -9,7 +9,7 @@ import pytest
 
 import flat
 from eqx_shortcut import losses, tangents, times, weights
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.types import Draws, Regression
 from exact import (
     CASES,
@@ -154,7 +154,7 @@ def test_the_posterior_mean_takes_data_of_the_same_condition(key):
 
 def bent(x, t, d, cond):
     """Exact at `d = 0` and wrong elsewhere."""
-    return gaussian_field(M, S)(x, t, d, None) + 0.3 * rows(d, x) * jnp.sin(x)
+    return gaussian_field(M, S)(x, t, d, None) + 0.3 * expand(d, x) * jnp.sin(x)
 
 
 def test_the_eulerian_residual_is_that_of_mean_flow_in_the_mean():

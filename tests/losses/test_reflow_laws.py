@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import losses, paths
-from eqx_shortcut.rows import rows
+from eqx_shortcut.rows import expand
 from eqx_shortcut.types import Batch
 from exact import MEAN, SPREAD, M, S, gaussian_batch, gaussian_field, gaussian_velocity, mean_gradient, quadrature
 
@@ -19,7 +19,7 @@ STEPS = 32
 
 def straight(x, t, d, cond):
     """Velocity of the lines from `z` to `MEAN + SPREAD z`, whose points are `t MEAN + (1 - t + t SPREAD) z`."""
-    t = rows(t, x)
+    t = expand(t, x)
     return MEAN + (SPREAD - 1) * (x - t * MEAN) / (1 - t + t * SPREAD)
 
 
@@ -50,7 +50,7 @@ def test_the_error_of_the_fixed_point_is_of_first_order_in_the_rollout(key):
 
 def test_the_whole_reflow_loss_vanishes_on_reflow_rows(key):
     def field(x, t, d, cond):
-        return jnp.where(rows(d, x) == 1, straight(x, t, d, cond), VELOCITY(x, t, d, cond))
+        return jnp.where(expand(d, x) == 1, straight(x, t, d, cond), VELOCITY(x, t, d, cond))
 
     options: dict[str, Any] = {"steps": STEPS, "rollout": STEPS, "bootstrap_every": 2, "floor": 0}
     _, metrics = losses.live_reflow(field, gaussian_batch(key, 32), key, target=EXACT, **options)

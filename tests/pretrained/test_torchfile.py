@@ -107,7 +107,7 @@ FAULTS = {
     "too many": (one(Storage("0", FLOATS), 0, (5,), (0,)), "shape (5,) in a storage of 4"),
     "backwards": (one(Storage("0", FLOATS), 0, (2,), (-1,)), "shape (2,)"),
     "endless": (one(Storage("0", FLOATS), 0, (2**62, 4), (0, 0)), "in a storage of 4"),
-    "another kind": (one(Storage("0", FLOATS, kind="BFloat16Storage"), 0, (4,), (1,)), "global torch.BFloat16Storage"),
+    "another kind": (one(Storage("0", FLOATS, kind="ComplexFloatStorage"), 0, (4,), (1,)), "global torch.ComplexFloatStorage"),
     "a longer storage": (one(Storage("0", FLOATS, count=5), 0, (4,), (1,)), "storage 0"),
     "a huge storage": (one(Storage("0", FLOATS, count=2**60), 0, (4,), (1,)), "storage 0"),
     "one key, two storages": (

@@ -17,7 +17,7 @@ from .labels import choose_labels, not_taken, plain_labels
 
 IMAGES = ("images", "arr_0")
 CHANNELS = 4
-"""Of an image at most."""
+"""The most channels of an image."""
 
 
 @dataclasses.dataclass(frozen=True)

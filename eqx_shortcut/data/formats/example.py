@@ -27,7 +27,7 @@ def parse(record: bytes | memoryview) -> dict[str, Value]:
 # Called for every number: checking annotations took nine tenths of the time.
 @no_type_check
 def _first(feature: memoryview) -> Value:
-    """Of a Feature, which is BytesList = 1 | FloatList = 2 | Int64List = 3, each with repeated `value = 1`."""
+    """The values of a Feature: BytesList = 1 | FloatList = 2 | Int64List = 3, each with repeated `value = 1`."""
     for kind, values in _fields(feature):
         if kind == 2:
             return None

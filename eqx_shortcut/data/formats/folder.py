@@ -113,7 +113,7 @@ class Listing(NamedTuple):
 
 
 def _listing(folder: pathlib.Path) -> Listing:
-    """Of the folder, or of the one inside it that holds all and is called as it is, or by a name that says nothing."""
+    """Lists the folder, or the one inside it that holds everything and has the same name, or a name that says nothing."""
     passed, names, images = Passed(), [], []
     try:
         for entry in _entries(str(folder), passed):

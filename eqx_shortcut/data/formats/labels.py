@@ -1,4 +1,4 @@
-"""Which column, array or feature holds the labels of images, and what the values stored there mean."""
+"""Finds the column, array or feature that holds the labels of images, and the meaning of its values."""
 
 import re
 from collections.abc import Collection, Iterable

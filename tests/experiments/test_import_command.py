@@ -1,10 +1,14 @@
 """Runs made of the reference's checkpoints and of safetensors files: the same numbers, open to the other commands."""
 
+import importlib
+import json
+import math
 import os
 import pathlib
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,18 +18,21 @@ import PIL.Image
 import pytest
 
 import eqx_shortcut
+import published
+import torchfiles
 from eqx_shortcut import reference, settings
 from eqx_shortcut.checkpoint import Checkpoints
-from eqx_shortcut.commands import reference as command
 from eqx_shortcut.commands import weights
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import DiT
+from eqx_shortcut.models.layers import position_table
 from eqx_shortcut.objectives import FlowMatching, LiveReflow, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.reference import safetensors
 from eqx_shortcut.train import TrainState, init_state
 from scripts import program
 
+command = importlib.import_module("eqx_shortcut.commands.import")  # the name of a command, and a word of the language
 CONFIG, SHAPE, CLASSES = DiTConfig(hidden=8, depth=2, heads=2, mlp_ratio=2), (4, 4, 1), 3
 
 
@@ -50,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def imported(checkpoint: pathlib.Path, run: pathlib.Path, objective: Objective) -> pathlib.Path:
-    config = command.Config(checkpoint, run, objective=objective, size=4, heads=2, seed=3)  # pyright: ignore
+    config = command.Config(checkpoint, run, "original", objective=objective, size=4, heads=2, seed=3)  # pyright: ignore
     command.main(config)
     return run
 
@@ -114,7 +121,7 @@ def call(script: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_commands_import_and_sample(checkpoint, tmp_path):
-    made = call("reference", checkpoint, tmp_path / "run", "--size", 4, "--heads", 2, "objective:shortcut")
+    made = call("import", checkpoint, "--out", tmp_path / "run", "--size", 4, "--heads", 2, "objective:shortcut")
     assert made.returncode == 0, made.stderr
     first, second = made.stdout.splitlines()
     count = sum(value.size for value in named(0).values())
@@ -127,7 +134,7 @@ def test_commands_import_and_sample(checkpoint, tmp_path):
 
 
 def test_commands_fail_in_one_sentence(checkpoint, run, tmp_path):
-    again = call("reference", checkpoint, run, "--size", 4, "--heads", 2)
+    again = call("import", checkpoint, "--out", run, "--size", 4, "--heads", 2)
     assert (
         again.returncode == 1 and again.stderr == f"error: {run} exists already: name another run folder, or remove that one\n"
     )
@@ -136,10 +143,10 @@ def test_commands_fail_in_one_sentence(checkpoint, run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def refused(config: command.Config, words: str) -> None:
+def refused(config: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         command.main(config)
-    assert not config.run.exists()
+    assert not config.out.exists()
 
 
 def test_what_cannot_be_imported_leaves_no_folder(checkpoint, tmp_path):
@@ -147,7 +154,7 @@ def test_what_cannot_be_imported_leaves_no_folder(checkpoint, tmp_path):
     refused(command.Config(checkpoint, run, size=4), "give it with --heads")
     refused(command.Config(checkpoint, run, size=5, heads=2), "not divisible by patch=2")
     refused(command.Config(checkpoint, run, size=4, heads=2, optimizer=AdamW(clip=1)), "without gradient clipping")
-    refused(command.Config(tmp_path / "absent", run), "no checkpoint")
+    refused(command.Config(tmp_path / "absent", run, "original"), "no checkpoint")
 
 
 @pytest.mark.parametrize(("which", "seed"), [("online", 0), ("ema", 1)])
@@ -172,3 +179,48 @@ def test_weights_of_unknown_training_are_refused(tmp_path):
     with pytest.raises(ValueError, match="does not tell objective and step"):
         weights.main(weights.Import(tmp_path / "n.safetensors", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+PUBLISHED = pathlib.Path(__file__).parents[1] / "golden"
+SMALL = json.loads((PUBLISHED / "transformer_shapes.json").read_text())["small"]
+
+
+@pytest.fixture(scope="module")
+def sit(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A file as SiT's authors publish it."""
+    table = position_table(published.WIDTH, 4, 4)[None]
+    file = tmp_path_factory.mktemp("files") / "SiT.pt"
+    file.write_bytes(torchfiles.archive({**published.weights(SMALL), "pos_embed": table}))
+    return file
+
+
+def test_a_sit_becomes_a_run_that_samples_and_goes_out_again(sit, tmp_path, capsys):
+    run = tmp_path / "runs" / "sit"
+    command.main(command.Config(sit, run, "sit", heads=published.HEADS))
+    count = sum(math.prod(shape) for shape in SMALL.values()) + 16 * published.WIDTH  # with the table of positions
+    assert f"sit; {count:,} parameters (width 24, depth 2, heads 2, patch 2; 5 classes)" in capsys.readouterr().out
+    model = eqx_shortcut.load(run)
+    assert (model.shape, model.classes, model.objective) == ((8, 8, 4), 5, FlowMatching())
+    with np.load(PUBLISHED / "transformers.npz") as file:
+        expected = file["sit"]
+    x, t, labels = map(jax.numpy.asarray, (published.images(), published.T, published.LABELS))
+    np.testing.assert_allclose(model.field(x, t, jax.numpy.ones(4), labels), expected, rtol=0, atol=2e-4)
+    assert jax.numpy.isfinite(eqx_shortcut.sample(model, jax.random.key(0), 2, steps=2)).all()
+    state = state_of(run)
+    for a, b in zip(jax.tree.leaves(state.networks.online), jax.tree.leaves(state.networks.ema), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_dit_becomes_a_run_of_velocities(sit, tmp_path):
+    command.main(command.Config(sit, tmp_path / "dit", "dit", heads=published.HEADS))
+    model = eqx_shortcut.load(tmp_path / "dit")
+    assert model.network.config.predict == "noise" and model.objective == FlowMatching()
+    assert jax.numpy.isfinite(eqx_shortcut.sample(model, jax.random.key(0), 2, steps=2)).all()
+
+
+def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):
+    run = tmp_path / "run"
+    refused(command.Config(sit, run, heads=2), "--from sit or --from dit")
+    refused(command.Config(sit, run, "sit"), "give it with --heads")
+    refused(command.Config(sit, run, "original"), "cannot be read")
+    refused(command.Config(sit, run, "sit", heads=5), "not divisible by heads=5")

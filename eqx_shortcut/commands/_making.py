@@ -1,0 +1,80 @@
+"""A run folder made of weights, and not by training."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..objectives import Objective
+from ..optimizer import AdamW
+
+if TYPE_CHECKING:
+    from ..models import DiT, DiTConfig
+    from ..train import TrainState
+
+
+def described(network: "DiT", arrays: Mapping[str, Any]) -> str:
+    """The size of a network in words, with the number of parameters that were read for it."""
+    config, count = network.config, sum(value.size for value in arrays.values())
+    size = f"width {config.hidden}, depth {config.depth}, heads {config.heads}, patch {config.patch}"
+    return f"{count:,} parameters ({size}; {network.classes} classes)"
+
+
+def fresh_state(network: "DiT", objective: Objective, optimizer: AdamW, *, step: int, seed: int) -> "TrainState":
+    """The state of a network after a step of which nothing but the weights is known: they are both sets of weights."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    from .. import rng
+    from ..objectives import Networks
+    from ..train import TrainState
+
+    key, zero = rng.key(seed), jnp.zeros((), jnp.int32)
+    networks = Networks(network, network, extra=objective.extra(jax.random.fold_in(key, 2)))
+    opt_state = optimizer.build(1).init(eqx.filter(networks.trained, eqx.is_inexact_array))
+    return TrainState(jnp.asarray(step, jnp.int32), key, networks, opt_state, zero, zero)
+
+
+def check_free(run: pathlib.Path) -> None:
+    """Raises ValueError if there is something in the place of the new run."""
+    from .. import storage
+
+    if storage.exists(run):
+        raise ValueError(f"{run} exists already: name another run folder, or remove that one")
+
+
+def make_run(
+    run: pathlib.Path,
+    state: "TrainState",
+    network: "DiTConfig",
+    shape: tuple[int, int, int],
+    classes: int,
+    objective: Objective,
+    optimizer: AdamW,
+    *,
+    vae: pathlib.Path | None = None,
+) -> None:
+    """Writes a run folder of one checkpoint, whose settings are only those that are known."""
+    import json
+
+    from .. import __version__, settings, storage
+    from ..checkpoint import Checkpoints
+    from ..data.encode import identity
+    from ..data.latent_images import LatentImages
+    from ..pretrained.autoencoder_files import load_autoencoder
+
+    record: dict[str, Any] = {
+        "experiment": storage.absolute(run).parent.name,
+        "version": __version__,
+        "shape": list(shape),
+        "classes": classes,
+        **settings.dump({"network": network, "objective": objective, "optimizer": optimizer}),
+    }
+    if vae is not None:
+        record["autoencoder"] = identity(load_autoencoder(vae))
+        record["data"] = settings.dump(LatentImages(vae=vae.absolute(), classes=classes))
+    checkpoints = Checkpoints(run / "checkpoints", config=record)
+    checkpoints.save(state, {}, wait=True)
+    checkpoints.close()
+    # Last, so that a folder that cannot be used does not look like a run.
+    storage.write(run / "config.json", json.dumps(record, indent=1))

@@ -1,0 +1,92 @@
+"""The Frechet distance of one-step samples to the data as a loss, by moments that stream (FD-Loss): post-training.
+
+What trains must not judge: a distance in features that a network was trained in says nothing of its samples.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..types import Batch, Field, Loss
+from ._sets import Features, features_of_both
+
+
+class Stream(eqx.Module):
+    """Mean and mean of products of vectors so far, later ones weighing more."""
+
+    count: Float[Array, ""]
+    """Sum of the weights, the last batch having 1."""
+    mean: Float[Array, " f"]
+    products: Float[Array, "f f"]
+
+    @classmethod
+    def of(cls, size: int) -> "Stream":
+        """Of nothing yet."""
+        return cls(jnp.zeros(()), jnp.zeros(size), jnp.zeros((size, size)))
+
+    def updated(self, vectors: Float[Array, "n f"], decay: float) -> "Stream":
+        """With another batch; earlier ones weigh `decay` times what they did, and the first one all."""
+        count = decay * self.count + 1
+        share = (1 / count).astype(vectors.dtype)
+        products = jnp.matmul(vectors.T, vectors, precision="highest") / vectors.shape[0]
+        mean = self.mean + share * (jnp.mean(vectors, axis=0) - self.mean)
+        return Stream(count, mean, self.products + share * (products - self.products))
+
+    @property
+    def covariance(self) -> Float[Array, "f f"]:
+        """`E x x' - E x E x'`."""
+        return self.products - jnp.outer(self.mean, self.mean)
+
+
+class Streams(eqx.Module):
+    """Moments of samples and of data in one space."""
+
+    samples: Stream
+    data: Stream
+
+
+Memory = list[Streams]
+"""One for each space of the features."""
+
+
+def frechet(
+    field: Field,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    memory: Memory,
+    features: Features | None = None,
+    decay: float = 0.999,
+    eps: float = 0.01,
+) -> tuple[Loss, Memory]:
+    """`sum_k FD_k / sg(FD_k + eps)` over the spaces of `features`, and the `memory` with this batch in it.
+
+    `FD` is `frechet_distance` between the moments of one-step samples, of which earlier batches' weigh `decay` times less each
+    step and pass no gradient, and those of all data so far. Metrics: `frechet`, the sum of the distances. Raises ValueError
+    where the features are of another size than the memory's. FD-Loss (2026).
+    """
+    phis, targets = features_of_both(field, batch, key, groups=1, copies=1, features=features)
+    new = []
+    for streams, phi, data in zip(memory, phis, targets, strict=True):
+        if (size := streams.data.mean.size) != phi.shape[1]:
+            raise ValueError(f"features of {phi.shape[1]} numbers for moments of {size}: give the memory of these features")
+        new.append(Streams(streams.samples.updated(phi, decay), streams.data.updated(data, 1.0)))
+    found = jnp.stack([frechet_distance(streams.samples, streams.data) for streams in new])
+    loss = jnp.sum(found / jax.lax.stop_gradient(found + eps))
+    return (loss, {"loss": loss, "frechet": jnp.sum(found)}), jax.lax.stop_gradient(new)
+
+
+def frechet_distance(samples: Stream, data: Stream) -> Float[Array, ""]:
+    """`|a - b|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2))` of the means `a`, `b` and covariances, differentiable in the first.
+
+    Directions of less than 1e-6 of the largest variance, which rounding decides, are left out of the root: singular covariances
+    have no infinite gradient.
+    """
+    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(data.covariance))
+    root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
+    squares = jnp.linalg.eigvalsh(root.T @ samples.covariance @ root)
+    kept = squares > 1e-12 * jnp.max(squares)
+    crossed = jnp.sum(jnp.where(kept, jnp.sqrt(jnp.where(kept, squares, 1)), 0))
+    shift = jnp.sum((samples.mean - data.mean) ** 2)
+    return shift + jnp.trace(samples.covariance) + jnp.trace(data.covariance) - 2 * crossed

@@ -1,0 +1,98 @@
+"""Fine-tuning of a flow map by a reward on finished samples (MeanFlowNFT): the velocity moves as rewarded samples' lines do."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import paths, samplers, tangents, times
+from ..rows import check_groups, expand
+from ..steps import predict
+from ..types import Batch, Cond, Draws, Field, Loss, Reduction
+from ._regression import rms
+
+Score = Callable[[Float[Array, "batch *shape"], Cond], Float[Array, " batch"]]
+"""From samples and their conditions to how good each is."""
+
+
+def reward(
+    field: Field,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    old: Field,
+    score: Score,
+    steps: int = 4,
+    groups: int = 1,
+    beta: float = 0.1,
+    balance: bool = True,
+    jvp: tangents.Jvp = jax.jvp,
+    reduction: Reduction = "mean",
+) -> Loss:
+    """`reward_error` at a step of size `1/steps` of new lines through samples that `old` draws in so many steps.
+
+    `score` says how good finished samples are; only their conditions are taken of the batch. `old` is an average of `field`;
+    both give `map_velocity`. Metric: `reward`, the mean score. Raises where a score is not finite or all of a set's are equal.
+    MeanFlowNFT (2026).
+    """
+    n, dtype = batch.x.shape[0], batch.x.dtype
+    check_groups(n, groups)
+    k_sample, k_line, k_time = jax.random.split(key, 3)
+    start, noise = (batch.noise_scale * jax.random.normal(k, batch.x.shape, dtype) for k in (k_sample, k_line))
+    x = jax.lax.stop_gradient(samplers.euler(old, start, batch.cond, steps=steps))
+    scores = score(x, batch.cond)
+    t = times.grid(k_time, jnp.full((n,), steps), dtype)
+    draws = Draws(x, noise, t, jnp.full((n,), 1 / steps, dtype), batch.cond)
+    _, v = paths.linear(noise, x, t, floor=0)
+    own, kept = (map_velocity(f, draws, jvp=jvp) for f in (field, old))
+    error = reward_error(own, jax.lax.stop_gradient(kept), v, reward_share(scores, groups), t, beta=beta, balance=balance)
+    found = {"loss": jnp.mean(error), "reward": jnp.mean(scores), "velocity": rms(own)}
+    return error if reduction is None else found["loss"], found
+
+
+def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> Float[Array, "batch *shape"]:
+    """`u - d sg(Du/Dt)`, the velocity at `t` that an average over `[t, t + d]` implies; the tangent is along `u` at `d = 0`."""
+    x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
+    own = jax.lax.stop_gradient(predict(field, x, draws.t, jnp.zeros_like(draws.t), draws.cond))
+    u, slope = tangents.along_path(field, x, draws.t, draws.d, draws.cond, own, jvp=jvp)
+    return u - expand(draws.d, x) * jax.lax.stop_gradient(slope)
+
+
+def reward_share(scores: Float[Array, " batch"], groups: int = 1) -> Float[Array, " batch"]:
+    """`1/2 + clip(A, -5, 5)/10`, `A` being scores less their mean over their deviation, each of `groups` sets by itself.
+
+    Raises where a score is not finite or all of a set's are equal.
+    """
+    sets = scores.reshape(groups, -1)
+    deviation = jnp.std(sets, axis=1, keepdims=True)
+    sets = eqx.error_if(sets, ~jnp.isfinite(sets).all(), "a reward is not finite: let it give a number for every sample")
+    sets = eqx.error_if(
+        sets, (deviation == 0).any(), "the reward is the same for all samples of a set: nothing is learnt of it"
+    )
+    return (1 / 2 + jnp.clip((sets - jnp.mean(sets, axis=1, keepdims=True)) / deviation, -5, 5) / 10).reshape(-1)
+
+
+def reward_error(
+    v: Float[Array, "batch *shape"],
+    old: Float[Array, "batch *shape"],
+    line: Float[Array, "batch *shape"],
+    r: Float[Array, " batch"],
+    t: Float[Array, " batch"],
+    *,
+    beta: float = 0.1,
+    balance: bool = True,
+) -> Float[Array, " batch"]:
+    """`5/beta (r |e+|^2/w+ + (1 - r) |e-|^2/w-)` with `e+- = (1 - t) (old +- beta (v - old) - line)`, in means over elements.
+
+    `w+- = sg mean |e+-|`, or 1 without `balance`; then it is least at `v = old + E[(2 r - 1) (line - old) | x_t]/beta`.
+    """
+    axes = tuple(range(1, v.ndim))
+
+    def part(sign):
+        error = expand(1 - t, v) * (old + sign * beta * (v - old) - line)
+        weight = jax.lax.stop_gradient(jnp.mean(jnp.abs(error), axis=axes)) if balance else 1.0
+        return jnp.mean(error**2, axis=axes) / weight
+
+    return 5 / beta * (r * part(1) + (1 - r) * part(-1))

@@ -1,0 +1,47 @@
+"""Networks that predict the noise of a diffusion path, asked for the velocity of the linear path."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+LEVELS, FIRST, LAST = 1000, 1e-4, 0.02
+"""Levels of noise and the first and last variance added, rising linearly between (Ho et al. 2020), as DiT has them."""
+
+
+def log_ratios() -> Float[np.ndarray, " levels"]:
+    """Logarithm of the weight of the data over that of the noise at each level, falling with it."""
+    kept = np.cumsum(np.log1p(-np.linspace(FIRST, LAST, LEVELS)))
+    return (kept - np.log(-np.expm1(kept))) / 2
+
+
+RATIOS = log_ratios()
+TIMES = 1 / (1 + np.exp(-RATIOS))
+"""The time of the linear path that has each level's ratio of data to noise: 0.990 to 0.0063."""
+
+
+class Asked(NamedTuple):
+    """A point of the linear path as the network sees it, and what its answer is multiplied by to become a velocity."""
+
+    x: Float[Array, "*shape"]
+    level: Float[Array, ""]
+    data: Float[Array, ""]
+    noise: Float[Array, ""]
+
+    def velocity(self, predicted: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """Estimated data less predicted noise, `(x - noise predicted) / data - predicted`."""
+        return (self.x - (self.noise + self.data) * predicted.astype(self.x.dtype)) / self.data
+
+
+def at_level(x: Float[Array, "*shape"], t: Float[Array, ""]) -> Asked:
+    """The point `x` at `t`, of weights `t` and `1 - t`, over their root sum of squares, at the level of the same ratio.
+
+    Between the levels the ratio's logarithm is linear. Times before the last level and after the first are taken for theirs:
+    at `t = 0` the level's weight of the data, 0.0064, stands for 0, by which the velocity could not be told.
+    """
+    t = jnp.clip(t, TIMES[-1], TIMES[0])
+    norm = jnp.sqrt(t**2 + (1 - t) ** 2)
+    ratio = jnp.log(t) - jnp.log1p(-t)
+    level = jnp.interp(ratio, jnp.asarray(RATIOS[::-1], t.dtype), jnp.arange(LEVELS - 1, -1, -1, dtype=t.dtype))
+    return Asked(x / norm.astype(x.dtype), level, (t / norm).astype(x.dtype), ((1 - t) / norm).astype(x.dtype))

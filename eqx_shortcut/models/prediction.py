@@ -1,0 +1,50 @@
+"""Networks that answer the data in place of a velocity (JiT, arXiv 2511.13720; pMF, arXiv 2601.22158)."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ..types import Cond
+
+Prediction = Literal["velocity", "data"]
+"""What a network's last layer answers."""
+NEAREST = 0.05
+"""Distance to the end of time below which errors of predicted data are not magnified any more."""
+
+
+def velocity_toward(
+    data: Float[Array, "*shape"], x: Float[Array, "*shape"], t: Float[Array, ""], *, nearest: float = NEAREST
+) -> Float[Array, "*shape"]:
+    """`(data - x) / max(1 - t, nearest)`, the velocity from `x` at `t` that ends at the data, for `t <= 1 - nearest`."""
+    return (data.astype(x.dtype) - x) / jnp.maximum(1 - t, nearest).astype(x.dtype)
+
+
+class DataPrediction(eqx.Module):
+    """A network whose velocity is `(network(x, t, d, condition) - x) / max(1 - t, 0.05)`: what it answers are data.
+
+    At `d = 1 - t` the step ends at that answer. Wraps any network of one example; DiT and MLP have it as `predict="data"`.
+    """
+
+    network: Any
+
+    def __call__(
+        self,
+        x: Float[Array, "*shape"],
+        t: Float[Array, ""],
+        d: Float[Array, ""],
+        condition: Cond,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*shape"]:
+        return velocity_toward(self.network(x, t, d, condition, key=key), x, t)
+
+
+def check_prediction(objective: Any, predict: Prediction | Literal["noise"]) -> None:
+    """Raises ValueError for another answer than noise of a network whose objective trains it to answer noise as it is."""
+    if predict != "velocity" and objective.predicts_noise:
+        raise ValueError(
+            f"{type(objective).__name__} trains the network to answer noise, and --network.predict {predict} makes a velocity "
+            "of its answer: use --network.predict velocity"
+        )

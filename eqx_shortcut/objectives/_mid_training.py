@@ -1,0 +1,49 @@
+"""Consistency mid-training as an objective."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import losses
+from ..models.field import NetworkField
+from ..ranges import Count, NotNegative
+from ..rows import check_divides
+from ..types import Batch, Field
+from ._base import Loss, Networks, ToData
+from ._consistency import _Consistency
+
+
+@dataclasses.dataclass(frozen=True)
+class MidTraining(_Consistency):
+    """Consistency mid-training (CMT, 2025): every point of a teacher's path is told its end. First weights for --init-from."""
+
+    continuous: ClassVar[bool] = True
+    autoguides: ClassVar[bool] = True
+    rollout: Count = 16
+    """Steps of the teacher's path, of Heun's method; must divide the batch (1 or more)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale of the teacher; 1 is none (0 or more)."""
+    renoise: bool = False
+    """Sample with new noise between the steps; False: by Euler steps."""
+
+    @property
+    def stages(self) -> int:
+        """One teacher throughout."""
+        return 1
+
+    @property
+    def teacher_step(self) -> float:
+        """0."""
+        return 0.0
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return losses.mid_training(field, batch, key, teacher=networks.teaching(self.guidance), rollout=self.rollout)
+
+    def check(self, batch: int) -> None:
+        """Whole paths alone."""
+        check_divides(batch, self.rollout, "rollout")
+
+    def sampling(self, network: Any) -> Field:
+        """The network at `d = 1 - t`."""
+        return ToData(NetworkField(network), 0.0)

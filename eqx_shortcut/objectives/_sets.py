@@ -1,0 +1,151 @@
+"""Losses on sets of one-step samples as objectives."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import losses
+from ..models.field import NetworkField
+from ..pretrained.small_classifier import load_classifier
+from ..ranges import BelowOne, Count, NotNegative, Positive
+from ..rows import check_groups
+from ..storage import checksum
+from ..types import Batch, Field
+from ._base import Loss, Networks, Objective, OnField
+
+
+@dataclasses.dataclass(frozen=True)
+class _OneStep(OnField, Objective):
+    """A base of losses on features of samples: the network is asked for one step from noise to data, and learns no other."""
+
+    features: tuple[str, ...] = ("pixels",)
+    """What samples are compared in: pixels (rows of any kind as they are), files of classifier.py, or several of these. What
+    trains must not judge."""
+
+    @functools.cached_property
+    def vectors(self) -> losses.Features:
+        """The features as a function of rows. Raises ValueError for what is no such file."""
+        if not self.features:
+            raise ValueError("features=() compares nothing: name pixels, or files of classifier.py")
+        with jax.ensure_compile_time_eval():
+            return _all_of([_vectors(name) for name in self.features])
+
+    def check(self, batch: int) -> None:
+        """Sets of two rows or more, and features that there are."""
+        check_groups(batch, self.sets or 1)
+        _ = self.vectors
+
+    def trained_in(self, protocol: Mapping[str, str]) -> bool:
+        """Those of `features`: pixels, or the network of a file that is still there."""
+        files = [name for name in self.features if pathlib.Path(name).is_file()]
+        weights = {f"sha256 {checksum([pathlib.Path(name)])[:16]}" for name in files}
+        pixels = "pixels" in self.features and protocol["network"].startswith("none, pixels")
+        return pixels or protocol.get("weights") in weights
+
+    def sampling(self, network: Any) -> Field:
+        """The network; more steps than one ask it for what it does not learn here."""
+        return NetworkField(network)
+
+    def guides(self, steps: int) -> bool:
+        """Never: no label is hidden in training."""
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnSets(_OneStep):
+    """A base of losses on sets of one class each."""
+
+    groups: Count = 1
+    """Sets of one class each that a batch is made of; must divide it (1 or more)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale inside; 1 is none (0 or more)."""
+
+    @property
+    def sets(self) -> int:
+        """`groups`."""
+        return self.groups
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of all losses on sets."""
+        return {"groups": self.groups, "features": self.vectors, "guidance": self.guidance}
+
+
+@dataclasses.dataclass(frozen=True)
+class SinkhornFlow(_OnSets):
+    """W-Flow (2026): one-step samples move by entropic plans, towards the data and away from a second set of samples."""
+
+    epsilon: Positive = 0.05
+    """Entropy of the plans, in units of their mean cost (more than 0)."""
+    iterations: Count = 20
+    """Of Sinkhorn (1 or more)."""
+    power: Positive = 1.0
+    """The cost is the distance to this power (more than 0)."""
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        plans = {"epsilon": self.epsilon, "iterations": self.iterations, "power": self.power}
+        return losses.sinkhorn_flow(field, batch, key, **plans, **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drifting(_OnSets):
+    """Drifting models (2026): one-step samples are drawn by the data near them and flee one another."""
+
+    temperatures: tuple[Positive, ...] = (0.02, 0.05, 0.2)
+    """Reaches of the kernels, in units of the mean distance (more than 0)."""
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return losses.drifting(field, batch, key, temperatures=self.temperatures, **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frechet(_OneStep):
+    """FD-Loss (2026): post-training of any model of one step, by the Frechet distance of its samples to the data.
+
+    Start it with --init-from.
+    """
+
+    decay: BelowOne = 0.999
+    """Of what earlier batches of samples weigh in the moments, a step (0 to below 1)."""
+    eps: Positive = 0.01
+    """Distance below which one counts less (more than 0)."""
+
+    def memory(self, shape: tuple[int, ...]) -> losses.Memory:
+        """Moments of nothing yet, in each space."""
+        found = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in found]
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+        return self._both(field, networks, batch, key)[0]
+
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+        k_draws, k_mask = jax.random.split(key)
+        return self._both(networks.field(k_mask), networks, batch, k_draws)
+
+    def _both(self, field, networks, batch, key):
+        options = {"memory": networks.memory, "features": self.vectors, "decay": self.decay, "eps": self.eps}
+        return losses.frechet(field, batch, key, **options)
+
+
+def _vectors(name: str) -> losses.Features:
+    if name == "pixels":
+        return losses.flattened
+    if not name.endswith(".safetensors"):
+        raise ValueError(f"features={name}: name pixels, or a file FILE.safetensors of classifier.py")
+    network, _ = load_classifier(pathlib.Path(name))
+
+    def pooled(x):
+        # Grey images with three equal channels.
+        return jax.vmap(network)(jnp.broadcast_to(x, (*x.shape[:3], 3))).pooled
+
+    return pooled
+
+
+def _all_of(features: list[losses.Features]) -> losses.Features:
+    return lambda x: [vectors(x) for vectors in features]

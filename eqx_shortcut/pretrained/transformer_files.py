@@ -1,0 +1,152 @@
+"""Published diffusion transformers from their files: torch, safetensors, a folder of diffusers; nothing of a file is run."""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ..models.dit import DiT
+from .torchfile import is_torch, read_tensors
+from .transformers import CONVENTIONS, Kind, from_diffusers, to_diffusers, with_positions
+from .unpickle import UnpickleError
+
+Copy = Literal["ema", "online"]
+COPIES: dict[Copy, tuple[str, ...]] = {"ema": ("ema", "model_ema", "ema_model"), "online": ("model", "state_dict", "module")}
+"""What checkpoints of training call the average of the weights, and the last ones."""
+WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
+"""What torch puts before names of a network that is spread over devices, or compiled."""
+CONFIG, CLASS = "config.json", "DiTTransformer2DModel"
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+WHOLE = "gather the weights and save them whole, in one file"
+
+
+class Published(NamedTuple):
+    """Tensors under SiT's names (see transformers.Tensors), what their file tells of the network, and what was taken of it."""
+
+    tensors: dict[str, np.ndarray]
+    kind: Kind | None = None
+    heads: int | None = None
+    size: int | None = None
+    note: str = ""
+
+
+def read_published(path: str | pathlib.Path, copy: Copy = "ema") -> Published:
+    """The tensors of a file or folder; where it holds both copies of the weights, `copy`.
+
+    Raises ValueError naming the file and what is wrong with it: parts of a network, another class, what is no plain tensor.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return _read_diffusers(path)
+    if path.name.endswith(".index.json"):
+        raise ValueError(f"{path} lists the parts of a network that is cut into several files: {WHOLE}")
+    if not path.is_file():
+        raise ValueError(f"no file {path}: check the path")
+    tensors, note = _read(path, copy)
+    return Published(tensors, kind="meanflow" if "h_embedder.mlp.0.weight" in tensors else None, note=note)
+
+
+def write_torch(path: pathlib.Path, network: DiT, kind: Kind) -> None:
+    """Writes the network (see transformers.exported) for SiT's or DiT's code; .safetensors, or else what torch.save writes.
+
+    Raises ValueError if that needs torch, which is not there.
+    """
+    tensors, draft = with_positions(network, kind), path.with_name(f"{path.name}.part")
+    if path.suffix == ".safetensors":
+        save_file(tensors, draft)
+    else:
+        try:
+            import torch
+        except ImportError as error:
+            raise ValueError(f"{path} is a file of torch, which is not installed: let its name end in .safetensors") from error
+        torch.save({name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, draft)
+    draft.rename(path)
+
+
+def write_diffusers(folder: pathlib.Path, network: DiT, kind: Kind) -> None:
+    """Writes the folder of diffusers' DiTTransformer2DModel. Raises ValueError if there is something in its place."""
+    if folder.exists():
+        raise ValueError(f"{folder} exists already: name another folder")
+    config = network.config
+    if config.mlp_width != 4 * config.hidden:
+        raise ValueError(f"mlp_ratio={config.mlp_ratio}, and diffusers knows 4 alone: write it with --to torch")
+    settings = {
+        "_class_name": CLASS,
+        "num_attention_heads": config.heads,
+        "attention_head_dim": config.hidden // config.heads,
+        "in_channels": network.shape[-1],
+        "num_layers": config.depth,
+        "sample_size": network.shape[0],
+        "patch_size": config.patch,
+        "num_embeds_ada_norm": network.classes,
+    }
+    folder.mkdir(parents=True)
+    save_file(to_diffusers(with_positions(network, kind)), folder / WEIGHTS[0])
+    (folder / CONFIG).write_text(json.dumps(settings, indent=1))
+
+
+def kind_of(published: Published, said: str | None) -> Kind:
+    """The kind that was `said`, or that the file tells. Raises ValueError if neither does or they differ."""
+    if said is None and published.kind is None:
+        raise ValueError("SiT and DiT have the same names of tensors: say which one it is with --from sit or --from dit")
+    kind = said or published.kind
+    if kind not in CONVENTIONS or (kind == "meanflow") != (published.kind == "meanflow"):
+        raise ValueError(f"--from {kind}, and the names of its tensors are of {published.kind or 'sit or dit'}: say that")
+    return kind
+
+
+def _read(path: pathlib.Path, copy: Copy) -> tuple[dict[str, np.ndarray], str]:
+    notes: list[str] = []
+
+    def choose(content: Mapping[str, Any]) -> Any:
+        found = {which: name for which, names in COPIES.items() for name in names if isinstance(content.get(name), dict)}
+        if not found:
+            return content
+        if copy not in found:
+            raise UnpickleError(
+                f"it holds {', '.join(found.values())} and no {copy} weights: use --weights {next(iter(found))}"
+            )
+        others = [name for which, name in found.items() if which != copy]
+        notes.append(f"took {found[copy]}" + (f", not {others[0]}" if others else ""))
+        return content[found[copy]]
+
+    try:
+        tensors = read_tensors(path, choose) if is_torch(path) else _read_safetensors(path)
+    except ValueError as error:
+        if "torch.distributed" in str(error):
+            raise ValueError(f"{path} holds tensors that are spread over devices (DTensor): {WHOLE}") from error
+        raise
+    return {WRAPPERS.sub("", name): value for name, value in tensors.items()}, "".join(notes)
+
+
+def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except Exception as error:  # its errors have no common base
+        raise ValueError(f"{path} cannot be read as a file of torch or as safetensors ({error}): copy it again") from error
+
+
+def _read_diffusers(folder: pathlib.Path) -> Published:
+    # A whole pipeline keeps its network in a folder of its own.
+    folder = folder / "transformer" if (folder / "transformer" / CONFIG).is_file() else folder
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+        kind, heads, size = (config[name] for name in ("_class_name", "num_attention_heads", "sample_size"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} holds no {CONFIG} of diffusers' {CLASS} ({type(error).__name__}: {error})") from error
+    if kind != CLASS:
+        raise ValueError(f"{folder / CONFIG} describes {kind!r}, and {CLASS} alone is known")
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        parts = any(folder.glob("*.index.json"))
+        raise ValueError(
+            f"{folder} holds {'parts of a network' if parts else f'neither {WEIGHTS[0]} nor {WEIGHTS[1]}'}: {WHOLE}"
+        )
+    tensors, note = _read(file, "ema")
+    return Published(from_diffusers(tensors), "dit", int(heads), int(size), note)

@@ -1,0 +1,116 @@
+"""Losses on sets and on moments as objectives: what they hand to their loss, their features, and a memory that continues."""
+
+import contextlib
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from eqx_shortcut import Batch, losses
+from eqx_shortcut.checkpoint import Checkpoints
+from eqx_shortcut.evaluate import Pixels
+from eqx_shortcut.evaluate.networks import classifier_features
+from eqx_shortcut.models import NetworkField
+from eqx_shortcut.objectives import Drifting, Frechet, MeanFlow, Networks, SinkhornFlow
+from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
+from eqx_shortcut.train import init_state, make_step
+
+N, PROGRESS = 8, jnp.float32(0.5)
+
+
+class Toy(eqx.Module):
+    """A network of one example; with a key it adds noise, as dropout would."""
+
+    weight: jax.Array
+
+    def __call__(self, x, t, d, cond, *, key=None):
+        noise = 0.0 if key is None else jax.random.normal(key, x.shape)
+        return self.weight * x + t - d + cond.astype(x.dtype) / 10 + noise
+
+
+def networks() -> Networks:
+    return Networks(Toy(jnp.float32(0.5)), Toy(jnp.float32(-0.7)), null=9)
+
+
+def batch() -> Batch:
+    x = np.random.default_rng(0).standard_normal((N, 3))
+    return Batch(jnp.asarray(x, jnp.float32), jnp.arange(N) // 4)
+
+
+CASES = {
+    SinkhornFlow(groups=2, epsilon=0.2, iterations=3, power=2.0, guidance=2.0): ("sinkhorn_flow", {"iterations": 3}),
+    Drifting(groups=2, temperatures=(0.1, 0.3), guidance=2.0): ("drifting", {"temperatures": (0.1, 0.3)}),
+}
+
+
+@pytest.mark.parametrize("objective", CASES, ids=lambda objective: type(objective).__name__)
+def test_an_objective_is_its_loss_with_dropout_on(key, objective):
+    name, options = CASES[objective]
+    options = {"epsilon": 0.2, "power": 2.0, **options} if name == "sinkhorn_flow" else options
+    k_draws, k_mask = jax.random.split(key)
+    field = NetworkField(networks().online, k_mask)
+    expected, _ = getattr(losses, name)(field, batch(), k_draws, groups=2, guidance=2.0, **options)
+    np.testing.assert_allclose(objective(networks(), batch(), key, PROGRESS)[0], expected, rtol=1e-6)
+    assert objective.sets == 2 and not objective.guides(1) and objective.memory((3,)) is None
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    path = tmp_path_factory.mktemp("features") / "small.safetensors"
+    save_classifier(path, SmallClassifier(3, key=jax.random.key(0)), {})
+    return path
+
+
+def test_features_are_those_that_judge_and_say_so(classifier):
+    both = Frechet(features=("pixels", str(classifier)))
+    x = jax.random.uniform(jax.random.key(1), (2, 16, 16, 1), minval=-1, maxval=1)
+    rows, vectors = both.vectors(x)
+    judge = classifier_features(classifier, batch=2)
+    np.testing.assert_array_equal(rows, x.reshape(2, -1))
+    np.testing.assert_allclose(vectors, judge(np.asarray(x)).vectors, atol=1e-5)
+    assert both.trained_in(judge.protocol) and both.trained_in(Pixels().protocol)
+    alone = SinkhornFlow()
+    assert alone.trained_in(Pixels().protocol) and not alone.trained_in(judge.protocol)
+    assert not MeanFlow().trained_in(judge.protocol)
+    assert [space.data.mean.size for space in both.memory((16, 16, 1))] == [256, 128]
+
+
+REFUSED = [
+    (Drifting(groups=3), r"batch 8 is not a multiple of groups=3"),
+    (Drifting(groups=8), r"groups=8 of a batch of 8 are sets of one row, which tell nothing: use 4 or fewer"),
+    (Frechet(features=()), r"features=\(\) compares nothing: name pixels"),
+    (Frechet(features=("inception",)), r"features=inception: name pixels, or a file FILE.safetensors of classifier.py"),
+    (SinkhornFlow(features=("none.safetensors",)), r"no file none.safetensors: train a classifier with classifier.py"),
+]
+
+
+@pytest.mark.parametrize(("objective", "message"), REFUSED)
+def test_what_cannot_be_trained_on_is_refused(objective, message):
+    with pytest.raises(ValueError, match=message):
+        objective.check(N)
+
+
+def test_the_memory_goes_on_from_a_checkpoint_to_the_bit_and_is_kept_by_skipped_steps(tmp_path):
+    objective, tx = Frechet(decay=0.5), optax.sgd(0.1)
+    step = make_step(objective, tx, prepare=lambda raw, key: raw, ema_decay=0.9, steps=10)
+
+    def begun():
+        return init_state(lambda key: Toy(jnp.float32(0.5)), tx, jax.random.key(0), memory=objective.memory((3,)))
+
+    whole, _ = step(begun(), batch())
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(whole, {}, wait=True)
+        found = checkpoints.restore(begun())
+    assert found is not None and (tmp_path / "1" / "memory").is_dir()
+    for state in (whole, found[0]):
+        assert float(state.networks.memory[0].data.count) == 1
+    states = [step(state, batch())[0] for state in (whole, found[0])]
+    jax.tree.map(np.testing.assert_array_equal, states[0].networks, states[1].networks)
+    assert float(states[0].networks.memory[0].samples.count) == 1.5
+    kept = jax.tree.map(np.array, states[0].networks.memory)
+    after, _ = step(states[0], Batch(batch().x * jnp.nan, batch().cond))
+    assert int(after.skipped) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.networks.memory, kept)
