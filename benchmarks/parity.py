@@ -53,9 +53,10 @@ def begun(objective: Objective, config: DiTConfig, tx: optax.GradientTransformat
     shapes = eqx.tree_at(lambda s: s.key, shapes, None)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     state = eqx.tree_at(lambda s: s.networks, state, _drawn(shapes.networks))
-    state = eqx.tree_at(lambda s: s.networks.memory, state, objective.memory(SHAPE), is_leaf=lambda leaf: leaf is None)
     state = eqx.tree_at(lambda s: s.key, state, jax.random.key(0), is_leaf=lambda leaf: leaf is None)
-    return eqx.combine(state, rest)
+    state = eqx.combine(state, rest)
+    memory = objective.memory(SHAPE)
+    return eqx.tree_at(lambda s: s.networks.memory, state, memory, is_leaf=lambda leaf: leaf is None)
 
 
 def _build(config, key):
