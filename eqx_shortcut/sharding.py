@@ -98,11 +98,11 @@ def split(*, fsdp: int | None = None, tensor: int | None = None) -> Rule:
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
-    (r"blocks/qkv/(dense/)?kernel$", split(fsdp=1, tensor=3)),
-    (r"blocks/qkv/(dense/)?bias$", split(tensor=2)),
-    (r"blocks/up/kernel$", split(fsdp=1, tensor=-1)),
-    (r"blocks/up/bias$", split(tensor=-1)),
-    (r"blocks/(out|down)/kernel$", split(fsdp=2, tensor=1)),
+    (r"blocks/qkv/(dense/)?(kept/)?kernel$", split(fsdp=1, tensor=3)),
+    (r"blocks/qkv/(dense/)?(kept/)?bias$", split(tensor=2)),
+    (r"blocks/up/(kept/)?kernel$", split(fsdp=1, tensor=-1)),
+    (r"blocks/up/(kept/)?bias$", split(tensor=-1)),
+    (r"blocks/(out|down)/(kept/)?kernel$", split(fsdp=2, tensor=1)),
     (r"blocks/.*kernel$", split(fsdp=1)),
     (r"kernel$", split(fsdp=0)),
     (r"", split()),

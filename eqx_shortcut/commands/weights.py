@@ -72,7 +72,7 @@ def export_weights(config: Export) -> None:
     model = load(config.run, weights=config.weights, step=config.step)
     metadata = {"objective": model.objective, "step": model.step, "weights": config.weights}
     if config.to == "safetensors":
-        safetensors.save(config.file, model.network, metadata)
+        safetensors.save(config.file, getattr(model.network, "merged", model.network), metadata)
     else:
         export_published(config, model)
     print(f"{config.file}: weights {config.weights} of {config.run} after step {model.step}")
