@@ -72,7 +72,10 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     np.testing.assert_array_equal(rows, x.reshape(2, -1))
     np.testing.assert_allclose(vectors, judge(np.asarray(x)).vectors, atol=1e-5)
     assert both.trained_in(judge.protocol) and both.trained_in(Pixels().protocol)
+    coarse = SinkhornFlow(features=("pixels/4",))
+    np.testing.assert_allclose(coarse.vectors(x)[0][0, 1], jnp.mean(x[0, :4, 4:8]), rtol=1e-5)
     alone = SinkhornFlow()
+    assert coarse.trained_in(Pixels().protocol)
     assert alone.trained_in(Pixels().protocol) and not alone.trained_in(judge.protocol)
     assert not MeanFlow().trained_in(judge.protocol)
     assert [space.data.mean.size for space in both.memory((16, 16, 1))] == [256, 128]
@@ -82,7 +85,10 @@ REFUSED = [
     (Drifting(groups=3), r"batch 8 is not a multiple of groups=3"),
     (Drifting(groups=8), r"groups=8 of a batch of 8 are sets of one row, which tell nothing: use 4 or fewer"),
     (Frechet(features=()), r"features=\(\) compares nothing: name pixels"),
-    (Frechet(features=("inception",)), r"features=inception: name pixels, or a file FILE.safetensors of classifier.py"),
+    (
+        Frechet(features=("inception",)),
+        r"features=inception: name pixels, pixels/2, or a file FILE.safetensors of classifier.py",
+    ),
     (SinkhornFlow(features=("none.safetensors",)), r"no file none.safetensors: train a classifier with classifier.py"),
 ]
 
