@@ -41,7 +41,7 @@ def batch() -> Batch:
 
 
 CASES = {
-    SinkhornFlow(groups=2, epsilon=0.2, iterations=3, power=2.0, guidance=2.0): ("sinkhorn_flow", {"iterations": 3}),
+    SinkhornFlow(groups=2, epsilon=0.2, iterations=3, exponent=2.0, guidance=2.0): ("sinkhorn_flow", {"iterations": 3}),
     Drifting(groups=2, temperatures=(0.1, 0.3), guidance=2.0): ("drifting", {"temperatures": (0.1, 0.3)}),
 }
 
@@ -49,7 +49,7 @@ CASES = {
 @pytest.mark.parametrize("objective", CASES, ids=lambda objective: type(objective).__name__)
 def test_an_objective_is_its_loss_with_dropout_on(key, objective):
     name, options = CASES[objective]
-    options = {"epsilon": 0.2, "power": 2.0, **options} if name == "sinkhorn_flow" else options
+    options = {"epsilon": 0.2, "exponent": 2.0, **options} if name == "sinkhorn_flow" else options
     k_draws, k_mask = jax.random.split(key)
     field = NetworkField(networks().online, k_mask)
     expected, _ = getattr(losses, name)(field, batch(), k_draws, groups=2, guidance=2.0, **options)
@@ -79,6 +79,11 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     assert alone.trained_in(Pixels().protocol) and not alone.trained_in(judge.protocol)
     assert not MeanFlow().trained_in(judge.protocol)
     assert [space.data.mean.size for space in both.memory((16, 16, 1))] == [256, 128]
+
+
+def test_features_of_images_are_not_asked_of_other_rows(classifier):
+    with pytest.raises(ValueError, match=r"are of images of 1 or 3 channels, and rows are of shape \(3,\): name pixels"):
+        Frechet(features=(str(classifier),)).memory((3,))
 
 
 REFUSED = [

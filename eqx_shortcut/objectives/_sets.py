@@ -85,11 +85,11 @@ class SinkhornFlow(_OnSets):
     """Entropy of the plans, in units of their mean cost (more than 0)."""
     iterations: Count = 20
     """Of Sinkhorn (1 or more)."""
-    power: Positive = 1.0
-    """The cost is the distance to this power (more than 0)."""
+    exponent: Positive = 1.0
+    """The cost is the distance to the power of this (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        plans = {"epsilon": self.epsilon, "iterations": self.iterations, "power": self.power}
+        plans = {"epsilon": self.epsilon, "iterations": self.iterations, "exponent": self.exponent}
         return losses.sinkhorn_flow(field, batch, key, **plans, **self.options)
 
 
@@ -143,6 +143,10 @@ def _vectors(name: str) -> losses.Features:
     network, _ = load_classifier(pathlib.Path(name))
 
     def pooled(x):
+        if x.ndim != 4 or x.shape[3] not in (1, 3):
+            raise ValueError(
+                f"features={name} are of images of 1 or 3 channels, and rows are of shape {x.shape[1:]}: name pixels"
+            )
         # Grey images with three equal channels.
         return jax.vmap(network)(jnp.broadcast_to(x, (*x.shape[:3], 3))).pooled
 
