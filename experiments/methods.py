@@ -31,7 +31,9 @@ ON_DATA = "flow-matching shortcut mean-flow".split()
 AFTER = "frechet reward".split()
 """Those that go on from another method."""
 SETS = "sinkhorn-flow drifting".split()
-"""Those of one step alone, learnt from ten sets of images, one of each class."""
+"""Those of one step alone."""
+ON_SETS = "--objective.groups 10 --batch 250 --optimizer.lr 1e-3 --optimizer.warmup 10 --quality.steps 1"
+"""What these are told: ten sets of images, one of each class, at the small rate of a model that goes on."""
 
 
 class Method(NamedTuple):
@@ -123,8 +125,7 @@ def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuni
         consistency: Method(f"{told_of_data} {scratch}"),
         # Its authors' way.
         f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
-        # One step alone, learnt from ten sets of 25 images, one of each class.
-        **{name: Method(f"objective:{name} --objective.groups 10 --batch 250 --quality.steps 1") for name in SETS},
+        **{name: Method(f"objective:{name} {ON_SETS}", goes_on="") for name in SETS},
     }
 
 
