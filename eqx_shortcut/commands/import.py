@@ -6,8 +6,8 @@
     eqx-shortcut sample runs/imagenet/sit --steps 128 --guidance 4
 
 Reads arrays alone and runs nothing of a file. SiT and DiT come as .pt, .safetensors or a folder of diffusers, MeanFlow and
-improved MeanFlow (imf) as the folder of a checkpoint, kvfrans/shortcut-models, the original, as its pickle or the folder of it. If an
-original was trained on another objective than shortcut models, name it, as in `objective:flow-matching`.
+improved MeanFlow (imf) as the folder of a checkpoint, kvfrans/shortcut-models (original) as its pickle or the folder of it. If
+that was trained on another objective than shortcut models, name it, as in `objective:flow-matching`.
 """
 
 import dataclasses
