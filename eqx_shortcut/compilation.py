@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.core
 from jax.experimental.compilation_cache import compilation_cache
 
 from . import storage
