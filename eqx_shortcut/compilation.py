@@ -4,7 +4,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.core
@@ -28,17 +27,6 @@ def use_compilation_cache() -> str | None:
     except (OSError, storage.StorageError) as error:
         return f"compiled programs are not kept, so that a second run starts no faster ({error})"
     return None
-
-
-def run_once(function: Any, *args: Any) -> Any:
-    """`function(*args)` of what `eqx.filter_jit` returned, for a program that runs once: a CPU's machine code is not optimised.
-
-    The network of digits.py is then made in 1.7 s of CPU time in place of 5.8, to the last bit of a float32 or two.
-    """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
-    if traced or jax.default_backend() != "cpu":
-        return function(*args)
-    return function.lower(*args).compile({"xla_backend_optimization_level": 0})(*args)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 import math
 import re
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,7 @@ SIZE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer(abc.ABC):
+class Optimizer(abc.ABC, ranges.Checked):
     """An optimizer: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
 
     lr: NotNegative = 1e-4
@@ -40,9 +41,15 @@ class Optimizer(abc.ABC):
     """Weight decay, multiplied by the learning rate (0 or more)."""
     clip: Positive | None = None
     """Largest norm of the gradient over all parameters; None leaves it (more than 0)."""
+    frozen: str | None = None
+    """Paths of parameters that stay as they are, as a regular expression: "blocks/", or with --network.low-rank "/kept/"."""
 
     def __post_init__(self) -> None:
-        ranges.check(self)
+        super().__post_init__()
+        try:
+            re.compile(self.frozen or "")
+        except re.error as error:
+            raise ValueError(f"frozen={self.frozen!r} is no regular expression ({error}): use blocks/, for example") from error
 
     def rate(self, steps: int) -> "optax.Schedule":
         """The learning rate as a function of the step, for a run of `steps`."""
@@ -59,7 +66,10 @@ class Optimizer(abc.ABC):
         import optax
 
         rule = self.rule(self.rate(steps))
-        return rule if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), rule)
+        rule = rule if self.clip is None else optax.chain(optax.clip_by_global_norm(self.clip), rule)
+        if self.frozen is None:
+            return rule
+        return optax.partition({"moved": rule, "frozen": optax.set_to_zero()}, functools.partial(_frozen, self.frozen))
 
     @abc.abstractmethod
     def rule(self, rate: "optax.Schedule") -> "optax.GradientTransformation":
@@ -147,6 +157,16 @@ def _adamw(optimizer: Optimizer, rate: "optax.Schedule") -> "optax.GradientTrans
     import optax
 
     return optax.adamw(rate, b1=optimizer.beta1, b2=optimizer.beta2, weight_decay=optimizer.weight_decay)
+
+
+def _frozen(pattern: str, params: PyTree) -> PyTree:
+    def label(path: Any, _: Any) -> str:
+        return "frozen" if re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) else "moved"
+
+    labels = jax.tree_util.tree_map_with_path(label, params)
+    if set(jax.tree.leaves(labels)) != {"frozen", "moved"}:
+        raise ValueError(f"frozen={pattern!r} is in the paths of all parameters, or of none: blocks/ is in those of the blocks")
+    return labels
 
 
 def _labels(params: PyTree) -> PyTree:

@@ -83,7 +83,7 @@ def _place(array: Any, where: NamedSharding) -> Any:
 
 
 def split(*, fsdp: int | None = None, tensor: int | None = None) -> Rule:
-    """The axis of an array that each of the mesh's axes divides; one that it lacks or that does not divide leaves it whole."""
+    """The rule that splits these axes of an array over the mesh's; one that is missing or not divisible stays whole."""
 
     def rule(shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
         axes: list[str | None] = [None] * len(shape)
@@ -98,11 +98,11 @@ def split(*, fsdp: int | None = None, tensor: int | None = None) -> Rule:
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
-    (r"blocks/qkv/(dense/)?kernel$", split(fsdp=1, tensor=3)),
-    (r"blocks/qkv/(dense/)?bias$", split(tensor=2)),
-    (r"blocks/up/kernel$", split(fsdp=1, tensor=-1)),
-    (r"blocks/up/bias$", split(tensor=-1)),
-    (r"blocks/(out|down)/kernel$", split(fsdp=2, tensor=1)),
+    (r"blocks/qkv/(dense/)?(kept/)?kernel$", split(fsdp=1, tensor=3)),
+    (r"blocks/qkv/(dense/)?(kept/)?bias$", split(tensor=2)),
+    (r"blocks/up/(kept/)?kernel$", split(fsdp=1, tensor=-1)),
+    (r"blocks/up/(kept/)?bias$", split(tensor=-1)),
+    (r"blocks/(out|down)/(kept/)?kernel$", split(fsdp=2, tensor=1)),
     (r"blocks/.*kernel$", split(fsdp=1)),
     (r"kernel$", split(fsdp=0)),
     (r"", split()),

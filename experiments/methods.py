@@ -93,7 +93,7 @@ def taught(name: str) -> Method:
 
 
 def of_data(name: str, grid: int) -> str:
-    """What a method is told of a network that answers data, and beside."""
+    """Options of a method whose network answers data."""
     own = {"flow-matching": f"--objective.steps {grid}", "shortcut": ""}
     return f"--network.predict data {own[name] if name in own else steady(name)}"
 

@@ -3,7 +3,6 @@
 import pathlib
 from collections.abc import Iterator
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -36,16 +35,3 @@ def test_programs_of_several_cpu_devices_are_compiled_anew_and_others_kept(kept)
             jax.jit(lambda x, number=number: x + number)(x)
         written.append(len(list(kept.iterdir())) > before)
     assert written == [True, False, True]
-
-
-def test_a_program_that_runs_once_answers_as_any_other():
-    function = eqx.filter_jit(lambda key, network: (jax.random.normal(key, (8,)), network))
-    key, network = jax.random.key(0), eqx.nn.Linear(2, 3, key=jax.random.key(1))
-    for found, expected in zip(*(jax.tree.leaves(f(key, network)) for f in (_once(function), function)), strict=True):
-        assert jnp.allclose(found, expected, atol=1e-6)
-    shape, _ = eqx.filter_eval_shape(_once(function), key, network)
-    assert shape.shape == (8,)
-
-
-def _once(function):
-    return lambda *args: compilation.run_once(function, *args)

@@ -185,14 +185,14 @@ def _to_devices(sharding: jax.sharding.Sharding, size: int, share: PyTree[np.nda
 
 
 def _prepare_worker(worker: int, workers: int) -> None:
-    """A worker leaves the accelerators to the main process, and what an interrupt of the keyboard means."""
+    """Leaves accelerators and Ctrl-C to the main process."""
     jax.config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Prepare(eqx.Module):
-    """From raw rows to a Batch, in the compiled step: what the data make of them (see Rows.batch), with all conditions hidden
-    if not `labelled`, to be noised by noise of the standard deviation `noise_scale`."""
+    """From raw rows to a Batch, in the compiled step: by the data's own `Rows.batch`, with all conditions hidden if not
+    `labelled`, and noise of the standard deviation `noise_scale`."""
 
     batch: Callable[..., Batch]
     null: Cond
@@ -208,7 +208,7 @@ class Prepare(eqx.Module):
 def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True, noise_scale: float = 1.0) -> Prepare:
     """The function from a raw batch of `data` to a Batch, for use inside the compiled step.
 
-    What can be mirrored is, with probability 1/2 each if `mirror`. `labelled=False` hides all conditions.
+    With `mirror` each row that can be mirrored is, with probability 1/2. `labelled=False` hides all conditions.
     """
     return Prepare(data.batch, null_of(data), mirror, labelled, noise_scale)
 

@@ -31,8 +31,9 @@ PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
 
 def check(config: Config) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
-    fields = [field.name for field in dataclasses.fields(config.objective)]
-    with renamed({f"{name}=": f"--objective.{name.replace('_', '-')} " for name in fields}):
+    flags = {field.name: f"--objective.{field.name.replace('_', '-')}" for field in dataclasses.fields(config.objective)}
+    told = {f"{name}=": f"{flag} " for name, flag in flags.items()}
+    with renamed(told | {name: flag for name, flag in flags.items() if "_" in name}):  # other names may be words
         config.objective.check(config.batch)
     check_start(config)
     for field in dataclasses.fields(config):
@@ -45,6 +46,11 @@ def check(config: Config) -> None:
         )
     if (check_own := getattr(config.network, "check", None)) is not None:
         check_own(config.objective)
+    if getattr(config.network, "low_rank", 0) and config.optimizer.frozen is None:
+        raise ValueError(
+            "--network.low-rank trains corrections of layers that are kept, and weight decay would change those: keep them by "
+            "--optimizer.frozen /kept/"
+        )
     for guidance in (config.quality.guidance, config.figures.guidance):
         check_guidance(config.objective, guidance)
 
@@ -78,7 +84,7 @@ def check_record(
     may_change: Collection[str] = MAY_CHANGE,
     remedy: str = "Repeat its settings to continue it, or start a new one with --name",
 ) -> None:
-    """Makes sure that a config.json, if there is one, is that of this run; raises ValueError naming what differs."""
+    """Raises ValueError, naming what differs, if there is a config.json and it is of another run."""
     if storage.exists(path):
         # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
         # altogether (an imported run does not know its data) is settled by the command that continues it.

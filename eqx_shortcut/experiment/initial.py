@@ -9,14 +9,14 @@ import jax.numpy as jnp
 
 from .. import rng, storage
 from ..data import Rows, null_of
-from ..models import MLP, DiT
+from ..models import MLP, DiT, low_rank
 from ..objectives import Objective
 from ..train import TrainState, init_state
 from ..trained import Trained, load
 from .config import Config
 
 # What two networks may differ in and still hold the same parameters for the same function.
-FREE = ("dropout", "precision", "remat", "unroll")
+FREE = ("dropout", "precision", "remat", "unroll", "low_rank")
 
 
 def check_start(config: Config) -> None:
@@ -156,16 +156,17 @@ def adopted(network: Any, other: Trained, run: storage.Path) -> Any:
     function is the same at first at every step size that the new objective asks for.
     """
     check_same(network, other, run)
-    source, only = other.network, other.objective.only_step
+    source, only = low_rank.merged(other.network), other.objective.only_step
     if only is not None and not hasattr(source, "held_at"):
         raise ValueError(
             f"{run} was trained at one step size, {only:g}, and {type(source).__name__} has no method held_at(d) that answers "
             "as there at every step size: write one, or name a run of several step sizes"
         )
     # A checkpoint is read onto one device. The state may lie on several, and what is computed for them has to lie there, too.
-    source = laid_out(source, network)
-    held = source if only is None else laid_out(source.held_at(only), network)
-    return jax.tree.unflatten(jax.tree.structure(network), jax.tree.leaves(held))
+    plain = low_rank.plain(network)
+    source = laid_out(source, plain)
+    held = source if only is None else laid_out(source.held_at(only), plain)
+    return low_rank.kept_in(network, jax.tree.unflatten(jax.tree.structure(plain), jax.tree.leaves(held)))
 
 
 def check_same(network: Any, other: Trained, run: storage.Path) -> None:

@@ -104,7 +104,7 @@ class Monitor:
 
     @functools.cached_property
     def _few(self) -> Batch:
-        """As many as are drawn, beside what is made of them."""
+        """The held-out images of the denoising picture: half of its columns, the other half are predictions."""
         return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[: columns(self._data) // 2]), _whole(self._batches[0]))
 
     def _path(self, kind: str, step: int, note: str = "") -> storage.Path:

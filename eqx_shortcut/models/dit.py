@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import ranges
 from ..ranges import BelowOne, Count, Natural, Positive
+from . import low_rank
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
@@ -71,6 +72,9 @@ class DiTConfig:
     predict: Prediction | Literal["noise"] = "velocity"
     """What the last layer answers: the velocity, or data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`, or
     the noise of DiT's diffusion path."""
+    low_rank: Natural = 0
+    """Rank of corrections to the layers of the blocks, which are trained in their place (Hu et al. 2022, LoRA); 0: none (0 or
+    more)."""
     velocity_head: bool = False
     """A second last layer that answers the velocity, for objectives that train one beside the average velocity."""
     embed_scale: Positive = 1.0
@@ -312,6 +316,9 @@ class DiT(eqx.Module):
         scale, observed = config.embed_scale, config.observed
         self.label = label_embedding(classes, size, config.guided, scale=scale, key=k_label, observed=observed)
         self.blocks = eqx.filter_vmap(lambda k: Block(config, key=k))(jax.random.split(k_blocks, config.depth))
+        if config.low_rank:
+            k_low = jax.random.fold_in(k_blocks, 1)
+            self.blocks = low_rank.corrected(self.blocks, config.low_rank, axes=1, key=k_low)
         final = FinalLayer(size, pixels, key=k_final)
         self.final = TwoHeads(final, FinalLayer(size, pixels, key=k_final)) if config.velocity_head else final
         self.logvar = jnp.zeros(256)
@@ -345,6 +352,13 @@ class DiT(eqx.Module):
         if not isinstance(self.final, TwoHeads):
             raise ValueError("the network has no head for the velocity: build it with velocity_head=True")
         return eqx.tree_at(lambda n: n.final, self, self.final.velocity)
+
+    @property
+    def merged(self) -> "DiT":
+        """The same function without corrections of low rank, which the layers take in."""
+        other = eqx.tree_at(lambda n: n.blocks, self, low_rank.merged(self.blocks))
+        object.__setattr__(other, "config", dataclasses.replace(self.config, low_rank=0))
+        return other
 
     @property
     def in_float32(self) -> "DiT":
@@ -396,7 +410,7 @@ class DiT(eqx.Module):
         return height // self.config.patch, width // self.config.patch
 
     def _blocks(self, x, c, key, keep):
-        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+        arrays, static = eqx.partition(low_rank.merged(self.blocks), eqx.is_array)
         rotary = self.config.positions != "table"
         rotation = rotary_table(self.config.hidden // self.config.heads, *self._grid) if rotary else None
         keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, self.config.depth)

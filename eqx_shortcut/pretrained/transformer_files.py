@@ -1,4 +1,4 @@
-"""Published diffusion transformers from their files: torch, safetensors, a folder of diffusers; nothing of a file is run."""
+"""Published diffusion transformers from their files: torch, safetensors, diffusers, Orbax; nothing of a file is run."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from ..models.dit import DiT
 from .torchfile import is_torch, read_tensors
-from .transformers import CONVENTIONS, Kind, from_diffusers, to_diffusers, with_positions
+from .transformers import CONVENTIONS, Kind, from_diffusers, from_flax, to_diffusers, with_positions
 from .unpickle import UnpickleError
 
 Copy = Literal["ema", "online"]
@@ -21,6 +21,9 @@ COPIES: dict[Copy, tuple[str, ...]] = {"ema": ("ema", "model_ema", "ema_model"),
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.)+")
 """What torch puts before names of a network that is spread over devices, or compiled."""
 CONFIG, CLASS = "config.json", "DiTTransformer2DModel"
+TREES: dict[Copy, str] = {"ema": "ema_params", "online": "params"}
+"""What the JAX authors' states call them."""
+ORBAX = ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 WHOLE = "gather the weights and save them whole, in one file"
 
@@ -42,7 +45,9 @@ def read_published(path: str | pathlib.Path, copy: Copy = "ema") -> Published:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        return _read_diffusers(path)
+        steps = sorted(path.glob("checkpoint_*"), key=lambda step: (len(step.name), step.name))
+        orbax = next((folder for folder in (path, *steps[-1:]) if any((folder / name).exists() for name in ORBAX)), None)
+        return _read_diffusers(path) if orbax is None else _read_orbax(orbax, copy)
     if path.name.endswith(".index.json"):
         raise ValueError(f"{path} lists the parts of a network that is cut into several files: {WHOLE}")
     if not path.is_file():
@@ -130,6 +135,27 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {name: file.get_tensor(name) for name in file.keys()}
     except Exception as error:  # its errors have no common base
         raise ValueError(f"{path} cannot be read as a file of torch or as safetensors ({error}): copy it again") from error
+
+
+def _read_orbax(folder: pathlib.Path, copy: Copy) -> Published:
+    import jax
+    import orbax.checkpoint as ocp
+
+    name, folder = TREES[copy], folder.absolute()
+    try:
+        # Of the whole state, of which moments are the half, one copy of the weights is read.
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            item = {name: {"net": reader.metadata(folder).item_metadata.tree[name]["net"]}}
+            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+            wanted = ocp.args.PyTreeRestore(item, restore_args=plain, partial_restore=True)
+            found = reader.restore(folder, args=wanted)[name]["net"]
+    except Exception as error:  # its errors have no common base
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise ValueError(f"{folder} cannot be read as a state of MeanFlow, whose {name} hold a net ({reason})") from error
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): v for path, v in jax.tree_util.tree_leaves_with_path(found)
+    }
+    return Published(from_flax(named), "meanflow", note=f"took {name} of {folder.name}")
 
 
 def _read_diffusers(folder: pathlib.Path) -> Published:

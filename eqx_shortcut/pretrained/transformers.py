@@ -148,9 +148,10 @@ def exported(network: DiT, only_step: float | None) -> tuple[DiT, Kind]:
     What the step branch adds at that step goes into the bias of the time embedding, and the scale of the logits into the
     queries; neither changes a network that came from one of theirs. Raises ValueError naming what they have no place for.
     """
-    config = network.config
+    network, config = network.merged, network.config
     foreign = [f"{name}={value}" for name in NEEDED if (value := getattr(config, name)) != NEEDED[name]]
     foreign += [f"time={config.time}"] if config.time != "linear" else []
+    foreign += [f"predict={config.predict}"] if config.predict == "data" else []
     foreign += [f"images of {network.shape[0]} x {network.shape[1]}"] if network.shape[0] != network.shape[1] else []
     if config.step != "none" and only_step is None:
         foreign.append(f"step={config.step}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class PushT:
+class PushT(ranges.Checked):
     """Windows of 16 actions of people, each for two observations; policies are judged by what they do in the simulator."""
 
     path: pathlib.Path | None = None
@@ -26,9 +26,6 @@ class PushT:
     """Share of the episodes held out (more than 0, below 1)."""
     people: Count | None = None
     """Episodes trained on, the first of a fixed order; None: all (1 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     def episodes(self) -> Episodes:
         """All of them."""

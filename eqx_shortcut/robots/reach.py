@@ -57,16 +57,13 @@ def measured(paths: Paths, ends: Ends) -> dict[str, float]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reach:
+class Reach(ranges.Checked):
     """Paths around an obstacle, each for its start and goal; half go above it, half below."""
 
     count: Several = 4096
     """Paths to learn from (2 or more)."""
     seed: Natural = 0
     """Seed of the paths (0 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     def build(self) -> Any:
         """Paths to train on, and others."""

@@ -8,13 +8,14 @@ import pathlib
 import pickle
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
 import published
 import torchfiles
 from eqx_shortcut.pretrained.transformer_files import kind_of, read_published
-from eqx_shortcut.pretrained.transformers import POSITIONS, to_diffusers
+from eqx_shortcut.pretrained.transformers import POSITIONS, from_flax, to_diffusers
 from torchfiles import Name
 
 SHAPES = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "transformer_shapes.json").read_text())
@@ -174,3 +175,36 @@ def test_spread_tensors_are_refused(stored):
 def test_positions_come_along(stored):
     table = {POSITIONS: np.zeros((1, 16, 24), np.float32)}
     assert POSITIONS in read_published(stored(torchfiles.archive({**weights(), **table}))).tensors
+
+
+def nested(parameters: dict[str, np.ndarray]) -> dict:
+    tree: dict = {}
+    for name, value in parameters.items():
+        *groups, last = name.split("/")
+        functools.reduce(lambda at, group: at.setdefault(group, {}), groups, tree)[last] = value
+    return tree
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory) -> pathlib.Path:
+    """A folder of states as flax's save_checkpoint leaves it, the newest with what MeanFlow's holds."""
+    folder = tmp_path_factory.mktemp("saved")
+    both = {
+        name: {"net": nested(published.weights(SHAPES["meanflow"], seed))} for name, seed in (("params", 1), ("ema_params", 0))
+    }
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        writer.save(folder / "checkpoint_9", {"params": {"other": np.ones(2)}})
+        writer.save(folder / "checkpoint_10", {"step": 10, "opt_state": [{"mu": both["params"]}, None], **both})
+    return folder
+
+
+@pytest.mark.parametrize(("copy", "name", "seed"), [("ema", "ema_params", 0), ("online", "params", 1)])
+def test_a_state_of_mean_flow_is_read(state, copy, name, seed):
+    found = read_published(state, copy)
+    assert_same(found.tensors, from_flax(published.weights(SHAPES["meanflow"], seed)))
+    assert (found.kind, found.note) == ("meanflow", f"took {name} of checkpoint_10")
+
+
+def test_a_state_of_something_else_is_refused(state):
+    with pytest.raises(ValueError, match="cannot be read as a state of MeanFlow, whose ema_params hold a net"):
+        read_published(state / "checkpoint_9")

@@ -1,0 +1,71 @@
+"""Corrections of low rank to dense layers that are kept (Hu et al. 2022, LoRA)."""
+
+import math
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .layers import Dense
+
+Tree = TypeVar("Tree")
+
+
+class LowRank(eqx.Module):
+    """The layer of kernel `kept + left @ right`, of which no gradient reaches `kept`; `right` is 0 at first.
+
+    `axes` leading axes are those of stacked layers; then `right` is of shape (rank, *outputs).
+    """
+
+    kept: Dense
+    left: Float[Array, "*stacked inputs rank"]
+    right: Float[Array, "..."]
+    axes: int = eqx.field(static=True)
+
+    def __init__(self, kept: Dense, rank: int, axes: int, *, key: PRNGKeyArray):
+        stacked, inputs, outputs = kept.kernel.shape[:axes], kept.kernel.shape[axes], kept.kernel.shape[axes + 1 :]
+        self.kept, self.axes = kept, axes
+        self.left = jax.random.normal(key, (*stacked, inputs, rank)) / math.sqrt(inputs)
+        self.right = jnp.zeros((*stacked, rank, *outputs))
+
+    @property
+    def merged(self) -> Dense:
+        """One dense layer for the two."""
+        kept = jax.tree.map(jax.lax.stop_gradient, self.kept)
+        flat = self.right.reshape(*self.right.shape[: self.axes + 1], -1)
+        correction = jnp.matmul(self.left, flat, precision="highest").reshape(kept.kernel.shape)
+        return eqx.tree_at(lambda dense: dense.kernel, kept, kept.kernel + correction)
+
+
+def _is(kind: type) -> Any:
+    return lambda node: isinstance(node, kind)
+
+
+def corrected(layers: Tree, rank: int, *, axes: int, key: PRNGKeyArray) -> Tree:
+    """The same layers, each dense one with a correction of this rank; the same function at first."""
+    nodes, structure = jax.tree.flatten(layers, is_leaf=_is(Dense))
+    keys = jax.random.split(key, len(nodes))
+    found = [LowRank(n, rank, axes, key=k) if isinstance(n, Dense) else n for n, k in zip(nodes, keys, strict=True)]
+    return jax.tree.unflatten(structure, found)
+
+
+def merged(layers: Tree) -> Tree:
+    """Layers of the same function without corrections."""
+    return jax.tree.map(lambda node: node.merged if isinstance(node, LowRank) else node, layers, is_leaf=_is(LowRank))
+
+
+def plain(layers: Tree) -> Tree:
+    """The layers that are kept, without their corrections."""
+    return jax.tree.map(lambda node: node.kept if isinstance(node, LowRank) else node, layers, is_leaf=_is(LowRank))
+
+
+def kept_in(corrections: Tree, layers: Any) -> Tree:
+    """The corrections, with the plain layers for those that they keep."""
+    return jax.tree.map(
+        lambda node, layer: eqx.tree_at(lambda n: n.kept, node, layer) if isinstance(node, LowRank) else layer,
+        corrections,
+        layers,
+        is_leaf=_is(LowRank),
+    )
