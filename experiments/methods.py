@@ -50,7 +50,7 @@ class Method(NamedTuple):
 
     @property
     def phases(self) -> int:
-        """Trainings one after another."""
+        """The number of trainings, one after another."""
         return 2 if self.teacher or self.pairs or self.goes_on is not None else 1
 
 
@@ -61,9 +61,9 @@ class Setting:
     script: str
     """The experiment."""
     preset: str
-    """Its settings that are changed, by name."""
+    """Changed settings of the experiment, by name."""
     methods: dict[str, Method]
-    """In the order of the table."""
+    """The methods by name, in the order of the table."""
     pairs: int
     """Pairs that reflow trains on."""
     grid: int
@@ -73,7 +73,7 @@ class Setting:
     pictures: bool = True
     """Samples are images."""
     measure: str = "frechet"
-    """What the figure shows, and the first table."""
+    """The measure in the figure and in the first table."""
     whole: bool = False
     """Each phase of a method has the budget of one."""
 
@@ -90,7 +90,7 @@ def steady(name: str) -> str:
 
 
 def taught(name: str) -> Method:
-    """One that distils a flow-matching model of its own network."""
+    """A method that distils a flow-matching model with the same network."""
     return Method(f"objective:{name} --objective.distil {steady(name)}", teacher=True, goes_on=steady(name))
 
 

@@ -35,8 +35,8 @@ def sinkhorn_flow(
 
     The batch is `groups` equal sets of rows after one another, each of one condition (see data.batches); twice as many samples
     are drawn, and each half of a set's serves the other half as the second set. Without `features` rows are compared
-    themselves. Metrics: `drift`, the size of `V`, and `marginals`, by how much the plans miss theirs after so many
-    `iterations`. `reduction=None` returns one value a sample. Raises ValueError if `groups` does not divide the batch.
+    themselves. Metrics: `drift`, the size of `V`, and `marginals`, by how much the plans miss theirs after `iterations`
+    iterations. `reduction=None` returns one value a sample. Raises ValueError if `groups` does not divide the batch.
     W-Flow (2026).
     """
 
