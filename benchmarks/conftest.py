@@ -38,7 +38,7 @@ def _cell(name: str, told: dict[str, Any]) -> str:
     value = told.get(name)
     if not isinstance(value, float):
         return "" if value is None else str(value)
-    return f"{value:.1%}" if name == "of the peak" else f"{value:,.1f}"
+    return f"{value:.1%}" if name == "of the peak" else f"{value:,.{0 if value > 100 else 1}f}"
 
 
 @pytest.fixture

@@ -261,8 +261,7 @@ def ceilings(lab: Lab) -> Found:
 
 def heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """`fused` in the order of axes, and at the scale, of `attend`."""
-    q, k, v = (a.transpose(1, 0, 2) for a in (q * q.shape[-1], k, v))
-    return fused(q, k, v).transpose(1, 0, 2)
+    return fused(*(a.transpose(1, 0, 2) for a in (q, k, v)), divisor=1.0).transpose(1, 0, 2)
 
 
 def attention(lab: Lab) -> Found:
@@ -405,7 +404,7 @@ class Agreement:
     def __call__(self, lab: Lab) -> Found:
         import parity
 
-        objective, half = OBJECTIVES[self.name](), dataclasses.replace(parity.CONFIG, precision="bfloat16")
+        objective, half = parity.objective(self.name), dataclasses.replace(parity.CONFIG, precision="bfloat16")
         found = parity.differences(parity.values(objective), json.loads(parity.FILE.read_text())[self.name])
         run = parity.trained(objective, half, 4 if lab.tiny else parity.STEPS)
         return {"objective": self.name} | found | {f"bfloat16, {quantity}": value for quantity, value in run.items()}

@@ -9,7 +9,7 @@ Found = dict[str, Any]
 
 
 def page(folder: pathlib.Path) -> str:
-    """All tables of a folder of measurements: a line of where they were made, then the ceilings, training and sampling."""
+    """All tables of a folder of measurements: a line of where they were made, then what was measured."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     done = {name: row for name, row in found.items() if "error" not in row}
     some = next(iter(done.values()))
@@ -18,7 +18,9 @@ def page(folder: pathlib.Path) -> str:
         f"{name} {some['versions'][name]}" for name in ("python", "jax", "nvidia-cudnn-cu13") if name in some["versions"]
     )
     head = f"{some['chip']}, driver {driver}, {versions}, {some['date']}."
-    return "\n\n".join([head, _ceilings(done), _training(done), _attention(done), _sampling(done)])
+    return "\n\n".join(
+        part for part in [head, _ceilings(done), _training(done), _attention(done), _sampling(done), _agreement(done)] if part
+    )
 
 
 def _ceilings(done: dict[str, Found]) -> str:
@@ -57,7 +59,7 @@ def _step(name: str, row: Found, product: float) -> tuple[str, ...]:
         options,
         f"{1e3 * row['seconds_a_step_quartiles'][1]:.1f}",
         f"{row['images_a_second']:,.0f}",
-        f"{row['mfu']:.1%}",
+        "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}",
         f"{row['model_tflops'] / product:.1%}",
         f"{memory:.1f}",
         f"{row['compile_s']:.0f}",
@@ -66,7 +68,8 @@ def _step(name: str, row: Found, product: float) -> tuple[str, ...]:
 
 def _attention(done: dict[str, Found]) -> str:
     row = done.get("attention", {})
-    return _table(("attention, batch 256", "ms"), [(name[:-3], f"{row[name]:.2f}") for name in row if name.endswith(" ms")])
+    rows = [(name[:-3], f"{row[name]:.2f}") for name in row if name.endswith(" ms")]
+    return _table(("attention, batch 256", "ms"), rows) if rows else ""
 
 
 def _sampling(done: dict[str, Found]) -> str:
@@ -76,6 +79,22 @@ def _sampling(done: dict[str, Found]) -> str:
         if "1 steps, images a second" in row
     ]
     return _table(("sampling", "batch", "1 step, images/s", "4 steps", "128 steps"), rows)
+
+
+def _agreement(done: dict[str, Found]) -> str:
+    rows = [
+        (
+            f"`{row['objective']}`",
+            f"{row['loss, relative difference']:.0e}",
+            f"{row['gradient, relative difference']:.0e}",
+            f"{row['bfloat16, first loss']:.3f} > {row['bfloat16, last loss']:.3f}",
+            str(row["bfloat16, skipped"]),
+        )
+        for name, row in done.items()
+        if name.startswith("objective-")
+    ]
+    head = ("objective", "loss beside a CPU's, float32", "gradient", "loss of 200 steps in bfloat16", "steps not finite")
+    return _table(head, rows) if rows else ""
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

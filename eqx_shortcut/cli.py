@@ -153,7 +153,7 @@ def _of_option(sentence: str, words: Sequence[str], part: str | None = None) -> 
 
 
 class Interrupted(Exception):
-    """A command that a signal stopped at a good place; it says where."""
+    """A command was stopped by a signal between two steps; the text says where."""
 
     def __init__(self, signal: int, message: str):
         super().__init__(message)
@@ -162,7 +162,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def renamed(here: Mapping[str, str]) -> Iterator[None]:
-    """A sentence of what goes wrong inside names options as this command has them: `here` says what for which words."""
+    """Renames options in the errors raised inside: `here` maps words of a message to this command's options."""
     try:
         yield
     except ValueError as error:
@@ -185,7 +185,7 @@ def _options_of(words: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def room_for(folder: Path) -> Iterator[None]:
-    """A file that cannot be written inside says, by a note, what to do."""
+    """Adds the remedy to an error inside that a file cannot be written."""
     try:
         yield
     except OSError as error:

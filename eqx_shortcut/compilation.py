@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
+import jax.core
 from jax.experimental.compilation_cache import compilation_cache
 
 from . import storage

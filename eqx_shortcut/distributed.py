@@ -60,7 +60,7 @@ def _started(environment: Mapping[str, str]) -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes what all share, and that speaks for all."""
+    """Whether this is the process that writes the shared files and prints."""
     return jax.process_index() == 0
 
 

@@ -24,7 +24,7 @@ SIZE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer(abc.ABC):
+class Optimizer(abc.ABC, ranges.Checked):
     """An optimizer: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
 
     lr: NotNegative = 1e-4
@@ -45,7 +45,7 @@ class Optimizer(abc.ABC):
     """Paths of parameters that stay as they are, as a regular expression: "blocks/", or with --network.low-rank "/kept/"."""
 
     def __post_init__(self) -> None:
-        ranges.check(self)
+        super().__post_init__()
         try:
             re.compile(self.frozen or "")
         except re.error as error:

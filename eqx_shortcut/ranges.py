@@ -57,6 +57,13 @@ def check(settings: Any) -> None:
             raise ValueError(f"{name}={value}: use {allowed}{', or None' if optional else ''}")
 
 
+class Checked:
+    """A base of dataclasses of settings: the ranges of their fields are checked when one is made."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 @functools.cache
 def ranges(kind: type) -> tuple[tuple[str, Range, bool], ...]:
     """Each field of a class that has a Range: its name, the Range, and whether it may be None."""

@@ -71,7 +71,7 @@ class PowerSteps:
 
 @dataclasses.dataclass(frozen=True)
 class Through:
-    """The times `(0, ..., 1)` themselves, for one step fewer than they are, and lines between them for other numbers."""
+    """These times, `(0, ..., 1)`, for as many steps as there are gaps; interpolated linearly for other numbers of steps."""
 
     times: tuple[float, ...]
 

@@ -70,7 +70,7 @@ class Sampling:
 
 
 def check_sampler(objective: Objective, sampler: Sampler | None) -> None:
-    """Raises ValueError for a sampler that asks the network for what the objective does not teach it."""
+    """Raises ValueError for a sampler that needs an answer which the objective does not train."""
     if sampler is None:
         return
     name = type(objective).__name__
@@ -81,7 +81,7 @@ def check_sampler(objective: Objective, sampler: Sampler | None) -> None:
 
 
 def check_guidance(objective: Objective, guidance: float, interval: tuple[float, float] | None = None) -> None:
-    """Raises ValueError for times that are none, and for what a network that is told its guidance has not learnt."""
+    """Raises ValueError for an interval outside of [0, 1], and for guidance beyond what a network was given as an input."""
     scales, (start, stop) = objective.told, interval or (0, 1)
     if not 0 <= start <= stop <= 1:
         raise ValueError(f"guidance_interval={interval}: name two times of 0 to 1, the first one first")

@@ -66,7 +66,7 @@ def _is_path(hint: Any) -> bool:
 
 
 def current(kind: str) -> str:
-    """The name now of a class that was stored as "module:Class"."""
+    """The present name of a class that was stored as "module:Class"."""
     module, _, name = kind.partition(":")
     kind = f"{MOVED[module]}:{name}" if module in MOVED else kind
     return RENAMED.get(kind, kind)

@@ -83,7 +83,7 @@ def _place(array: Any, where: NamedSharding) -> Any:
 
 
 def split(*, fsdp: int | None = None, tensor: int | None = None) -> Rule:
-    """The axis of an array that each of the mesh's axes divides; one that it lacks or that does not divide leaves it whole."""
+    """The rule that splits these axes of an array over the mesh's; one that is missing or not divisible stays whole."""
 
     def rule(shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
         axes: list[str | None] = [None] * len(shape)

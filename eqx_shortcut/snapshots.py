@@ -23,7 +23,7 @@ NEGLIGIBLE = 1e-8
 
 
 def open_snapshots(run: str | os.PathLike[str], config: dict[str, Any]) -> Checkpoints:
-    """The snapshots of a run, all kept: each average in float16, and the number of updates behind it."""
+    """The snapshots of a run, which are all kept: each average in float16, with its number of updates."""
     return Checkpoints(storage.as_path(run) / FOLDER, milestones=1, config=config, items=_items)
 
 

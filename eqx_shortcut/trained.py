@@ -188,7 +188,7 @@ class _Guiding(NamedTuple):
 def _settled(model, indices, labels, conditions, sampling):
     sampling.check(model.objective)
     guidance, interval = sampling.guidance, sampling.guidance_interval
-    if guidance != 1 and (not model.labelled or model.nothing is None):
+    if guidance != 1 and model.objective.told is None and (not model.labelled or model.nothing is None):
         raise ValueError(f"guidance={guidance:g} goes from no condition to one, and the run was trained without: leave it at 1")
     cond = _conditions(model, labels, conditions, indices)
     if not sampling.guides(model.objective):

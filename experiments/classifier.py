@@ -39,7 +39,7 @@ OPTIMIZER = AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.05, cli
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ranges.Checked):
     """Images, training, and the file."""
 
     data: Source
@@ -56,9 +56,6 @@ class Config:
     """Pixels by which images are moved at random, at most, in either direction (0 or more)."""
     seed: Natural = 0
     """Seed of initialisation, order and every draw (0 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 def main(config: Config) -> None:
@@ -79,7 +76,7 @@ def main(config: Config) -> None:
 
 
 def trained(config: Config, images: "Images") -> "SmallClassifier":
-    """The classifier after its training."""
+    """Trains the classifier and returns it."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp

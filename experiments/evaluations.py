@@ -28,7 +28,7 @@ MIDDLE = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ranges.Checked):
     """Distances by sampler and number of evaluations."""
 
     run: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -39,9 +39,6 @@ class Config:
     """Features in which samples are judged beside pixels."""
     count: Several = 1000
     """Samples of each (2 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 def main(config: Config) -> None:

@@ -54,10 +54,10 @@ EXPECTED = {
     ],
     "ds-store-in-checkpoint": [DONE] * 3,
     "dt-bias-few-rows": [
-        r"ValueError: .*8 bootstrap rows.*dt_bias.*: use a batch of at least 112",
-        r"error: .*8 bootstrap rows.*dt_bias.*: use a batch of at least 20",
+        r"ValueError: .*dt_bias has 8 bootstrap rows for the 7 step sizes.*: use a batch of at least 112",
+        r"error: .*dt-bias has 8 bootstrap rows for the 5 step sizes.*: use a batch of at least 20",
         FAILED,
-        r"error: .*dt_bias",
+        r"error: .*dt-bias",
         FAILED,
     ],
     "folder-class-names": [

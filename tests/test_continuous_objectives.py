@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import flat
+import toy
 from eqx_shortcut import Batch, losses, samplers, tangents, times, weights
-from eqx_shortcut.guidance import Guidance, Guided, Scales, autoguided, draw_guided, unlabelled
+from eqx_shortcut.guidance import Guidance, Scales, autoguided, draw_guided, unlabelled
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
     ESC,
@@ -35,28 +36,11 @@ from eqx_shortcut.objectives import (
 N = 24
 
 
-class Toy(eqx.Module):
-    """A network of one example; with a key it adds noise, as dropout would."""
-
-    weight: jax.Array
-
-    def __call__(self, x, t, d, cond, *, key=None):
-        noise = 0.0 if key is None else jax.random.normal(key, x.shape)
-        told = 0.0
-        if isinstance(cond, Guided):
-            cond, told = cond.cond, cond.scale / 7 + cond.start / 3 - cond.stop
-        return jnp.sin(self.weight * x) + t * x - d * self.weight + cond.astype(x.dtype) / 10 + noise + told
-
-    @property
-    def velocity(self):
-        return Toy(self.weight / 3)
-
-
 def networks(objective: Objective | None = None) -> Networks:
     """With a learned weight other than 0, if the objective has one."""
     extra = None if objective is None else objective.extra(jax.random.key(0))
     extra = jax.tree.map(lambda c: c + 0.03, extra)
-    return Networks(Toy(jnp.float32(0.5)), Toy(jnp.float32(-0.7)), Toy(jnp.float32(0.3)), extra, null=9)
+    return toy.networks(toy.Bent, extra)
 
 
 def batch() -> Batch:
@@ -174,7 +158,7 @@ def test_a_network_is_told_the_scales_that_guide_its_teacher(key, weak):
     scales = Scales(1.0, 3.0, interval=(0.2, 0.9), uniform=True)
     assert objective.told == scales and objective.guides(1) and not MeanFlow(distil=True, guidance=2.0).guides(1)
     both = networks()
-    both = dataclasses.replace(both, weak=Toy(jnp.float32(-0.2)) if weak else None)
+    both = dataclasses.replace(both, weak=toy.Bent(jnp.float32(-0.2)) if weak else None)
     found = objective(both, batch(), key, jnp.float32(0.5))[0]
     k_draws, k_mask = jax.random.split(key)
     teacher = NetworkField(both.teacher)

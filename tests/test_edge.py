@@ -273,7 +273,7 @@ def test_encode_names_its_own_options(tmp_path, capsys, monkeypatch, name, words
             "--batch 24 --objective.bootstrap-every 5",
             "batch 24 is not a multiple of --objective.bootstrap-every 5: use a batch of 25",
         ),
-        ("--batch 8 --objective.dt-bias", "with --objective.bootstrap-every 2 and"),
+        ("--batch 8 --objective.dt-bias", "with --objective.bootstrap-every 2 and --objective.dt-bias has 4 bootstrap rows"),
         ("objective:mean-flow --network.step linear --batch 24 --objective.bootstrap-every 5", "a batch of 20 or 25, or --obj"),
     ],
 )

@@ -5,6 +5,8 @@ import pathlib
 import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from eqx_shortcut.objectives import OBJECTIVES, FlowMatching
@@ -73,6 +75,14 @@ def test_what_an_earlier_session_knows_is_not_measured_again(monkeypatch, tmp_pa
     monkeypatch.setattr(gpu, "MEASUREMENTS", {"one": lambda lab: 1 / 0, "two": lambda lab: {}})
     gpu.run(["one", "two"], lab, out, time.monotonic() + 100, known)
     assert set(files(out)) == {"two"}
+
+
+def test_both_attentions_are_asked_for_the_same(monkeypatch, key):
+    """By XLA in cuDNN's place, which no CPU has."""
+    asked = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *qkv, implementation, **more: asked(*qkv, **more))
+    qkv = jax.random.normal(key, (3, 2, 5, 4))
+    assert jnp.allclose(gpu.heads_first(*qkv), gpu.attend(*qkv), atol=1e-6)
 
 
 def test_every_objective_has_values_of_a_cpu():

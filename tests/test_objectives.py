@@ -17,29 +17,15 @@ from eqx_shortcut.objectives import (
     Diffusion,
     FlowMatching,
     LiveReflow,
-    Networks,
     Objective,
     ProgressiveDistillation,
     Shortcut,
     ToData,
 )
+from toy import Linear, networks
 
 N = 24
 PROGRESS = jnp.float32(0.5)
-
-
-class Toy(eqx.Module):
-    """A network of one example; with a key it adds noise, as dropout would."""
-
-    weight: jax.Array
-
-    def __call__(self, x, t, d, cond, *, key=None):
-        noise = 0.0 if key is None else jax.random.normal(key, x.shape)
-        return self.weight * x + t - d + cond.astype(x.dtype) / 10 + noise
-
-
-def networks() -> Networks:
-    return Networks(Toy(jnp.float32(0.5)), Toy(jnp.float32(-0.7)), Toy(jnp.float32(0.3)), null=9)
 
 
 def batch() -> Batch:
@@ -377,7 +363,7 @@ def test_only_the_online_network_is_trained(key, objective):
 )
 def test_a_network_that_is_its_own_target_is_trained_as_on_a_copy(key, objective, loss):
     both, (k_draws, k_mask) = networks(), jax.random.split(key)
-    copy = NetworkField(Toy(jnp.array(both.online.weight)))
+    copy = NetworkField(Linear(jnp.array(both.online.weight)))
 
     def frozen(online):
         field, options = NetworkField(online, k_mask), {"steps": 8, "bootstrap_every": 4, "dropout": 0.1}

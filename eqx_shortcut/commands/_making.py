@@ -21,7 +21,7 @@ def described(network: "DiT | InContext", arrays: Mapping[str, Any]) -> str:
 
 
 def fresh_state(network: "DiT | InContext", objective: Objective, optimizer: AdamW, *, step: int, seed: int) -> "TrainState":
-    """The state of a network after a step of which nothing but the weights is known: they are both sets of weights."""
+    """The state of a network whose weights alone are known: they are the online weights and their average."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp

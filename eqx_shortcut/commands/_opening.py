@@ -22,7 +22,7 @@ Weights = Literal["ema", "online"] | float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
+class SamplingOptions(ranges.Checked):
     """Options of samplers; `sampling` is the value that they make."""
 
     guidance_interval: tuple[Share, Share] | None = None
@@ -60,9 +60,6 @@ class Opening(SamplingOptions):
     """Training step of the checkpoint; by default the newest (0 or more)."""
     vae: pathlib.Path | None = None
     """Folder or file of the autoencoder of a run on latents; by default where it was during training."""
-
-    def __post_init__(self) -> None:
-        ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +101,7 @@ def open_run(config: Opening, *, drawn: bool = True) -> Opened:
 
 
 def finite(samples: Any, run: pathlib.Path) -> Any:
-    """The samples of a run, or what is made of them, as they are. Raises ValueError if some are NaN or infinite."""
+    """The same samples (or pictures of them). Raises ValueError if some are NaN or infinite."""
     import numpy as np
 
     found = np.asarray(samples)
@@ -117,7 +114,7 @@ def finite(samples: Any, run: pathlib.Path) -> Any:
 
 
 def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[str]]:
-    """The labels to draw, by default all in turn, and what to call them; says which classes names stand for."""
+    """The labels to draw, by default all in turn, and their names; prints the classes that names stand for."""
     import numpy as np
 
     from ..data.names import find
@@ -152,6 +149,6 @@ def class_names(run: pathlib.Path) -> tuple[str, ...]:
 
 
 def evenly(count: int, chosen: int) -> list[int]:
-    """The places of `chosen` of `count` points, or of all if there are fewer: the first, the last, and between them evenly."""
+    """Indices of `chosen` of `count` points, evenly spread from the first to the last; of all points if there are fewer."""
     chosen = min(count, chosen)
     return [round(i * (count - 1) / max(1, chosen - 1)) for i in range(chosen)]

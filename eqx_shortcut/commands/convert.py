@@ -39,7 +39,7 @@ def convert_run(run: pathlib.Path) -> None:
 
 
 def convert_table(path: pathlib.Path) -> None:
-    """The same for each run of a table.json."""
+    """Converts the quality of each run in a table.json."""
     table = settings.read(path)
     runs = {name: _converted(run) for name, run in table["runs"].items()}
     storage.write(path, json.dumps({**table, "runs": runs}, indent=1) + "\n")

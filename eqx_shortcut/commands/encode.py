@@ -20,7 +20,7 @@ from ..ranges import Count
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ranges.Checked):
     """A cache of latents."""
 
     source: ImageSource
@@ -33,9 +33,6 @@ class Config:
     """Images encoded at once, over all devices of a process (1 or more)."""
     shard: Count = 8192
     """Images in a file (1 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 def main(config: Config) -> None:

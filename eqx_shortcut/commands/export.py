@@ -87,7 +87,7 @@ def main(config: Config) -> None:
 
 
 def sampler(config: Config, model: Any, decoding: Any) -> Any:
-    """The function of a seed and of labels or conditions that the file holds."""
+    """The function that the file holds: from a seed and labels or conditions to samples."""
     import jax
     import jax.numpy as jnp
 

@@ -33,7 +33,7 @@ PICKLE = b"\x80"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ranges.Checked):
     """A run folder from weights that others trained."""
 
     file: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -56,9 +56,6 @@ class Config:
     """Folder or file of their autoencoder, which the run keeps in mind."""
     seed: Natural = 0
     """Seed of every draw when training goes on (0 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 def main(config: Config) -> None:

@@ -19,7 +19,7 @@ from ._opening import Weights, finite
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ranges.Checked):
     """Pairs of a trained run."""
 
     run: Annotated[Place, tyro.conf.Positional]
@@ -40,9 +40,6 @@ class Config:
     """Samples computed at once (1 or more)."""
     shard: Count = 1024
     """Pairs in a file (1 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 def main(config: Config) -> None:

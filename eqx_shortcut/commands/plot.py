@@ -22,7 +22,7 @@ class Config:
     runs: Annotated[tuple[pathlib.Path, ...], tyro.conf.Positional]
     """Run folders."""
     measure: str | None = None
-    """What to draw, such as FID; by default the first measure that all runs have."""
+    """Measure to draw, such as FID; by default the first that all runs have."""
     group: tuple[str, ...] = ()
     """Names of the curves, one for each run; runs of one name are one curve. By default those of the folders, without -SEED."""
     title: str | None = None

@@ -124,7 +124,7 @@ def chosen(config: Config, model: "Trained") -> tuple[Wanted, list[str]]:
 
 
 class Span(NamedTuple):
-    """Samples number `first` to before `last` of a seed, which are number `place` and on of all that are written."""
+    """Samples `first` to `last - 1` of a seed; `place` is the number of the first among all that are written."""
 
     seed: int
     first: int
@@ -185,7 +185,7 @@ def write_grid(config: Config, opened: Opened, wanted: Wanted, names: list[str],
 
 
 def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str], bar: Any) -> None:
-    """Writes each sample as NUMBER.png where there is none yet, and beside them what they are samples of."""
+    """Writes each missing sample as NUMBER.png, and the settings of all as samples.json."""
     from concurrent.futures import ThreadPoolExecutor
 
     from .. import figures, settings

@@ -17,7 +17,7 @@ from ._opening import Drawing, chosen_labels, evenly, open_run
 
 @dataclasses.dataclass(frozen=True)
 class Config(Drawing):
-    """The way of a sample."""
+    """The trajectory of a sample."""
 
     steps: tuple[Count, ...] = (1, 2, 4, 8, 128)
     """Numbers of sampling steps, two rows each (1 or more)."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
+class Export(ranges.Checked):
     """Write the weights of a run to a file."""
 
     run: Annotated[Place, tyro.conf.Positional]
@@ -41,12 +41,9 @@ class Export:
     step: Natural | None = None
     """Training step of the checkpoint; by default the newest (0 or more)."""
 
-    def __post_init__(self):
-        ranges.check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class Import:
+class Import(ranges.Checked):
     """Make a run from a file: both sets of weights are the file's, and the optimizer starts afresh."""
 
     file: Annotated[pathlib.Path, tyro.conf.Positional]
@@ -58,15 +55,12 @@ class Import:
     seed: Natural = 0
     """Seed of every draw when training goes on (0 or more)."""
 
-    def __post_init__(self):
-        ranges.check(self)
-
 
 Config = Annotated[Export, tyro.conf.subcommand("export")] | Annotated[Import, tyro.conf.subcommand("import")]
 
 
 def main(config: Export | Import) -> None:
-    """Does what is asked and says what it did."""
+    """Exports or imports, and prints what it did."""
     export_weights(config) if isinstance(config, Export) else import_weights(config)
 
 

@@ -35,8 +35,8 @@ def number(train: Records, held_out: Records | None = None) -> tuple[Subset, Sub
 def split(train: Records, held_out: Records | None, share: float, *, replace: bool) -> tuple[Subset, Subset]:
     """Training and held-out records, their classes numbered.
 
-    A share of the training images is held out where there is no part to be, or where it has no labels as the others have,
-    or, if bad images are to be replaced, no good one.
+    A share of the training images is held out instead if there is no held-out part, if it alone has no labels, or, where bad
+    images are replaced, if it has no good one.
     """
     useless = None
     if held_out is not None and labelled(train) and not labelled(held_out):

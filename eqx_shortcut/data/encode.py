@@ -21,8 +21,8 @@ from .sources import Photos
 
 DRAFT = "settings.json"
 UNSTORED = ("mirror", "index", "path")
-"""Settings of a source on which the latents do not depend; whether there are mirror images, the shape of the moments says,
-and what the images are, their identity."""
+"""Settings of a source that a cache does not record: the shape of its moments tells whether there are mirror images, and its
+identity which images they are."""
 
 
 def encode(
@@ -36,7 +36,7 @@ def encode(
 ) -> dict[str, int]:
     """Writes the cache of a source's images and says how many there are in each part, and how many bad ones were replaced.
 
-    `said` is called in one of the processes with one line of what was read, before anything is encoded.
+    Before anything is encoded `said` is called in one of the processes with a line on the images that were read.
 
     Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
     """

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import jax
@@ -30,7 +31,7 @@ LATENT = (32, 32, 4)
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentImages:
+class LatentImages(ranges.Checked):
     """Latents of images: read from a cache, into which those of the images are put first, or without one encoded each step."""
 
     images: Annotated[
@@ -49,9 +50,6 @@ class LatentImages:
 
     prefix: ClassVar[str] = ""
     """Their options stand on the command line by themselves: --vae, and data:image-folder for `images`."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     @functools.cached_property
     def autoencoder(self) -> "Autoencoder":
@@ -93,6 +91,14 @@ class LatentImages:
             )
         return self._encoded() if self.cache is None else self._cached(self.cache)
 
+    def fill(self, said: Callable[[str], None] = lambda line: None) -> None:
+        """Encodes the images into the cache if one is named and not finished; `said` gets a line on what was read before."""
+        from .encode import encode
+        from .latents import MANIFEST
+
+        if self.images is not None and self.cache is not None and not storage.exists(self.cache / MANIFEST):
+            encode(self.images, self.autoencoder, self.cache, batch=self.encode_batch, shard=SHARD, said=said)
+
     def _encoded(self) -> tuple[Rows, Rows]:
         from .. import sharding
         from .encoded import Encoded
@@ -108,11 +114,10 @@ class LatentImages:
         return train, held_out
 
     def _cached(self, cache: storage.Path) -> tuple[Rows, Rows]:
-        from .encode import check_cache, encode
-        from .latents import MANIFEST, read_latents
+        from .encode import check_cache
+        from .latents import read_latents
 
-        if self.images is not None and not storage.exists(cache / MANIFEST):
-            encode(self.images, self.autoencoder, cache, batch=self.encode_batch, shard=SHARD, said=print)
+        self.fill()
         check_cache(cache, self.images, self.autoencoder)
         here = _on_disk(cache)
         train, held_out = (read_latents(here, part) for part in ("train", "held_out"))

@@ -38,7 +38,7 @@ class Latents:
     labels: Integer[np.ndarray, " count"]
     classes: int
     scale: float
-    """What brings raw latents, less `shift`, about to unit variance."""
+    """Factor that brings raw latents, less `shift`, to about unit variance."""
     shift: float
     names: tuple[str, ...] = ()
     """Names of the classes in order of their labels; empty if they have none."""
@@ -212,10 +212,10 @@ def zeros(moments: Sequence[int], classes: int, *notes: str) -> Latents:
 
 
 def copied(cache: storage.Path, home: storage.Path, each: Callable[[list[Shard]], Iterable[Shard]] = iter) -> storage.Path:
-    """The folder below `home` with a copy of a cache that lies in an object store: what is missing of it is copied.
+    """The folder below `home` with a copy of a cache that lies in an object store; shards that it lacks are copied.
 
-    It bears the checksum of the manifest, so that another cache has another one. `each` is handed the shards to copy and
-    hands them on, one by one. Raises DataError if a copy contradicts the manifest.
+    It is named by the checksum of the manifest, so that another cache has another one. `each` wraps the shards to copy, as a
+    progress bar does. Raises DataError if a copy contradicts the manifest.
     """
     manifest = read_manifest(cache)
     local = home / storage.checksum([cache / MANIFEST])

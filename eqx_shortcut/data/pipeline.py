@@ -24,7 +24,7 @@ class WholeBatches:
 
     A whole batch is one gather, many times faster than one row at a time; the position of a run is the one number `i`,
     whatever the number of processes. Every row comes once an epoch; a batch may span two epochs. A process that needs only
-    some rows of each batch says which by `share`. With `groups` a batch is so many sets of equal size after one another, each
+    some rows of each batch says which by `share`. With `groups` a batch is that number of equal sets after one another, each
     of rows of one label: every label comes once in a round of sets, every row once in an epoch of its label. Raises ValueError
     if `groups` does not divide `size`, for sets of one row, and for a label with one row.
     """
@@ -85,7 +85,7 @@ class WholeBatches:
 
 
 class Groups:
-    """The rows of each label, of which batches of `count` sets are made."""
+    """The rows of each label, for batches made of `count` sets."""
 
     def __init__(self, labels: Shaped[np.ndarray, " count"], size: int, count: int, noun: str):
         check_groups(size, count)
@@ -142,7 +142,7 @@ def batches(
     workers: int = 0,
     groups: int | None = None,
 ) -> Batches:
-    """Shuffled batches of `data` on the devices, for ever; with `groups` in so many sets of one label each (WholeBatches).
+    """Shuffled batches of `data` on the devices, for ever; with `groups` of that number of sets of one label (WholeBatches).
 
     They are read ahead in a thread, or in `workers` processes, and sent ahead to the devices. Worker processes import
     the main script: it must start under `if __name__ == "__main__"`.
@@ -185,14 +185,14 @@ def _to_devices(sharding: jax.sharding.Sharding, size: int, share: PyTree[np.nda
 
 
 def _prepare_worker(worker: int, workers: int) -> None:
-    """A worker leaves the accelerators to the main process, and what an interrupt of the keyboard means."""
+    """Leaves accelerators and Ctrl-C to the main process."""
     jax.config.update("jax_platforms", "cpu")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Prepare(eqx.Module):
-    """From raw rows to a Batch, in the compiled step: what the data make of them (see Rows.batch), with all conditions hidden
-    if not `labelled`, to be noised by noise of the standard deviation `noise_scale`."""
+    """From raw rows to a Batch, in the compiled step: by the data's own `Rows.batch`, with all conditions hidden if not
+    `labelled`, and noise of the standard deviation `noise_scale`."""
 
     batch: Callable[..., Batch]
     null: Cond
@@ -208,7 +208,7 @@ class Prepare(eqx.Module):
 def prepare(data: Rows, *, mirror: bool = False, labelled: bool = True, noise_scale: float = 1.0) -> Prepare:
     """The function from a raw batch of `data` to a Batch, for use inside the compiled step.
 
-    What can be mirrored is, with probability 1/2 each if `mirror`. `labelled=False` hides all conditions.
+    With `mirror` each row that can be mirrored is, with probability 1/2. `labelled=False` hides all conditions.
     """
     return Prepare(data.batch, null_of(data), mirror, labelled, noise_scale)
 

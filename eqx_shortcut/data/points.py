@@ -58,16 +58,13 @@ def eight_gaussians(key: PRNGKeyArray, n: int, *, width: float = 0.14) -> Points
 
 
 @dataclasses.dataclass(frozen=True)
-class PlanePoints:
+class PlanePoints(ranges.Checked):
     """Points of a distribution in the plane, the same in every run."""
 
     distribution: Literal["moons", "checkerboard", "spirals", "eight-gaussians"] = "eight-gaussians"
     """The distribution."""
     count: Several = 2**19
     """Points to train on; 10,000 more are held out."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     def build(self) -> tuple[ArraySource, ArraySource]:
         """Points to train on, and those held out."""

@@ -29,7 +29,7 @@ class Rows(Protocol):
     """
 
     noun: ClassVar[str]
-    """What a row is, in the plural."""
+    """The name of rows in messages, in the plural: "images"."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ class Rows(Protocol):
 
     @property
     def classes(self) -> int:
-        """Labels are below it; 0 if conditions are no labels."""
+        """Number of classes: labels are below it. 0 if conditions are no labels."""
         ...
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ Parts = tuple[Records, Records | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Photos(abc.ABC):
+class Photos(abc.ABC, ranges.Checked):
     """A source of photos, each cropped to its central square and resized."""
 
     names: ClassVar[tuple[str, ...]] = ()
@@ -39,12 +39,9 @@ class Photos(abc.ABC):
     mirror: bool = True
     """Mirror images at random."""
     on_bad_image: OnBadImage = "refuse"
-    """What becomes of an image that cannot be used: an end with its name, or the next good one in its place."""
+    """For an image that cannot be used: refuse ends the run and names it, replace puts the next good image in its place."""
     held_out: Proper = 0.02
     """Share of the images held out, where they have no part of that kind (more than 0, below 1)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     def build(self) -> tuple[ImageRecords, ImageRecords]:
         """Training images, and those held out: the part that is named so, or a fixed share, drawn at random once for all."""

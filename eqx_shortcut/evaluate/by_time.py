@@ -30,7 +30,7 @@ class Curve(NamedTuple):
     """Mean squared error at one step size, at each of some times."""
 
     d: str
-    """The step size that the network is told: "1/8", or "1 - t"."""
+    """The step size: "1/8", or "1 - t"."""
     t: Float[np.ndarray, " times"]
     error: Float[np.ndarray, " times"]
 

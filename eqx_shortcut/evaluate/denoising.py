@@ -1,4 +1,4 @@
-"""Data that a network predicts in one step from noised images, by time and by the step size that it is told."""
+"""One-step predictions of the data from noised images, by time and step size."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ from ..types import Batch, Draws
 from .by_time import times_in_turn
 
 Points = tuple[Float[Array, "rows batch *shape"], Float[Array, "rows batch"], Float[Array, "rows batch"]]
-"""Points of paths, their times, and the step sizes that the network is told there."""
+"""Points of paths, their times, and the step sizes to ask the network for."""
 
 
 class Denoised(NamedTuple):
-    """Points of paths to images, and the data predicted from each in one step; one row a time `t` and step size `d` told."""
+    """Points of paths to images, and the data predicted from each in one step; one row for each time `t` and step size `d`."""
 
     t: Float[Array, " rows"]
     d: Float[Array, " rows"]

@@ -64,12 +64,12 @@ class Pixels:
 
     @property
     def name(self) -> str:
-        """It is no FID."""
+        """The name of the distance, which is no FID."""
         return "pixel Frechet distance"
 
     @property
     def protocol(self) -> Mapping[str, str]:
-        """No network, no weights."""
+        """Pixels alone: there is no network whose weights could differ."""
         return {"network": "none, pixels clipped to [-1, 1]"}
 
     def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
@@ -84,12 +84,12 @@ class CoarsePixels:
 
     @property
     def name(self) -> str:
-        """It is no FID."""
+        """The name of the distance, which is no FID."""
         return "frechet"
 
     @property
     def protocol(self) -> Mapping[str, str]:
-        """No network, no weights."""
+        """Pixels alone: there is no network whose weights could differ."""
         return {"network": f"none, pixels averaged to at most {SIDE} x {SIDE}"}
 
     def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:

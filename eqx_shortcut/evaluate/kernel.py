@@ -9,7 +9,7 @@ from .moments import check_features, check_finite
 from .pairwise import blocks, centre_of, squared_distances
 
 Kernel = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From blocks of vectors to the kernel of all pairs."""
+"""A function of two blocks of vectors: the kernel of all their pairs."""
 
 
 def kernel_distance(

@@ -10,7 +10,7 @@ from .pairwise import blocks, centre_of, squared_distances
 
 
 class PRDC(NamedTuple):
-    """Shares of one set that lie in balls around the other, between 0 and 1; density is a mean count and not bounded."""
+    """Shares of one set inside balls around the other, from 0 to 1; density is a mean count without a bound."""
 
     precision: float
     """Samples in a ball of a reference: how many are realistic."""

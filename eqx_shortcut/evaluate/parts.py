@@ -25,7 +25,7 @@ Batches = Callable[[range], Iterator[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measuring:
+class Measuring(ranges.Checked):
     """In what images are compared."""
 
     features: str = "inception"
@@ -42,9 +42,6 @@ class Measuring:
     neighbours: Natural = 10_000
     """Images of either side among which precision, recall, density and coverage look for neighbours; 0 leaves them out (0 or
     more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
     def build(self) -> Features:
         """The features. Raises ValueError, with the remedy, if they or their weights are not there."""

@@ -1,4 +1,4 @@
-"""From an image in [-1, 1] to what a network of features was trained on: one function a protocol, on the device."""
+"""Preprocessing of images in [-1, 1] for feature networks, on the device: one function for each protocol."""
 
 import dataclasses
 from collections.abc import Callable

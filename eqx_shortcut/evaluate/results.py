@@ -11,7 +11,7 @@ TITLES = {
     "accuracy": "share that a classifier gives its label",
     "nearest": "median distance to the nearest training image",
 }
-"""Names of measures that are not their own."""
+"""Titles of measures in figures and tables, where they differ from their names."""
 
 
 TIMES = "times of guidance"
@@ -83,7 +83,7 @@ def common(found: Mapping[pathlib.Path, Sequence[Row]]) -> list[str]:
 
 
 def read(run: pathlib.Path) -> dict[str, Any]:
-    """All that was measured of a run. Raises ValueError if it is nothing, or kept as an earlier version did."""
+    """The contents of evaluation.json. Raises ValueError, with the command that helps, if there are no results."""
     if (found := read_results(run))["results"]:
         return found
     if (run / "quality.json").exists():
@@ -92,7 +92,7 @@ def read(run: pathlib.Path) -> dict[str, Any]:
 
 
 def rows(run: pathlib.Path, found: Mapping[str, Any]) -> list[Row]:
-    """The rows of that, first what the command `evaluate` measured. Raises ValueError if they cannot be read."""
+    """The rows of an evaluation.json, those of the command `evaluate` first. Raises ValueError if they cannot be read."""
     rows = []
     try:
         for result in sorted(found["results"], key=lambda result: result["protocol"].get("statistics") == TRAINED):
@@ -122,7 +122,7 @@ def converted(quality: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(found: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """Results with those of others that they lack: of one cell only their own row stays."""
+    """`found` with the results that only `others` has: of a cell in both the row of `found` stays."""
 
     def cell(row: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in row.items() if key != "measures"}

@@ -29,7 +29,7 @@ class Evaluation:
     count: int
     protocol: Mapping[str, Any]
     measure: Callable[[Cell, dict[str, Any]], dict[str, float]]
-    """From a cell, and what defines its row, to named numbers."""
+    """The function from a cell and the record of its row to measures by name."""
     floor: Callable[[], dict[str, float]] | None = None
 
     def __call__(self, cells: Iterable[Cell]) -> list[dict[str, Any]]:

@@ -31,8 +31,9 @@ PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
 
 def check(config: Config) -> None:
     """Refuses, before anything is read or written, settings that contradict each other."""
-    fields = [field.name for field in dataclasses.fields(config.objective)]
-    with renamed({f"{name}=": f"--objective.{name.replace('_', '-')} " for name in fields}):
+    flags = {field.name: f"--objective.{field.name.replace('_', '-')}" for field in dataclasses.fields(config.objective)}
+    told = {f"{name}=": f"{flag} " for name, flag in flags.items()}
+    with renamed(told | {name: flag for name, flag in flags.items() if "_" in name}):  # other names may be words
         config.objective.check(config.batch)
     check_start(config)
     for field in dataclasses.fields(config):
@@ -71,6 +72,11 @@ def check_data(run: Run) -> None:
     there = example(held_out, labelled=not config.unconditional)
     if shown(seen) != shown(there):
         raise ValueError(f"a training row is {shown(seen)}, a held-out one {shown(there)}: give both parts the same")
+    if config.objective.sets is not None and seen.cond is not None and not train.classes and not config.unconditional:
+        raise ValueError(
+            f"{named(config.objective)} compares sets of rows of one label, and conditions are {shown(seen.cond)}: train with "
+            "--unconditional"
+        )
     check_network(config.network, config.objective, seen, train.classes)
     raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
     eqx.filter_eval_shape(run.preparing(train, mirror=run.data.mirror), raw, rng.key(0))  # a whole batch, as in training
@@ -83,7 +89,7 @@ def check_record(
     may_change: Collection[str] = MAY_CHANGE,
     remedy: str = "Repeat its settings to continue it, or start a new one with --name",
 ) -> None:
-    """Makes sure that a config.json, if there is one, is that of this run; raises ValueError naming what differs."""
+    """Raises ValueError, naming what differs, if there is a config.json and it is of another run."""
     if storage.exists(path):
         # Parsed and dumped again, so that fields added since are there with their defaults. What the record leaves out
         # altogether (an imported run does not know its data) is settled by the command that continues it.

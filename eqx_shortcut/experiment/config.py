@@ -34,7 +34,7 @@ def named(objective: Objective) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Quality:
+class Quality(ranges.Checked):
     """How samples are judged at the end of a run."""
 
     steps: tuple[Count, ...] = (1, 2, 4, 8, 32, 128)
@@ -50,9 +50,6 @@ class Quality:
     features: str | None = None
     """Features in which they are judged too, beside pixels, with KID, precision and recall: what eqx-shortcut evaluate takes as
     --features."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Figures:
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpointing:
+class Checkpointing(ranges.Checked):
     """When the state is written, and how long it is kept."""
 
     every: Count = 1000
@@ -94,9 +91,6 @@ class Checkpointing:
     """Checkpoints kept, the newest (1 or more)."""
     milestones: Count | None = None
     """Steps between checkpoints that are kept for ever, beside the newest (1 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +112,7 @@ class Averages:
 
 
 @dataclasses.dataclass(frozen=True)
-class Health:
+class Health(ranges.Checked):
     """Norms and spikes that are watched during a run; they do not change it."""
 
     norms: Count | None = None
@@ -130,12 +124,9 @@ class Health:
     patience: Count = 5
     """Steps in a row that make a spike (1 or more)."""
 
-    def __post_init__(self):
-        ranges.check(self)
-
 
 @dataclasses.dataclass(frozen=True)
-class Mesh:
+class Mesh(ranges.Checked):
     """How the devices share the work."""
 
     data: Count | None = None
@@ -145,9 +136,6 @@ class Mesh:
     host where the state would take more than half of a device (1 or more)."""
     tensor: Count = 1
     """Devices that share the heads of attention and the width of the MLPs of the same images (1 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Event:
 
 
 class Events(Event):
-    """Several, one after another; closed in the other order, each whatever another raises."""
+    """Several events as one: called in order, closed in reverse order, each even if another raises."""
 
     def __init__(self, *events: Event):
         self._events = events

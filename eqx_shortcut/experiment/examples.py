@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..data import DataError, Encoded, Pairs, Rows, Source, pictures, read_pairs
+from ..data import DataError, Encoded, LatentImages, Pairs, Rows, Source, pictures, read_pairs
 from ..data.identity import Identified, Identity, identity
 from ..data.records import ImageRecords
 from ..pretrained.autoencoder import Autoencoder
@@ -21,7 +21,7 @@ class Data:
     held_out: Rows
     mirror: bool
     source: Source | None = None
-    """Where they are from."""
+    """The source that built them."""
     pairs: Pairs | None = None
 
     @property
@@ -48,7 +48,7 @@ class Data:
 
     @property
     def replaced(self) -> dict[int, str]:
-        """Bad images met so far in whose place the next good ones stood: index, and file and reason."""
+        """Bad images met so far, replaced by the next good ones: their index, with file and reason."""
         images = self.train.images if isinstance(self.train, Encoded) else self.train
         return images.bad if isinstance(images, ImageRecords) else {}
 
@@ -66,6 +66,8 @@ def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:
     if source is None:
         raise DataError("no data are named: name them with data:KIND (--help lists the kinds) and --data.path")
     with jax.set_mesh(mesh):
+        if isinstance(source, LatentImages):
+            source.fill(print)
         train, held_out = source.build()
     train = train if config.overfit is None else train.first(config.overfit)
     data = Data(train, held_out, getattr(source, "mirror", False), source)

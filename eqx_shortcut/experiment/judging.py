@@ -32,7 +32,7 @@ Labels = Shaped[np.ndarray, " count"]
 class Measures:
     """Measures of samples in [-1, 1]: the distance of their pixels to the training images', other features, a `judge`'s own.
 
-    What is needed of the training images is computed once, when first needed. Rows that are no images have the judge alone.
+    Statistics of the training images are computed once, when first needed. Rows that are no images have the judge alone.
     """
 
     train: Rows
@@ -71,7 +71,7 @@ def at_once(shape: tuple[int, ...], *, least: int = 1) -> int:
 
 
 def scaled(images: Real, indices: np.ndarray) -> Iterator[Float[np.ndarray, "part height width channels"]]:
-    """The images at `indices` in [-1, 1], part by part; others of them are not read."""
+    """The images at `indices` in [-1, 1], part by part; no others are read."""
     for part in host_batches(indices, at_once(images.shape)):
         raw = images.rows(part)
         found = images.note(raw) if isinstance(images, ImageRecords) else raw

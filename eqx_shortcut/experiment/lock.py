@@ -29,8 +29,8 @@ class LockError(ValueError):
 class Lock:
     """Holds the run in a folder while it is open; as a hook between steps it ends this process where it holds it no more.
 
-    A holder on this machine is dead when its process is gone; of one elsewhere (another host or container, an object store)
-    that is seen by the beats that stay away. An object store creates nothing exclusively: of two that start in the same
+    A holder on this machine is dead when its process is gone; one elsewhere (another host or container, an object store) when
+    its beats stop. An object store creates nothing exclusively: of two that start in the same
     moment one goes on, from the next beat.
     """
 

@@ -94,7 +94,7 @@ class Monitor:
 
     @functools.cached_property
     def _batches(self) -> list[Batch]:
-        """Batches of held-out images; of a run on pairs, none of which is held out, batches of pairs."""
+        """Batches of held-out images; batches of the pairs themselves in a run on pairs."""
         config, data = self._config, self._data
         rows = data.held_out if data.pairs is None else data.pairs
         to_batch = eqx.filter_jit(self._run.preparing(rows))
@@ -104,7 +104,7 @@ class Monitor:
 
     @functools.cached_property
     def _few(self) -> Batch:
-        """As many as are drawn, beside what is made of them."""
+        """The held-out images of the denoising picture: half of its columns, the other half are predictions."""
         return jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[: columns(self._data) // 2]), _whole(self._batches[0]))
 
     def _path(self, kind: str, step: int, note: str = "") -> storage.Path:

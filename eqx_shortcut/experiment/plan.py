@@ -73,6 +73,6 @@ def parameter_count(state: TrainState) -> int:
 
 
 def memory_of(analysis: Any) -> int:
-    """Bytes on one device: what comes in, what goes out in other places, and what is needed between."""
+    """Bytes on one device of a compiled step: arguments, outputs in buffers of their own, and temporaries."""
     returned = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return analysis.argument_size_in_bytes + returned + analysis.temp_size_in_bytes

@@ -23,7 +23,7 @@ Measured = Callable[[TrainState, Any], dict[str, health.Layers]]
 
 
 def loggers(run: Run, *, start: int) -> list[log.Logger]:
-    """Where the metrics of a run go that continues after step `start`."""
+    """The loggers of a run that continues after step `start`."""
     config, folder = run.config, run.folder
     found: list[log.Logger] = [log.JsonLines(folder / "metrics.jsonl", start=start)]
     if config.tensorboard:
@@ -61,7 +61,7 @@ class Recorder(Event):
         self._bar.update()
 
     def add(self, values: log.Values, pictures: dict[str, storage.Path]) -> None:
-        """Puts numbers into the record of the last step, which is made if there is none yet, and pictures beside it."""
+        """Adds numbers to the record of the last step (a new one if there is none) and logs pictures beside it."""
         assert self._last is not None
         if values:
             self._pending = self._last
@@ -138,7 +138,7 @@ class Norms(Event):
                 self._file = log.JsonLines(run.folder / "norms.jsonl", start=start)
 
     def watching(self, step: Step) -> Step:
-        """The step, which consumes its state, with a look at that state before it where one is due."""
+        """The same step, which measures its state first where that is due: afterwards the state is consumed."""
 
         def watched(state: TrainState, raw: Any) -> tuple[TrainState, Metrics]:
             self._step += 1

@@ -14,7 +14,7 @@ from .records import layers_of
 from .run import Run
 
 PARTS = ("weights", "gradient", "update")
-"""What a row of the table says of a layer."""
+"""Columns of the table of layers."""
 
 
 def replay(run: Run, number: int) -> None:

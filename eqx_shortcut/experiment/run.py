@@ -1,4 +1,4 @@
-"""One run of an experiment: what its settings make of data and devices."""
+"""One run of an experiment: its settings, data and devices, and everything that follows from them."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ class Run:
 
     @property
     def folder(self) -> storage.Path:
-        """Where it lies."""
+        """The folder of the run."""
         return self.config.folder(self.experiment)
 
     @functools.cached_property
@@ -60,7 +60,7 @@ class Run:
         return self.preparing(self.data.rows, mirror=self.data.mirror)
 
     def preparing(self, rows: Rows, *, mirror: bool = False) -> Prepare:
-        """The same for other rows."""
+        """The function `prepare` for other rows."""
         config = self.config
         return prepare(rows, mirror=mirror, labelled=not config.unconditional, noise_scale=config.noise_scale)
 
@@ -81,7 +81,7 @@ class Run:
         return make_update(self.config.objective, self.tx, **self._of_step)
 
     def loader(self) -> Batches:
-        """Its batches, from the first."""
+        """The batches of the run, from the first one."""
         layout = sharding.batch_sharding(self.mesh)
         options = {"seed": self.config.seed, "sharding": layout, "workers": self.config.workers, "groups": self.groups}
         return batches(self.data.rows, self.config.batch, **options)

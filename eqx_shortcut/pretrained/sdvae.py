@@ -16,7 +16,7 @@ from .autoencoder import Configured, Posterior
 from .convolution import Conv, GroupNorm, upsample
 
 EPSILON = 1e-6
-"""Of every GroupNorm."""
+"""Epsilon of every GroupNorm."""
 
 
 @dataclasses.dataclass(frozen=True)

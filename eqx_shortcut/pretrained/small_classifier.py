@@ -8,12 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..models.layers import Dense
 from .classifier import Activations
 from .convolution import Conv
+from .tensors import read_safetensors
 
 WIDTHS = (32, 64, 128, 128)
 HEADER = "eqx_shortcut classifier"
@@ -36,7 +36,7 @@ class SmallClassifier(eqx.Module):
         self.out = Dense(WIDTHS[-1], classes, key=k_out)
 
     def __call__(self, image: Float[Array, "height width 3"]) -> Activations:
-        """Of an image in [-1, 1]."""
+        """The activations for an image in [-1, 1]."""
         x = image
         for convolution in self.convolutions:
             x = jax.nn.relu(convolution(x))
@@ -59,14 +59,13 @@ def load_classifier(path: str | pathlib.Path) -> tuple[SmallClassifier, dict[str
     if not path.is_file():
         raise ValueError(f"no file {path}: train a classifier with classifier.py, or check the path")
     try:
-        with safe_open(path, framework="numpy") as file:
-            record = json.loads((file.metadata() or {})[HEADER])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors, stored = read_safetensors(path)
+        record = json.loads(stored[HEADER])
         like = eqx.filter_eval_shape(lambda key: SmallClassifier(record["classes"], key=key), jax.random.key(0))
         expected = {name: leaf.shape for name, leaf in _leaves(like).items()}
         if expected != {name: tensor.shape for name, tensor in tensors.items()}:
             raise ValueError("it holds other tensors")
-    except Exception as error:  # the errors of safetensors have no common base
+    except Exception as error:  # whatever a file of another making leads to
         raise ValueError(f"{path} is no classifier of classifier.py ({error!r}): name such a file") from error
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(tensors[name]) for name in expected]), record
 

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import PRNGKeyArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..models.dit import DiT
 from ..models.in_context import InContext
 from . import improved_mean_flow
+from .tensors import read_safetensors
 from .torchfile import is_torch, read_tensors
 from .transformers import POSITIONS, Kind, from_diffusers, from_flax, from_tensors, to_diffusers, with_positions
 from .unpickle import UnpickleError
@@ -148,20 +148,12 @@ def _read(path: pathlib.Path, copy: Copy) -> tuple[dict[str, np.ndarray], str]:
         return content[found[copy]]
 
     try:
-        tensors = read_tensors(path, choose) if is_torch(path) else _read_safetensors(path)
+        tensors = read_tensors(path, choose) if is_torch(path) else read_safetensors(path)[0]
     except ValueError as error:
         if "torch.distributed" in str(error):
             raise ValueError(f"{path} holds tensors that are spread over devices (DTensor): {WHOLE}") from error
         raise
     return {WRAPPERS.sub("", name): value for name, value in tensors.items()}, "".join(notes)
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:  # its errors have no common base
-        raise ValueError(f"{path} cannot be read as a file of torch or as safetensors ({error}): copy it again") from error
 
 
 def _read_orbax(folder: pathlib.Path, copy: Copy) -> Published:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from .. import settings
 from ..models.dit import DiT, DiTConfig
+from ..pretrained.tensors import read_safetensors
 from . import architecture, from_parameters, to_parameters
 
 HEADER = "eqx_shortcut"
@@ -39,15 +39,8 @@ def load(path: str | pathlib.Path) -> tuple[DiT, dict[str, Any]]:
     another shape.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"no file {path}: check the path")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get(HEADER)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:  # its errors have no common base
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): copy it again") from error
-    if header is None:
+    tensors, stored = read_safetensors(path)
+    if (header := stored.get(HEADER)) is None:
         raise ValueError(f"{path} has no metadata {HEADER!r}: only files that {HEADER} wrote tell the network's settings")
     config, shape, classes, metadata = _settings(path, header)
     try:

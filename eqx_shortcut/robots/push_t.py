@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class PushT:
+class PushT(ranges.Checked):
     """Windows of 16 actions of people, each for two observations; policies are judged by what they do in the simulator."""
 
     path: pathlib.Path | None = None
@@ -27,11 +27,8 @@ class PushT:
     people: Count | None = None
     """Episodes trained on, the first of a fixed order; None: all (1 or more)."""
 
-    def __post_init__(self):
-        ranges.check(self)
-
     def episodes(self) -> Episodes:
-        """All of them."""
+        """All episodes of the file."""
         if self.path is None:
             raise DataError(f"no demonstrations are named: fetch {PUBLISHED}, and name what is in it with --data.path")
         return read_episodes(self.path)
@@ -59,7 +56,7 @@ class PushT:
         return rows(train), rows(held_out)
 
     def blank(self) -> Any:
-        """One window of nothing, for `--dry-run`."""
+        """One window of zeros, for `--dry-run`."""
         from ..data.memory import ArraySource
 
         return ArraySource(np.zeros((1, WINDOW, 2), np.float32), observed(np.zeros((1, SEEN, 5), np.float32)))

@@ -57,7 +57,7 @@ def measured(paths: Paths, ends: Ends) -> dict[str, float]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reach:
+class Reach(ranges.Checked):
     """Paths around an obstacle, each for its start and goal; half go above it, half below."""
 
     count: Several = 4096
@@ -65,18 +65,15 @@ class Reach:
     seed: Natural = 0
     """Seed of the paths (0 or more)."""
 
-    def __post_init__(self):
-        ranges.check(self)
-
     def build(self) -> Any:
-        """Paths to train on, and others."""
+        """Paths to train on, and held-out paths."""
         from ..data.memory import ArraySource
 
         paths, ends = drawn(self.count, self.seed)
         return ArraySource(paths, ends._asdict()).build()
 
     def judge(self, model: "Trained", quality: "Quality", folder: storage.Path) -> dict[str, Any]:
-        """Success and side of a path each for `quality.count` ends by number of steps, with a picture, paths.png."""
+        """Success and side of a path for each of `quality.count` pairs of ends, by number of steps; draws paths.png."""
         import jax
 
         from ..trained import sample

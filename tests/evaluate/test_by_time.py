@@ -23,22 +23,9 @@ from eqx_shortcut.objectives import (
     ProgressiveDistillation,
     Shortcut,
 )
+from toy import networks
 
 N = 24
-
-
-class Toy(eqx.Module):
-    """A network of one example; with a key it adds noise, as dropout would."""
-
-    weight: jax.Array
-
-    def __call__(self, x, t, d, cond, *, key=None):
-        noise = 0.0 if key is None else jax.random.normal(key, x.shape)
-        return self.weight * x + t - d + cond.astype(x.dtype) / 10 + noise
-
-    @property
-    def velocity(self):
-        return Toy(self.weight / 3)
 
 
 class Exact(eqx.Module):
@@ -52,10 +39,6 @@ class Exact(eqx.Module):
             a, s = paths.variance_preserving(t)
             return (x - a * self.data) / s
         return (self.data - x) / (1 - t)
-
-
-def networks() -> Networks:
-    return Networks(Toy(jnp.float32(0.5)), Toy(jnp.float32(-0.7)), Toy(jnp.float32(0.3)), null=9)
 
 
 def batch() -> Batch:

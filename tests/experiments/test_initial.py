@@ -15,12 +15,13 @@ from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment import initial
 from eqx_shortcut.experiment.config import Config
 from eqx_shortcut.experiment.initial import adopted, check_teacher
-from eqx_shortcut.models import DiTConfig, NetworkField
+from eqx_shortcut.models import DiTConfig, MLPConfig, NetworkField
 from eqx_shortcut.objectives import (
     ConsistencyDistillation,
     ContinuousConsistency,
     Diffusion,
     FlowMatching,
+    Lagrangian,
     MeanFlow,
     Objective,
     Shortcut,
@@ -157,6 +158,69 @@ def test_a_teacher_is_asked_at_continuous_step_sizes_if_it_knows_them_or_only_on
         check_teacher(distil, Trained(None, Shortcut(steps=8), SHAPE, CLASSES, 5), HERE)
     with pytest.raises(ValueError, match="ContinuousConsistency and knows no velocity to teach"):
         check_teacher(distil, Trained(None, ContinuousConsistency(), SHAPE, CLASSES, 5), HERE)
+
+
+GUIDED = Lagrangian(distil=True, guidance=2.0)
+UNTAUGHT: dict[str, tuple[Config, Trained, str]] = {
+    "noise": (
+        config_of(MeanFlow(distil=True), noise_scale=2.0),
+        Trained(None, FlowMatching(), SHAPE, CLASSES, 5),
+        r"there was trained with noise of standard deviation 1, here it is 2: use --noise-scale 1",
+    ),
+    "no labels": (
+        config_of(GUIDED),
+        Trained(None, FlowMatching(), SHAPE, CLASSES, 5, labelled=False),
+        r"guidance asks a teacher with its labels and without, and there was trained without labels: leave the scale at 1, or",
+    ),
+    "labels alone": (
+        config_of(MeanFlow(distil=True, max_scale=3.0)),
+        Trained(None, FlowMatching(label_dropout=0.0), SHAPE, CLASSES, 5),
+        r"there never learnt to do without \(label_dropout=0\): leave the scale at 1, or guide it by --weak-teacher",
+    ),
+    "hidden here": (
+        config_of(GUIDED, unconditional=True),
+        Trained(None, FlowMatching(), SHAPE, CLASSES, 5),
+        r"and here labels are hidden: leave the scale at 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "teacher", "message"), UNTAUGHT.values(), ids=UNTAUGHT.keys())
+def test_a_teacher_that_does_not_know_what_it_is_asked_is_refused(config, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        check_teacher(config, teacher, HERE)
+    if "labels" in message:
+        check_teacher(dataclasses.replace(config, weak_teacher=HERE), teacher, HERE)
+
+
+UNSTARTED = {
+    "no teacher": (config_of(MeanFlow(distil=True)), r"MeanFlow distils a trained network and none is named: train one"),
+    "not told to": (config_of(MeanFlow(), teacher=HERE), r"has no teacher: distil from it with --objective.distil, leave out"),
+    "no scale": (
+        config_of(MeanFlow(distil=True), teacher=HERE, weak_teacher=HERE),
+        r"--weak-teacher there guides a teacher by a scale: name both, with --teacher and --objective.guidance",
+    ),
+    "not guided so": (
+        config_of(ConsistencyDistillation(guidance=2.0), teacher=HERE, weak_teacher=HERE),
+        r"ConsistencyDistillation does not guide a teacher by a weak network: leave out --weak-teacher there",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), UNSTARTED.values(), ids=UNSTARTED.keys())
+def test_teachers_that_contradict_the_settings_are_refused_before_any_is_read(config, message):
+    with pytest.raises(ValueError, match=message):
+        initial.check_start(config)
+
+
+def test_what_a_network_answers_is_among_its_settings():
+    for config, shape in ((NETWORK, SHAPE), (MLPConfig(hidden=8, depth=1), (2,))):
+        theirs, ours = (
+            eqx.filter_eval_shape(dataclasses.replace(config, predict=what).build, shape, CLASSES, key=jax.random.key(0))
+            for what in ("data", "velocity")
+        )
+        with pytest.raises(ValueError, match=r"another network \(predict is 'data' there, 'velocity' here\): use the same"):
+            adopted(ours, Trained(theirs, Shortcut(), shape, CLASSES, 5), HERE)
 
 
 def test_a_run_that_was_never_trained_is_refused(monkeypatch):

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 FLOOR, STEPS = 1e-5, 8
 
 
-class Toy(eqx.Module):
+class TwoHeads(eqx.Module):
     """The field of papers.py as a network of one example with a second head, without dropout."""
 
     p: dict[str, jax.Array]
@@ -54,14 +54,14 @@ class Toy(eqx.Module):
 
     @property
     def velocity(self):
-        return Toy(self.head, self.head)
+        return TwoHeads(self.head, self.head)
 
     def __call__(self, x, t, d, cond, *, key=None):
         return field_of(self.p)(*jax.tree.map(lambda a: a[None], (x, t, d, cond)))[0]
 
 
-def network(seed: int) -> Toy:
-    return Toy(parameters(seed), parameters(seed + 10))
+def network(seed: int) -> TwoHeads:
+    return TwoHeads(parameters(seed), parameters(seed + 10))
 
 
 def networks(objective: Objective) -> Networks:

@@ -22,7 +22,8 @@ def by_hand(conv: Conv, x: jax.Array) -> np.ndarray:
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
-    ("size", "stride", "padding"), [(3, 1, None), (1, 1, None), (3, 2, None), (3, 2, (0, 1)), ((1, 5), 1, None)]
+    ("size", "stride", "padding"),
+    [(3, 1, None), (1, 1, None), (3, 2, None), (3, 2, (0, 1)), (3, 1, (0, 0)), ((1, 5), 1, None), ((1, 5), 1, (0, 0))],
 )
 def test_convolution_by_hand(key, size, stride, padding, bias):
     conv = jax.tree.map(lambda a: a + 0.1, Conv(3, 4, size, key=key, stride=stride, padding=padding, bias=bias))

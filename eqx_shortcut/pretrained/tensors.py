@@ -1,0 +1,18 @@
+"""The one reader of safetensors files."""
+
+import pathlib
+
+import numpy as np
+from jaxtyping import Shaped
+from safetensors import safe_open
+
+
+def read_safetensors(path: pathlib.Path) -> tuple[dict[str, Shaped[np.ndarray, "..."]], dict[str, str]]:
+    """All tensors of a file by name, and its metadata. Raises ValueError if it is missing or not such a file."""
+    if not path.is_file():
+        raise ValueError(f"no file {path}: check the path")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except Exception as error:  # its errors have no common base
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): copy it again") from error
