@@ -76,7 +76,7 @@ def main(config: Config) -> None:
 
 
 def trained(config: Config, images: "Images") -> "SmallClassifier":
-    """The classifier after its training."""
+    """Trains the classifier and returns it."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp

@@ -90,7 +90,7 @@ class Config:
 
     @property
     def all_runs(self) -> pathlib.Path:
-        """Where the runs of all experiments lie."""
+        """The folder of the runs of all experiments."""
         return self.runs or pathlib.Path("runs/compare") / self.name
 
     @property
@@ -100,7 +100,7 @@ class Config:
 
     @property
     def table(self) -> pathlib.Path:
-        """Where the table is written."""
+        """The folder to write the table to."""
         return self.out or pathlib.Path("comparison") / self.name
 
 
@@ -112,7 +112,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of its run."""
+        """The name of the run."""
         return f"{self.method}-{self.seed}"
 
 
@@ -273,7 +273,7 @@ def worked(jobs: list[list[Command]], workers: int) -> Iterator[str]:
 
 
 def problem_of(words: Command, tell: Callable[[str], None]) -> str:
-    """Runs a command and tells what it says meanwhile; what it said last if it failed, or nothing."""
+    """Runs a command, passing on its output line by line; returns the last of it if the command failed, else ""."""
     # An experiment by its file, wherever this is run, or a command of the package.
     program = words[1:] if words[1] == "-m" else (str(EXPERIMENTS / pathlib.Path(words[1]).name), *words[2:])
     name = dict(itertools.pairwise(words)).get("--name", words[3] if words[1] == "-m" else pathlib.Path(words[1]).stem)
@@ -289,7 +289,7 @@ def problem_of(words: Command, tell: Callable[[str], None]) -> str:
 
 
 def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) -> None:
-    """Raises ValueError if the table that is there is of other data or another budget."""
+    """Raises ValueError if OUT holds a table of other data or of another budget."""
     from eqx_shortcut import settings
 
     path = config.table / "table.json"

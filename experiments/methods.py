@@ -31,7 +31,9 @@ ON_DATA = "flow-matching shortcut mean-flow".split()
 AFTER = "frechet reward".split()
 """Those that go on from another method."""
 SETS = "sinkhorn-flow drifting".split()
-"""Those of one step alone, learnt from ten sets of images, one of each class."""
+"""Those of one step alone."""
+ON_SETS = "--objective.groups 10 --batch 250 --optimizer.lr 1e-3 --optimizer.warmup 10 --quality.steps 1"
+"""What these are told: ten sets of images, one of each class, at the small rate of a model that goes on."""
 
 
 class Method(NamedTuple):
@@ -48,7 +50,7 @@ class Method(NamedTuple):
 
     @property
     def phases(self) -> int:
-        """Trainings one after another."""
+        """The number of trainings, one after another."""
         return 2 if self.teacher or self.pairs or self.goes_on is not None else 1
 
 
@@ -59,9 +61,9 @@ class Setting:
     script: str
     """The experiment."""
     preset: str
-    """Its settings that are changed, by name."""
+    """Changed settings of the experiment, by name."""
     methods: dict[str, Method]
-    """In the order of the table."""
+    """The methods by name, in the order of the table."""
     pairs: int
     """Pairs that reflow trains on."""
     grid: int
@@ -71,7 +73,7 @@ class Setting:
     pictures: bool = True
     """Samples are images."""
     measure: str = "frechet"
-    """What the figure shows, and the first table."""
+    """The measure in the figure and in the first table."""
     whole: bool = False
     """Each phase of a method has the budget of one."""
 
@@ -88,7 +90,7 @@ def steady(name: str) -> str:
 
 
 def taught(name: str) -> Method:
-    """One that distils a flow-matching model of its own network."""
+    """A method that distils a flow-matching model with the same network."""
     return Method(f"objective:{name} --objective.distil {steady(name)}", teacher=True, goes_on=steady(name))
 
 
@@ -123,8 +125,7 @@ def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuni
         consistency: Method(f"{told_of_data} {scratch}"),
         # Its authors' way.
         f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
-        # One step alone, learnt from ten sets of 25 images, one of each class.
-        **{name: Method(f"objective:{name} --objective.groups 10 --batch 250 --quality.steps 1") for name in SETS},
+        **{name: Method(f"objective:{name} {ON_SETS}", goes_on="") for name in SETS},
     }
 
 

@@ -29,7 +29,6 @@ with interruptible():
         LiveReflow,
         Objective,
         Reward,
-        SinkhornFlow,
     )
     from eqx_shortcut.optimizer import AdamW
 
@@ -57,8 +56,6 @@ ALONE: dict[type[Objective], dict[str, Any]] = {
     LiveReflow: {"bootstrap_every": 32},
     # The standard deviation of these points.
     ContinuousConsistency: {"std": 1.0},
-    # Of the cost's distance, and no adaptive weight's.
-    SinkhornFlow: {"power": 1.0},
     # To be started with --init-from.
     Reward: {"score": "toy2d:first_mode"},
 }

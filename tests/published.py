@@ -17,6 +17,9 @@ SETTINGS = {
 }
 T = np.array([0.0, 0.25, 0.7, 0.99], np.float32)
 D = np.array([1.0, 0.5, 0.3, 0.01], np.float32)
+SCALE = np.array([1.0, 2.5, 7.0, 4.0], np.float32)
+START = np.array([0.0, 0.1, 0.45, 0.3], np.float32)
+STOP = np.array([1.0, 0.9, 0.55, 0.8], np.float32)
 LEVELS = np.array([0, 10, 500, 999])
 LABELS = np.array([0, 3, CLASSES, 1])
 

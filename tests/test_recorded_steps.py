@@ -110,7 +110,7 @@ CASES: dict[str, Objective] = {
         distil=True, std=0.7, normalise=0.2, guidance=2.0, log_variance=False, warmup_share=0.8
     ),
     "sinkhorn-flow": SinkhornFlow(),
-    "sinkhorn-flow/options": SinkhornFlow(groups=3, epsilon=0.2, iterations=5, power=2.0, guidance=2.0),
+    "sinkhorn-flow/options": SinkhornFlow(groups=3, epsilon=0.2, iterations=5, exponent=2.0, guidance=2.0),
     "frechet": Frechet(),
     "reward": Reward(score="test_recorded_steps:total", groups=2),
     "drifting": Drifting(),

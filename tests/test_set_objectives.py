@@ -41,7 +41,7 @@ def batch() -> Batch:
 
 
 CASES = {
-    SinkhornFlow(groups=2, epsilon=0.2, iterations=3, power=2.0, guidance=2.0): ("sinkhorn_flow", {"iterations": 3}),
+    SinkhornFlow(groups=2, epsilon=0.2, iterations=3, exponent=2.0, guidance=2.0): ("sinkhorn_flow", {"iterations": 3}),
     Drifting(groups=2, temperatures=(0.1, 0.3), guidance=2.0): ("drifting", {"temperatures": (0.1, 0.3)}),
 }
 
@@ -49,7 +49,7 @@ CASES = {
 @pytest.mark.parametrize("objective", CASES, ids=lambda objective: type(objective).__name__)
 def test_an_objective_is_its_loss_with_dropout_on(key, objective):
     name, options = CASES[objective]
-    options = {"epsilon": 0.2, "power": 2.0, **options} if name == "sinkhorn_flow" else options
+    options = {"epsilon": 0.2, "exponent": 2.0, **options} if name == "sinkhorn_flow" else options
     k_draws, k_mask = jax.random.split(key)
     field = NetworkField(networks().online, k_mask)
     expected, _ = getattr(losses, name)(field, batch(), k_draws, groups=2, guidance=2.0, **options)
@@ -72,17 +72,28 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     np.testing.assert_array_equal(rows, x.reshape(2, -1))
     np.testing.assert_allclose(vectors, judge(np.asarray(x)).vectors, atol=1e-5)
     assert both.trained_in(judge.protocol) and both.trained_in(Pixels().protocol)
+    coarse = SinkhornFlow(features=("pixels/4",))
+    np.testing.assert_allclose(coarse.vectors(x)[0][0, 1], jnp.mean(x[0, :4, 4:8]), rtol=1e-5)
     alone = SinkhornFlow()
+    assert coarse.trained_in(Pixels().protocol)
     assert alone.trained_in(Pixels().protocol) and not alone.trained_in(judge.protocol)
     assert not MeanFlow().trained_in(judge.protocol)
     assert [space.data.mean.size for space in both.memory((16, 16, 1))] == [256, 128]
+
+
+def test_features_of_images_are_not_asked_of_other_rows(classifier):
+    with pytest.raises(ValueError, match=r"are of images of 1 or 3 channels, and rows are of shape \(3,\): name pixels"):
+        Frechet(features=(str(classifier),)).memory((3,))
 
 
 REFUSED = [
     (Drifting(groups=3), r"batch 8 is not a multiple of groups=3"),
     (Drifting(groups=8), r"groups=8 of a batch of 8 are sets of one row, which tell nothing: use 4 or fewer"),
     (Frechet(features=()), r"features=\(\) compares nothing: name pixels"),
-    (Frechet(features=("inception",)), r"features=inception: name pixels, or a file FILE.safetensors of classifier.py"),
+    (
+        Frechet(features=("inception",)),
+        r"features=inception: name pixels, pixels/2, or a file FILE.safetensors of classifier.py",
+    ),
     (SinkhornFlow(features=("none.safetensors",)), r"no file none.safetensors: train a classifier with classifier.py"),
 ]
 

@@ -8,19 +8,20 @@ from ..objectives import Objective
 from ..optimizer import AdamW
 
 if TYPE_CHECKING:
-    from ..models import DiT, DiTConfig
+    from ..models import DiT, NetworkConfig
+    from ..models.in_context import InContext
     from ..train import TrainState
 
 
-def described(network: "DiT", arrays: Mapping[str, Any]) -> str:
+def described(network: "DiT | InContext", arrays: Mapping[str, Any]) -> str:
     """The size of a network in words, with the number of parameters that were read for it."""
     config, count = network.config, sum(value.size for value in arrays.values())
     size = f"width {config.hidden}, depth {config.depth}, heads {config.heads}, patch {config.patch}"
     return f"{count:,} parameters ({size}; {network.classes} classes)"
 
 
-def fresh_state(network: "DiT", objective: Objective, optimizer: AdamW, *, step: int, seed: int) -> "TrainState":
-    """The state of a network after a step of which nothing but the weights is known: they are both sets of weights."""
+def fresh_state(network: "DiT | InContext", objective: Objective, optimizer: AdamW, *, step: int, seed: int) -> "TrainState":
+    """The state of a network whose weights alone are known: they are the online weights and their average."""
     import equinox as eqx
     import jax
     import jax.numpy as jnp
@@ -46,7 +47,7 @@ def check_free(run: pathlib.Path) -> None:
 def make_run(
     run: pathlib.Path,
     state: "TrainState",
-    network: "DiTConfig",
+    network: "NetworkConfig",
     shape: tuple[int, int, int],
     classes: int,
     objective: Objective,

@@ -5,9 +5,9 @@
     eqx-shortcut import checkpoint.pkl --from original --out runs/celeba/shortcut
     eqx-shortcut sample runs/imagenet/sit --steps 128 --guidance 4
 
-Reads arrays alone and runs nothing of a file. SiT and DiT come as .pt, .safetensors or a folder of diffusers, MeanFlow as its
-authors' folder, kvfrans/shortcut-models, the original, as its pickle or the folder of it. If an original was trained on another
-objective than shortcut models, name it, as in `objective:flow-matching`.
+Reads arrays alone and runs nothing of a file. SiT and DiT come as .pt, .safetensors or a folder of diffusers, MeanFlow and
+improved MeanFlow (imf) as the folder of a checkpoint, kvfrans/shortcut-models (original) as its pickle or the folder of it. If
+that was trained on another objective than shortcut models, name it, as in `objective:flow-matching`.
 """
 
 import dataclasses
@@ -19,29 +19,31 @@ import tyro
 from .. import ranges
 from ..cli import Place
 from ..experiment.config import AnyObjective
-from ..objectives import FlowMatching, LiveReflow, MeanFlow, Shortcut
+from ..objectives import FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Shortcut
 from ..optimizer import AdamW
 from ..ranges import Count, Natural
 from ._making import check_free, described, fresh_state, make_run
 
 SEES_STEP = (Shortcut, LiveReflow)
 """The objectives whose networks the reference tells the step size; all others are always told 0."""
+OBJECTIVES = {"meanflow": MeanFlow(), "imf": ImprovedMeanFlow(max_scale=8.0, intervals=True, velocity_head=True)}
+"""What the others were trained on, where it is not flow matching."""
 PICKLE = b"\x80"
 """What a pickle begins with; torch's begin with more (see torchfile.is_torch)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ranges.Checked):
     """A run folder from weights that others trained."""
 
     file: Annotated[pathlib.Path, tyro.conf.Positional]
     """File or folder."""
     out: Place
     """Run folder to make."""
-    kind: Annotated[Literal["sit", "dit", "meanflow", "original"] | None, tyro.conf.arg(name="from")] = None
+    kind: Annotated[Literal["sit", "dit", "meanflow", "imf", "original"] | None, tyro.conf.arg(name="from")] = None
     """Whose weights they are; by default what the names of the arrays tell, which SiT and DiT have in common."""
     objective: Annotated[None, tyro.conf.subcommand("own")] | AnyObjective = None  # pyright: ignore[reportInvalidTypeForm]
-    """What they were trained on: by default flow matching, MeanFlow, or, of the original, shortcut models."""
+    """What they were trained on: by default flow matching, (improved) MeanFlow, or, of the original, shortcut models."""
     optimizer: AdamW = dataclasses.field(default_factory=AdamW)
     """How training will go on; of the original, how it was trained, which is not saved."""
     weights: Literal["ema", "online"] = "ema"
@@ -54,9 +56,6 @@ class Config:
     """Folder or file of their autoencoder, which the run keeps in mind."""
     seed: Natural = 0
     """Seed of every draw when training goes on (0 or more)."""
-
-    def __post_init__(self):
-        ranges.check(self)
 
 
 def main(config: Config) -> None:
@@ -78,16 +77,15 @@ def is_original(path: pathlib.Path) -> bool:
 
 
 def import_published(config: Config) -> None:
-    """A run of SiT, DiT or MeanFlow, whose average of the weights and last ones are the same."""
+    """A run of SiT, DiT, MeanFlow or improved MeanFlow, whose average of the weights and last ones are the same."""
     from .. import rng
-    from ..pretrained.transformer_files import kind_of, read_published
-    from ..pretrained.transformers import POSITIONS, from_tensors
+    from ..pretrained.transformer_files import kind_of, network_of, read_published
 
+    assert config.kind != "original"
     found = read_published(config.file, config.weights)
-    kind, key = kind_of(found, config.kind), rng.key(config.seed)
-    size = config.size or found.size or (None if POSITIONS in found.tensors else 32)
-    network = from_tensors(found.tensors, kind, key=key, size=size, heads=config.heads or found.heads)
-    objective = config.objective or (MeanFlow() if kind == "meanflow" else FlowMatching())
+    kind = kind_of(found, config.kind)
+    network = network_of(found, kind, key=rng.key(config.seed), size=config.size, heads=config.heads)
+    objective = config.objective or OBJECTIVES.get(kind, FlowMatching())
     # Trained for long, and nobody knows how long: a run of no step is one of random weights.
     state = fresh_state(network, objective, config.optimizer, step=1, seed=config.seed)
     make_run(config.out, state, network.config, network.shape, network.classes, objective, config.optimizer, vae=config.vae)

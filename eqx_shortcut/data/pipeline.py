@@ -24,7 +24,7 @@ class WholeBatches:
 
     A whole batch is one gather, many times faster than one row at a time; the position of a run is the one number `i`,
     whatever the number of processes. Every row comes once an epoch; a batch may span two epochs. A process that needs only
-    some rows of each batch says which by `share`. With `groups` a batch is so many sets of equal size after one another, each
+    some rows of each batch says which by `share`. With `groups` a batch is that number of equal sets after one another, each
     of rows of one label: every label comes once in a round of sets, every row once in an epoch of its label. Raises ValueError
     if `groups` does not divide `size`, for sets of one row, and for a label with one row.
     """
@@ -85,7 +85,7 @@ class WholeBatches:
 
 
 class Groups:
-    """The rows of each label, of which batches of `count` sets are made."""
+    """The rows of each label, for batches made of `count` sets."""
 
     def __init__(self, labels: Shaped[np.ndarray, " count"], size: int, count: int, noun: str):
         check_groups(size, count)
@@ -142,7 +142,7 @@ def batches(
     workers: int = 0,
     groups: int | None = None,
 ) -> Batches:
-    """Shuffled batches of `data` on the devices, for ever; with `groups` in so many sets of one label each (WholeBatches).
+    """Shuffled batches of `data` on the devices, for ever; with `groups` of that number of sets of one label (WholeBatches).
 
     They are read ahead in a thread, or in `workers` processes, and sent ahead to the devices. Worker processes import
     the main script: it must start under `if __name__ == "__main__"`.

@@ -72,6 +72,11 @@ def check_data(run: Run) -> None:
     there = example(held_out, labelled=not config.unconditional)
     if shown(seen) != shown(there):
         raise ValueError(f"a training row is {shown(seen)}, a held-out one {shown(there)}: give both parts the same")
+    if config.objective.sets is not None and seen.cond is not None and not train.classes and not config.unconditional:
+        raise ValueError(
+            f"{named(config.objective)} compares sets of rows of one label, and conditions are {shown(seen.cond)}: train with "
+            "--unconditional"
+        )
     check_network(config.network, config.objective, seen, train.classes)
     raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
     eqx.filter_eval_shape(run.preparing(train, mirror=run.data.mirror), raw, rng.key(0))  # a whole batch, as in training

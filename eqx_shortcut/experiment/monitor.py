@@ -94,7 +94,7 @@ class Monitor:
 
     @functools.cached_property
     def _batches(self) -> list[Batch]:
-        """Batches of held-out images; of a run on pairs, none of which is held out, batches of pairs."""
+        """Batches of held-out images; batches of the pairs themselves in a run on pairs."""
         config, data = self._config, self._data
         rows = data.held_out if data.pairs is None else data.pairs
         to_batch = eqx.filter_jit(self._run.preparing(rows))

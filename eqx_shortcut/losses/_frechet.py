@@ -62,7 +62,7 @@ def frechet(
 ) -> tuple[Loss, Memory]:
     """`sum_k FD_k / sg(FD_k + eps)` over the spaces of `features`, and the `memory` with this batch in it.
 
-    `FD` is `frechet_distance` between the moments of one-step samples, of which earlier batches' weigh `decay` times less each
+    `FD` is `frechet_distance` between the moments of one-step samples, where earlier batches weigh `decay` times less each
     step and pass no gradient, and those of all data so far. Metrics: `frechet`, the sum of the distances. Raises ValueError
     where the features are of another size than the memory's. FD-Loss (2026).
     """

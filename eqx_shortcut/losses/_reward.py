@@ -31,7 +31,7 @@ def reward(
     jvp: tangents.Jvp = jax.jvp,
     reduction: Reduction = "mean",
 ) -> Loss:
-    """`reward_error` at a step of size `1/steps` of new lines through samples that `old` draws in so many steps.
+    """`reward_error` at a step of size `1/steps` of new lines through samples that `old` draws in `steps` steps.
 
     `score` says how good finished samples are; only their conditions are taken of the batch. `old` is an average of `field`;
     both give `map_velocity`. Metric: `reward`, the mean score. Raises where a score is not finite or all of a set's are equal.

@@ -27,7 +27,7 @@ def sinkhorn_flow(
     features: Features | None = None,
     epsilon: float = 0.05,
     iterations: int = 20,
-    power: float = 1.0,
+    exponent: float = 1.0,
     guidance: float = 1.0,
     reduction: Reduction = "mean",
 ) -> Loss:
@@ -35,14 +35,14 @@ def sinkhorn_flow(
 
     The batch is `groups` equal sets of rows after one another, each of one condition (see data.batches); twice as many samples
     are drawn, and each half of a set's serves the other half as the second set. Without `features` rows are compared
-    themselves. Metrics: `drift`, the size of `V`, and `marginals`, by how much the plans miss theirs after so many
-    `iterations`. `reduction=None` returns one value a sample. Raises ValueError if `groups` does not divide the batch.
+    themselves. Metrics: `drift`, the size of `V`, and `marginals`, by how much the plans miss theirs after `iterations`
+    iterations. `reduction=None` returns one value a sample. Raises ValueError if `groups` does not divide the batch.
     W-Flow (2026).
     """
 
     def velocity(samples, data, everything):
         both = jnp.stack(jnp.split(samples, 2))
-        options = {"epsilon": epsilon, "iterations": iterations, "power": power}
+        options = {"epsilon": epsilon, "iterations": iterations, "exponent": exponent}
 
         def half(x, others):
             v, error = sinkhorn_velocity(x, data, others, **options)
@@ -94,13 +94,13 @@ def sinkhorn_velocity(
     *,
     epsilon: float = 0.05,
     iterations: int = 20,
-    power: float = 1.0,
+    exponent: float = 1.0,
 ) -> tuple[Float[Array, "n f"], Float[Array, ""]]:
     """`V(x) = T_to_data(x) - T_to_others(x)` by `entropic_map`, and the larger error of the two plans.
 
-    The cost is `|x - y|^power`, `epsilon` in units of its mean between `x` and `data`. Zero where `others` are the data.
+    The cost is `|x - y|^exponent`, `epsilon` in units of its mean between `x` and `data`. Zero where `others` are the data.
     """
-    cost, other_cost = (distances(x, y) ** power for y in (data, others))
+    cost, other_cost = (distances(x, y) ** exponent for y in (data, others))
     options = {"epsilon": epsilon * jnp.mean(cost), "iterations": iterations}
     (to_data, error), (to_others, other_error) = (
         entropic_map(c, y, **options) for c, y in ((cost, data), (other_cost, others))

@@ -149,7 +149,7 @@ class DiTConfig:
 
     @property
     def divisor(self) -> float:
-        """What queries times keys are divided by."""
+        """The divisor of the product of queries and keys."""
         dim = self.hidden // self.heads
         return dim if self.logits == "dim" else math.sqrt(dim)
 

@@ -51,7 +51,7 @@ class AlphaFlow(LogitNormalTimes, Taught):
         return (weights.Adaptive(self.power, self.eps),)
 
     def check(self, batch: int) -> None:
-        """Rows of both kinds, and a time for alpha to fall."""
+        """Raises ValueError unless the batch has rows of both kinds and alpha begins to fall before it has fallen."""
         super().check(batch)
         if not self.start < self.stop:
             raise ValueError(
@@ -108,5 +108,5 @@ class SoFlow(LogitNormalTimes, OnPairs):
         return losses.so_flow(field, batch, key, target=stopped(field), alpha=alpha, clip=self.clip, **options)
 
     def weigh(self, networks: Networks) -> tuple[Weigh, ...]:
-        """SoFlow's own: errors are compared as means, and steps count half."""
+        """SoFlow's weights: errors are compared as means, and rows of a step count half."""
         return weights.Adaptive(self.power, self.eps, mean=True), weights.halve_steps

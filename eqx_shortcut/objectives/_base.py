@@ -52,13 +52,13 @@ class Networks(eqx.Module):
         return self.online if self.extra is None else (self.online, self.extra)
 
     def with_trained(self, trained: Any) -> "Networks":
-        """The same with another `trained`."""
+        """These networks with other values of `trained`."""
         online, extra = (trained, None) if self.extra is None else trained
         return dataclasses.replace(self, online=online, extra=extra)
 
 
 class Term(NamedTuple):
-    """One of the regressions that a loss is the mean of, to be asked at chosen times.
+    """One of the regressions whose mean is the loss, which can be evaluated at chosen times.
 
     For each number `n` of `sections` its rows have `t` on `{0, 1/n, ..., (n - 1)/n}`. `target` builds the regression of draws
     with such `t` and `d = 1/n`, and says itself which `d` the network is told.
@@ -80,7 +80,7 @@ class Objective(Protocol):
     """
 
     continuous: ClassVar[bool] = False
-    """Whether the network is asked at continuous step sizes, 0 included."""
+    """Whether training uses continuous step sizes, 0 included."""
     embed_scale_limit: ClassVar[float | None] = None
     """Largest factor on times before the network's sinusoids that training tolerates (see unsteady); None: any."""
     predicts_noise: ClassVar[bool] = False
@@ -141,7 +141,7 @@ class Objective(Protocol):
         return None
 
     def memory(self, shape: tuple[int, ...]) -> Any:
-        """What it remembers before the first step, for rows of that shape, a PyTree that it finds as `networks.memory`."""
+        """The memory before the first step, for rows of this shape: a PyTree that the loss finds as `networks.memory`."""
         return None
 
     def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:

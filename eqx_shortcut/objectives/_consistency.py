@@ -15,13 +15,13 @@ from ._base import Loss, Networks, Objective, OnField, Term, ToData
 
 
 class _Consistency(OnField, Objective):
-    """A base of consistency models: they are asked for the whole way to the data, and sampled by jumps to it."""
+    """A base of consistency models, which predict the data from any time and sample by jumps to it."""
 
     steps: int
     renoise: bool
 
     def check(self, batch: int) -> None:
-        """Any batch will do; `steps` must be a power of two."""
+        """Raises ValueError unless `steps` is a power of two; any batch is fine."""
         times.log2_steps(self.steps)
 
     def sampling(self, network: Any) -> Field:
@@ -175,7 +175,7 @@ class ContinuousConsistency(_Consistency):
         return weights.LogVariance() if self.log_variance else None
 
     def check(self, batch: int) -> None:
-        """Any batch will do; what is guided is a teacher."""
+        """Raises ValueError for guidance without a teacher to guide; any batch is fine."""
         if self.guidance != 1 and not self.distil:
             raise ValueError(f"guidance={self.guidance} guides a teacher, and there is none: use distil, or leave it at 1")
 

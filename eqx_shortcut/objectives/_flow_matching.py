@@ -17,7 +17,7 @@ from ._base import AtStep, Loss, Networks, Objective, OnField, Term
 
 @dataclasses.dataclass(frozen=True)
 class OneStepSize(OnField, Objective):
-    """A base of flow matching and diffusion: times on a grid, and one step size that the network is told."""
+    """A base of flow matching and diffusion: times on a grid, and a single step size as the network's input."""
 
     steps: Count = 128
     """Times are drawn from the grid of this many steps; the network is always told d = 1/steps (1 or more)."""

@@ -63,7 +63,7 @@ class LiveReflow(OnField, Objective):
         return Term("flow", 1 - share, sections, losses.flow_target), Term("reflow", share, sections, target)
 
     def check(self, batch: int) -> None:
-        """One row in `bootstrap_every` must be left for reflow, and others for flow matching."""
+        """Raises ValueError unless one row in `bootstrap_every` is left for reflow, and others for flow matching."""
         check_share(batch, self.bootstrap_every)
 
     def sampling(self, network: Any) -> Field:

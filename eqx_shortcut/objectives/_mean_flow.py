@@ -29,7 +29,7 @@ class MeanFlow(LogitNormalTimes, Taught):
         return losses.mean_flow(field, batch, key, jvp=jvp(self.finite_difference), **self.options(networks, progress))
 
     def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
-        """Those of pairs, with rows of the posterior mean."""
+        """The intervals of OnPairs, with rows of the posterior mean."""
         return dataclasses.replace(super().drawn(progress), posterior_every=self.posterior_every)
 
     def extra(self, key: PRNGKeyArray) -> Any:
@@ -37,7 +37,7 @@ class MeanFlow(LogitNormalTimes, Taught):
         return weights.LogVariance() if self.log_variance else None
 
     def check(self, batch: int) -> None:
-        """As the others; posterior means stand for the velocity, as a teacher does."""
+        """Raises ValueError as OnPairs does, and for posterior means beside a teacher: both stand for the velocity."""
         super().check(batch)
         if self.distil and self.posterior_every is not None:
             raise ValueError(
@@ -62,7 +62,7 @@ class ESC(MeanFlow):
     """Learn a weight of each t and d."""
 
     def share_to_data(self, progress: Float[Array, ""]) -> Float[Array, ""]:
-        """It falls to 0, and stays there."""
+        """The share of steps to the data, which falls to 0 and stays there."""
         return self.to_data * times.arccos_fall(progress, until=self.to_data_until)
 
 
@@ -84,7 +84,7 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
 
     @property
     def second_head(self) -> bool:
-        """Its velocity, if that is trained."""
+        """The velocity, if it is trained."""
         return self.velocity_head
 
     @property
@@ -99,12 +99,12 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
         return losses.improved_mean_flow(field, batch, key, velocity=velocity, jvp=tangent, **options)
 
     def guided(self, null: Cond = None) -> Guidance:
-        """As the others, or by the scales that are told."""
+        """The guidance of OnPairs, or by scales that the network is told."""
         guidance = super().guided(null)
         return guidance if self.told is None else guidance._replace(scale=self.told)
 
     def check(self, batch: int) -> None:
-        """As the others; scales that are told take the place of one that is not."""
+        """Raises ValueError as MeanFlow does, and for a single scale beside scales that the network is told."""
         super().check(batch)
         if self.max_scale is None:
             if self.intervals:
@@ -116,5 +116,5 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
             )
 
     def guides(self, steps: int) -> bool:
-        """Where the network is told its scale; else as the others."""
+        """Always if the network is told its scale; else as MeanFlow."""
         return self.told is not None or super().guides(steps)

@@ -16,7 +16,7 @@ from ._consistency import _Consistency
 
 @dataclasses.dataclass(frozen=True)
 class MidTraining(_Consistency):
-    """Consistency mid-training (CMT, 2025): every point of a teacher's path is told its end. First weights for --init-from."""
+    """Consistency mid-training (CMT, 2025): every point of a teacher's path learns its end. For --init-from."""
 
     continuous: ClassVar[bool] = True
     autoguides: ClassVar[bool] = True
@@ -41,7 +41,7 @@ class MidTraining(_Consistency):
         return losses.mid_training(field, batch, key, teacher=networks.teaching(self.guidance), rollout=self.rollout)
 
     def check(self, batch: int) -> None:
-        """Whole paths alone."""
+        """Raises ValueError unless the batch consists of whole paths."""
         check_divides(batch, self.rollout, "rollout")
 
     def sampling(self, network: Any) -> Field:

@@ -103,7 +103,7 @@ class OnPairs(OnField, Objective):
 
 @dataclasses.dataclass(frozen=True)
 class Taught(OnPairs):
-    """On pairs whose velocity may be a teacher's, guided by that one's unlabelled answers or by a weak network."""
+    """OnPairs whose velocity may be a teacher's, guided by the teacher's unlabelled answers or by a weak network."""
 
     autoguides: ClassVar[bool] = True
     distil: bool = False

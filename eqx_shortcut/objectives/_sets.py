@@ -25,8 +25,8 @@ class _OneStep(OnField, Objective):
     """A base of losses on features of samples: the network is asked for one step from noise to data, and learns no other."""
 
     features: tuple[str, ...] = ("pixels",)
-    """What samples are compared in: pixels (rows of any kind as they are), files of classifier.py, or several of these. What
-    trains must not judge."""
+    """What samples are compared in: pixels (rows of any kind as they are), pixels/2 (means over squares of 2 x 2), files of
+    classifier.py, or several of these. What trains must not judge."""
 
     @functools.cached_property
     def vectors(self) -> losses.Features:
@@ -45,7 +45,7 @@ class _OneStep(OnField, Objective):
         """Those of `features`: pixels, or the network of a file that is still there."""
         files = [name for name in self.features if pathlib.Path(name).is_file()]
         weights = {f"sha256 {checksum([pathlib.Path(name)])[:16]}" for name in files}
-        pixels = "pixels" in self.features and protocol["network"].startswith("none, pixels")
+        pixels = any(name.startswith("pixels") for name in self.features) and protocol["network"].startswith("none, pixels")
         return pixels or protocol.get("weights") in weights
 
     def sampling(self, network: Any) -> Field:
@@ -85,11 +85,11 @@ class SinkhornFlow(_OnSets):
     """Entropy of the plans, in units of their mean cost (more than 0)."""
     iterations: Count = 20
     """Of Sinkhorn (1 or more)."""
-    power: Positive = 1.0
-    """The cost is the distance to this power (more than 0)."""
+    exponent: Positive = 1.0
+    """The cost is the distance to the power of this (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
-        plans = {"epsilon": self.epsilon, "iterations": self.iterations, "power": self.power}
+        plans = {"epsilon": self.epsilon, "iterations": self.iterations, "exponent": self.exponent}
         return losses.sinkhorn_flow(field, batch, key, **plans, **self.options)
 
 
@@ -136,15 +136,27 @@ class Frechet(_OneStep):
 def _vectors(name: str) -> losses.Features:
     if name == "pixels":
         return losses.flattened
+    if name.startswith("pixels/") and name[7:].isdecimal() and int(name[7:]):
+        return functools.partial(_coarse, int(name[7:]))
     if not name.endswith(".safetensors"):
-        raise ValueError(f"features={name}: name pixels, or a file FILE.safetensors of classifier.py")
+        raise ValueError(f"features={name}: name pixels, pixels/2, or a file FILE.safetensors of classifier.py")
     network, _ = load_classifier(pathlib.Path(name))
 
     def pooled(x):
+        if x.ndim != 4 or x.shape[3] not in (1, 3):
+            raise ValueError(
+                f"features={name} are of images of 1 or 3 channels, and rows are of shape {x.shape[1:]}: name pixels"
+            )
         # Grey images with three equal channels.
         return jax.vmap(network)(jnp.broadcast_to(x, (*x.shape[:3], 3))).pooled
 
     return pooled
+
+
+def _coarse(side: int, x: Float[Array, "rows height width channels"]) -> Float[Array, "rows f"]:
+    rows, height, width, channels = x.shape
+    cut = x[:, : height // side * side, : width // side * side]
+    return losses.flattened(jnp.mean(cut.reshape(rows, height // side, side, width // side, side, channels), axis=(2, 4)))
 
 
 def _all_of(features: list[losses.Features]) -> losses.Features:

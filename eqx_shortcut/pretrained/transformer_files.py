@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from safetensors import safe_open
+from jaxtyping import PRNGKeyArray
 from safetensors.numpy import save_file
 
 from ..models.dit import DiT
+from ..models.in_context import InContext
+from . import improved_mean_flow
+from .tensors import read_safetensors
 from .torchfile import is_torch, read_tensors
-from .transformers import CONVENTIONS, Kind, from_diffusers, from_flax, to_diffusers, with_positions
+from .transformers import POSITIONS, Kind, from_diffusers, from_flax, from_tensors, to_diffusers, with_positions
 from .unpickle import UnpickleError
 
+SIDE = 32
+"""Of the latents of images of 256 x 256."""
 Copy = Literal["ema", "online"]
 COPIES: dict[Copy, tuple[str, ...]] = {"ema": ("ema", "model_ema", "ema_model"), "online": ("model", "state_dict", "module")}
 """What checkpoints of training call the average of the weights, and the last ones."""
@@ -28,11 +33,17 @@ WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 WHOLE = "gather the weights and save them whole, in one file"
 
 
+Family = Kind | Literal["imf"]
+
+
 class Published(NamedTuple):
-    """Tensors under SiT's names (see transformers.Tensors), what their file tells of the network, and what was taken of it."""
+    """Tensors under SiT's names (see transformers.Tensors), what their file tells of the network, and what was taken of it.
+
+    Those of improved MeanFlow have its own names.
+    """
 
     tensors: dict[str, np.ndarray]
-    kind: Kind | None = None
+    kind: Family | None = None
     heads: int | None = None
     size: int | None = None
     note: str = ""
@@ -95,14 +106,30 @@ def write_diffusers(folder: pathlib.Path, network: DiT, kind: Kind) -> None:
     (folder / CONFIG).write_text(json.dumps(settings, indent=1))
 
 
-def kind_of(published: Published, said: str | None) -> Kind:
+def kind_of(published: Published, said: Family | None) -> Family:
     """The kind that was `said`, or that the file tells. Raises ValueError if neither does or they differ."""
     if said is None and published.kind is None:
         raise ValueError("SiT and DiT have the same names of tensors: say which one it is with --from sit or --from dit")
+    alike = ("sit", "dit", None)
+    if said is not None and said != published.kind and not (said in alike and published.kind in alike):
+        raise ValueError(f"--from {said}, and the names of its tensors are of {published.kind or 'sit or dit'}: say that")
     kind = said or published.kind
-    if kind not in CONVENTIONS or (kind == "meanflow") != (published.kind == "meanflow"):
-        raise ValueError(f"--from {kind}, and the names of its tensors are of {published.kind or 'sit or dit'}: say that")
+    assert kind is not None
     return kind
+
+
+def network_of(
+    published: Published, kind: Family, *, key: PRNGKeyArray, size: int | None = None, heads: int | None = None
+) -> DiT | InContext:
+    """The network of a file of that kind, of images of side `size` (by default 32 where the file does not tell it).
+
+    Raises ValueError as transformers.from_tensors.
+    """
+    size, heads = size or published.size, heads or published.heads
+    size = size or (None if POSITIONS in published.tensors else SIDE)
+    if kind == "imf":
+        return improved_mean_flow.from_parameters(published.tensors, size=size or SIDE, heads=heads, key=key)
+    return from_tensors(published.tensors, kind, key=key, size=size, heads=heads)
 
 
 def _read(path: pathlib.Path, copy: Copy) -> tuple[dict[str, np.ndarray], str]:
@@ -121,20 +148,12 @@ def _read(path: pathlib.Path, copy: Copy) -> tuple[dict[str, np.ndarray], str]:
         return content[found[copy]]
 
     try:
-        tensors = read_tensors(path, choose) if is_torch(path) else _read_safetensors(path)
+        tensors = read_tensors(path, choose) if is_torch(path) else read_safetensors(path)[0]
     except ValueError as error:
         if "torch.distributed" in str(error):
             raise ValueError(f"{path} holds tensors that are spread over devices (DTensor): {WHOLE}") from error
         raise
     return {WRAPPERS.sub("", name): value for name, value in tensors.items()}, "".join(notes)
-
-
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except Exception as error:  # its errors have no common base
-        raise ValueError(f"{path} cannot be read as a file of torch or as safetensors ({error}): copy it again") from error
 
 
 def _read_orbax(folder: pathlib.Path, copy: Copy) -> Published:
@@ -155,7 +174,10 @@ def _read_orbax(folder: pathlib.Path, copy: Copy) -> Published:
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): v for path, v in jax.tree_util.tree_leaves_with_path(found)
     }
-    return Published(from_flax(named), "meanflow", note=f"took {name} of {folder.name}")
+    note = f"took {name} of {folder.name}"
+    if improved_mean_flow.MARK in named:
+        return Published(named, "imf", note=note)
+    return Published(from_flax(named), "meanflow", note=note)
 
 
 def _read_diffusers(folder: pathlib.Path) -> Published:

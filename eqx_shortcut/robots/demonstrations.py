@@ -79,7 +79,7 @@ def observed(states: Float[np.ndarray, "*rows seen 5"]) -> dict[str, Float[np.nd
 
 
 def on_board(pixels: Float[np.ndarray, "*rows 2"]) -> Float[np.ndarray, "*rows 2"]:
-    """Pixels as [-1, 1]."""
+    """Positions in pixels, scaled to [-1, 1]."""
     return pixels / (BOARD / 2) - 1
 
 

@@ -45,7 +45,7 @@ def summary(scores: Sequence[float]) -> dict[str, float]:
 
 
 def people_scored(episodes: "Episodes", spans: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """The same of the recorded episodes at these spans, replayed."""
+    """The summary of the recorded episodes at these spans, replayed in the simulator."""
     return summary(people(episodes, spans))
 
 

@@ -28,7 +28,7 @@ class PushT(ranges.Checked):
     """Episodes trained on, the first of a fixed order; None: all (1 or more)."""
 
     def episodes(self) -> Episodes:
-        """All of them."""
+        """All episodes of the file."""
         if self.path is None:
             raise DataError(f"no demonstrations are named: fetch {PUBLISHED}, and name what is in it with --data.path")
         return read_episodes(self.path)
@@ -56,7 +56,7 @@ class PushT(ranges.Checked):
         return rows(train), rows(held_out)
 
     def blank(self) -> Any:
-        """One window of nothing, for `--dry-run`."""
+        """One window of zeros, for `--dry-run`."""
         from ..data.memory import ArraySource
 
         return ArraySource(np.zeros((1, WINDOW, 2), np.float32), observed(np.zeros((1, SEEN, 5), np.float32)))

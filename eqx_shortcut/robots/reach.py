@@ -66,14 +66,14 @@ class Reach(ranges.Checked):
     """Seed of the paths (0 or more)."""
 
     def build(self) -> Any:
-        """Paths to train on, and others."""
+        """Paths to train on, and held-out paths."""
         from ..data.memory import ArraySource
 
         paths, ends = drawn(self.count, self.seed)
         return ArraySource(paths, ends._asdict()).build()
 
     def judge(self, model: "Trained", quality: "Quality", folder: storage.Path) -> dict[str, Any]:
-        """Success and side of a path each for `quality.count` ends by number of steps, with a picture, paths.png."""
+        """Success and side of a path for each of `quality.count` pairs of ends, by number of steps; draws paths.png."""
         import jax
 
         from ..trained import sample

@@ -19,7 +19,7 @@ Act = Callable[[Any], Float[np.ndarray, "boards actions 2"]]
 
 
 class Episode(NamedTuple):
-    """Coverage of the place over 0.95, clipped at 1, after each step, the states, and pictures if they were asked for."""
+    """Coverage of the target over 0.95, clipped at 1, after each step; states; and pictures if they were asked for."""
 
     coverage: Float[np.ndarray, " steps"]
     states: Float[np.ndarray, "steps 5"]

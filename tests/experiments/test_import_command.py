@@ -1,5 +1,6 @@
 """Runs made of the reference's checkpoints and of safetensors files: the same numbers, open to the other commands."""
 
+import functools
 import importlib
 import json
 import math
@@ -14,6 +15,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import PIL.Image
 import pytest
 
@@ -23,10 +25,11 @@ import torchfiles
 from eqx_shortcut import reference, settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.commands import weights
-from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.guidance import Guided
+from eqx_shortcut.models import DiTConfig, NetworkField
 from eqx_shortcut.models.dit import DiT
 from eqx_shortcut.models.layers import position_table
-from eqx_shortcut.objectives import FlowMatching, LiveReflow, Objective, Shortcut
+from eqx_shortcut.objectives import FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.reference import safetensors
 from eqx_shortcut.train import TrainState, init_state
@@ -182,7 +185,8 @@ def test_weights_of_unknown_training_are_refused(tmp_path):
 
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / "golden"
-SMALL = json.loads((PUBLISHED / "transformer_shapes.json").read_text())["small"]
+SHAPES = json.loads((PUBLISHED / "transformer_shapes.json").read_text())
+SMALL = SHAPES["small"]
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +228,23 @@ def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):
     refused(command.Config(sit, run, "sit"), "give it with --heads")
     refused(command.Config(sit, run, "original"), "cannot be read")
     refused(command.Config(sit, run, "sit", heads=5), "not divisible by heads=5")
+
+
+@pytest.mark.parametrize(("kind", "objective"), [("meanflow", MeanFlow), ("imf", ImprovedMeanFlow)])
+def test_states_of_mean_flow_become_runs(tmp_path, kind, objective):
+    tree: dict = {}
+    for name, value in published.weights(SHAPES[kind]).items():
+        *groups, last = name.split("/")
+        functools.reduce(lambda at, group: at.setdefault(group, {}), groups, tree)[last] = value
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        writer.save(tmp_path / "checkpoint_1", {"ema_params": {"net": tree}})
+    command.main(command.Config(tmp_path / "checkpoint_1", tmp_path / "run", heads=published.HEADS, size=published.SIZE))
+    model = eqx_shortcut.load(tmp_path / "run")
+    assert isinstance(model.objective, objective)
+    steps = eqx_shortcut.Sampling(1, guidance=4.0) if kind == "imf" else 1
+    drawn = eqx_shortcut.sample(model, jax.random.key(0), 4, steps, labels=published.LABELS)
+    noise = eqx_shortcut.trained.noise(model, jax.random.key(0), jax.numpy.arange(4))
+    asked = jax.numpy.asarray(published.LABELS)
+    asked = Guided(asked, *(jax.numpy.full(4, value) for value in (4.0, 0.0, 1.0))) if kind == "imf" else asked
+    expected = noise + NetworkField(model.network)(noise, jax.numpy.zeros(4), jax.numpy.ones(4), asked)
+    np.testing.assert_allclose(drawn, expected, atol=1e-4)

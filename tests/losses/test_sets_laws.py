@@ -73,9 +73,9 @@ def lengths(x, y):
     return np.linalg.norm(x[:, None] - y[None], axis=2)
 
 
-def plain_map(x, y, epsilon, power, iterations=20):
+def plain_map(x, y, epsilon, exponent, iterations=20):
     """Sinkhorn's scalings, rows last."""
-    kernel = np.exp(-(lengths(x, y) ** power) / epsilon)
+    kernel = np.exp(-(lengths(x, y) ** exponent) / epsilon)
     u, v = np.ones(len(x)), np.ones(len(y))
     for _ in range(iterations):
         u = 1 / len(x) / (kernel @ v)
@@ -85,9 +85,9 @@ def plain_map(x, y, epsilon, power, iterations=20):
     return plan @ y / plan.sum(1, keepdims=True), np.abs(plan.sum(0) - 1 / len(y)).sum()
 
 
-def plain_sinkhorn(x, data, others, share=0.05, power=1.0):
-    epsilon = share * (lengths(x, data) ** power).mean()
-    (to_data, error), (to_others, other) = (plain_map(x, y, epsilon, power) for y in (data, others))
+def plain_sinkhorn(x, data, others, share=0.05, exponent=1.0):
+    epsilon = share * (lengths(x, data) ** exponent).mean()
+    (to_data, error), (to_others, other) = (plain_map(x, y, epsilon, exponent) for y in (data, others))
     return to_data - to_others, max(error, other)
 
 
@@ -106,11 +106,11 @@ def plain_drift(x, data, others, temperature, weights=None, own=False):
     return v
 
 
-@pytest.mark.parametrize(("share", "power"), [(0.3, 1.0), (0.5, 2.0)])
-def test_sinkhorn_is_the_plain_formula(share, power):
+@pytest.mark.parametrize(("share", "exponent"), [(0.3, 1.0), (0.5, 2.0)])
+def test_sinkhorn_is_the_plain_formula(share, exponent):
     x, data, others = sets()
-    found, error = losses.sinkhorn_velocity(*map(jnp.asarray, (x, data, others)), epsilon=share, power=power)
-    expected, missed = plain_sinkhorn(x, data, others, share, power)
+    found, error = losses.sinkhorn_velocity(*map(jnp.asarray, (x, data, others)), epsilon=share, exponent=exponent)
+    expected, missed = plain_sinkhorn(x, data, others, share, exponent)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     np.testing.assert_allclose(error, missed, rtol=1e-6, atol=1e-14)
     coarse, more = losses.sinkhorn_velocity(*map(jnp.asarray, (x, data, others)), epsilon=0.05, iterations=1)

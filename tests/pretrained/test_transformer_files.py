@@ -7,6 +7,7 @@ import os
 import pathlib
 import pickle
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 import published
 import torchfiles
-from eqx_shortcut.pretrained.transformer_files import kind_of, read_published
+from eqx_shortcut.pretrained.transformer_files import kind_of, network_of, read_published
 from eqx_shortcut.pretrained.transformers import POSITIONS, from_flax, to_diffusers
 from torchfiles import Name
 
@@ -208,3 +209,16 @@ def test_a_state_of_mean_flow_is_read(state, copy, name, seed):
 def test_a_state_of_something_else_is_refused(state):
     with pytest.raises(ValueError, match="cannot be read as a state of MeanFlow, whose ema_params hold a net"):
         read_published(state / "checkpoint_9")
+
+
+def test_a_state_of_improved_mean_flow_is_told_by_its_names(tmp_path):
+    weights = published.weights(SHAPES["imf"])
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+        writer.save(tmp_path / "checkpoint_1", {"ema_params": {"net": nested(weights)}})
+    found = read_published(tmp_path)
+    assert_same(found.tensors, weights)
+    assert kind_of(found, None) == "imf"
+    network = network_of(found, "imf", key=jax.random.key(0), size=published.SIZE, heads=published.HEADS)
+    assert (network.shape, network.classes) == ((8, 8, 4), 5)
+    with pytest.raises(ValueError, match="--from sit, and the names of its tensors are of imf"):
+        kind_of(found, "sit")
