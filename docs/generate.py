@@ -76,8 +76,9 @@ def section(title: str, kind: type, prefix: str = "", *, skip: tuple[str, ...] =
         yield "| option | default | what it sets |\n|---|---|---|"
     for field in rows:
         text = texts.get(field.name, "").replace("|", "\\|")
-        positional = tyro.conf.Positional in getattr(hints[field.name], "__metadata__", ())
-        name = field.name.upper() if positional else f"--{prefix}{field.name.replace('_', '-')}"
+        about = getattr(hints[field.name], "__metadata__", ())
+        called = next((given for part in about if (given := getattr(part, "name", None))), field.name)
+        name = field.name.upper() if tyro.conf.Positional in about else f"--{prefix}{called.replace('_', '-')}"
         yield f"| `{name}` | {default_of(field)} | {text} |"
     for field in fields:
         if (inside := nested(hints[field.name])) is not None:

@@ -40,7 +40,7 @@ class Config(ranges.Checked):
     """File or folder."""
     out: Place
     """Run folder to make."""
-    kind: Annotated[Literal["sit", "dit", "meanflow", "imf", "original"] | None, tyro.conf.arg(name="from")] = None
+    origin: Annotated[Literal["sit", "dit", "meanflow", "imf", "original"] | None, tyro.conf.arg(name="from")] = None
     """Whose weights they are; by default what the names of the arrays tell, which SiT and DiT have in common."""
     objective: Annotated[None, tyro.conf.subcommand("own")] | AnyObjective = None  # pyright: ignore[reportInvalidTypeForm]
     """What they were trained on: by default flow matching, (improved) MeanFlow, or, of the original, shortcut models."""
@@ -61,7 +61,7 @@ class Config(ranges.Checked):
 def main(config: Config) -> None:
     """Makes the run folder and says what it read and what to do next."""
     check_free(config.out)
-    import_original(config) if config.kind == "original" or is_original(config.file) else import_published(config)
+    import_original(config) if config.origin == "original" or is_original(config.file) else import_published(config)
     print(f"sample from it: eqx-shortcut sample {config.out}")
 
 
@@ -81,9 +81,9 @@ def import_published(config: Config) -> None:
     from .. import rng
     from ..pretrained.transformer_files import kind_of, network_of, read_published
 
-    assert config.kind != "original"
+    assert config.origin != "original"
     found = read_published(config.file, config.weights)
-    kind = kind_of(found, config.kind)
+    kind = kind_of(found, config.origin)
     network = network_of(found, kind, key=rng.key(config.seed), size=config.size, heads=config.heads)
     objective = config.objective or OBJECTIVES.get(kind, FlowMatching())
     # Trained for long, and nobody knows how long: a run of no step is one of random weights.

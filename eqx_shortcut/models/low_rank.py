@@ -14,7 +14,7 @@ Tree = TypeVar("Tree")
 
 
 class LowRank(eqx.Module):
-    """The layer of kernel `kept + left @ right`, of which no gradient reaches `kept`; `right` is 0 at first.
+    """A layer of kernel `kept + left @ right`: no gradient reaches `kept`, and `right` is 0 at first.
 
     `axes` leading axes are those of stacked layers; then `right` is of shape (rank, *outputs).
     """
