@@ -23,7 +23,7 @@ from ._making import check_free, fresh_state, make_run
 from ._opening import Weights
 
 if TYPE_CHECKING:
-    from ..trained import Trained
+    from ..models import DiT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,27 +66,28 @@ def main(config: Export | Import) -> None:
 
 def export_weights(config: Export) -> None:
     """Writes the file."""
+    from ..models import DiT
     from ..reference import safetensors
     from ..trained import load
 
     model = load(config.run, weights=config.weights, step=config.step)
+    network = model.network
+    if not isinstance(network, DiT):
+        raise ValueError(f"{config.run} holds a {type(network).__name__}, whose tensors have no names elsewhere: keep its run")
     metadata = {"objective": model.objective, "step": model.step, "weights": config.weights}
     if config.to == "safetensors":
-        safetensors.save(config.file, getattr(model.network, "merged", model.network), metadata)
+        safetensors.save(config.file, network.merged, metadata)
     else:
-        export_published(config, model)
+        export_published(config, network, model.objective.only_step)
     print(f"{config.file}: weights {config.weights} of {config.run} after step {model.step}")
 
 
-def export_published(config: Export, model: "Trained") -> None:
+def export_published(config: Export, network: "DiT", only_step: float | None) -> None:
     """Writes the file or folder that SiT's, DiT's or diffusers' code reads. Raises ValueError for a network of no such kind."""
-    from ..models import DiT
     from ..pretrained.transformer_files import write_diffusers, write_torch
     from ..pretrained.transformers import exported
 
-    if not isinstance(model.network, DiT):
-        raise ValueError(f"{config.run} holds a {type(model.network).__name__}, and SiT and DiT are transformers: keep it here")
-    network, kind = exported(model.network, model.objective.only_step)
+    network, kind = exported(network, only_step)
     (write_torch if config.to == "torch" else write_diffusers)(config.file, network, kind)
 
 

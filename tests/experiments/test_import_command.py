@@ -248,3 +248,23 @@ def test_states_of_mean_flow_become_runs(tmp_path, kind, objective):
     asked = Guided(asked, *(jax.numpy.full(4, value) for value in (4.0, 0.0, 1.0))) if kind == "imf" else asked
     expected = noise + NetworkField(model.network)(noise, jax.numpy.zeros(4), jax.numpy.ones(4), asked)
     np.testing.assert_allclose(drawn, expected, atol=1e-4)
+
+
+def test_a_network_without_names_elsewhere_stays(tmp_path):
+    model = eqx_shortcut.trained.Trained(object(), FlowMatching(), SHAPE, CLASSES, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eqx_shortcut.trained.load", lambda *_, **__: model)
+        with pytest.raises(ValueError, match="holds a object, whose tensors have no names elsewhere: keep its run"):
+            weights.main(weights.Export(tmp_path, tmp_path / "n.safetensors"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flow_model_goes_out_by_the_command_and_comes_back(sit, tmp_path):
+    run, file, back = tmp_path / "sit", tmp_path / "out.safetensors", tmp_path / "back"
+    command.main(command.Config(sit, run, "sit", heads=published.HEADS))
+    weights.main(weights.Export(run, file, to="torch"))
+    command.main(command.Config(file, back, "sit", heads=published.HEADS))
+    for a, b in zip(*(jax.tree.leaves(eqx_shortcut.load(one).network) for one in (run, back)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    weights.main(weights.Export(run, tmp_path / "folder", to="diffusers"))
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
