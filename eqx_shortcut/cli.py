@@ -277,15 +277,18 @@ def _unread() -> bool:
 def _expected(error: Exception) -> bool:
     if isinstance(error, ValueError | OSError):
         return True
+    from equinox import EquinoxRuntimeError
+
     from .checkpoint import CheckpointError
     from .train import Diverged
 
-    return isinstance(error, CheckpointError | Diverged)
+    return isinstance(error, CheckpointError | Diverged | EquinoxRuntimeError)
 
 
 def _sentence(error: Exception) -> str:
     if not (isinstance(error, OSError) and error.strerror):
-        return str(error)
+        # Equinox tells where a value was refused above its sentence, and how to debug below it.
+        return str(error).rpartition("EquinoxRuntimeError: ")[2].partition("\n\n-----")[0].strip()
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 

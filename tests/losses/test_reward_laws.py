@@ -2,12 +2,13 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import Batch, losses, samplers
+from eqx_shortcut import Batch, cli, losses, samplers
 from exact import M, S, gaussian_field, gaussian_lines, gaussian_scale, gaussian_velocity, mean_of
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -75,6 +76,20 @@ def test_shares_are_scores_normalised_in_their_sets():
 def test_a_reward_that_says_nothing_is_refused(scores, message):
     with pytest.raises(Exception, match=message):
         losses.reward_share(jnp.asarray(scores), 2)
+
+
+def test_a_command_says_so_in_one_sentence(capsys):
+    def train(_):
+        eqx.filter_jit(losses.reward_share)(jnp.array([1.0, jnp.nan]))
+
+    with pytest.raises(SystemExit, match="1"):
+        cli.command(train, Nothing, None, args=[])
+    assert capsys.readouterr().err == "error: a reward is not finite: let it give a number for every sample\n"
+
+
+@dataclasses.dataclass
+class Nothing:
+    """A command without options."""
 
 
 def test_the_exact_map_says_the_velocity_at_any_step_and_the_loss_draws_by_the_old_one(key):
