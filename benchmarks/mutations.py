@@ -100,8 +100,12 @@ TESTS = {
         "losses/test_shortcut.py",
         *ON_PAIRS,
     ),
+    "losses/_frechet": ("losses/test_frechet_laws.py", "test_set_objectives.py"),
+    "losses/_reward": ("losses/test_reward_laws.py",),
+    "losses/_sets": ("losses/test_sets_laws.py", "test_set_objectives.py"),
     "losses/_shortcut": (*reference("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
     **{f"objectives/{path.stem}": OBJECTIVES for path in sorted((PACKAGE / "objectives").glob("_[a-z]*.py"))},
+    "objectives/_sets": ("test_set_objectives.py",),
     "ema": ("test_ema.py",),
     "models/prediction": ("losses/test_data_prediction.py",),
     "trained": ("losses/test_data_prediction.py", "test_trained.py"),
@@ -128,6 +132,12 @@ class Patch(NamedTuple):
 
 
 KNOWN = {
+    "samples flee the data": Patch("losses/_sets", "return to_data - to_others,", "return to_others - to_data,"),
+    "a half of the samples flees itself": Patch(
+        "losses/_sets", "jax.vmap(half)(both, both[::-1])", "jax.vmap(half)(both, both)"
+    ),
+    "distances that do not count alike": Patch("losses/_frechet", "found / jax.lax.stop_gradient(found + eps)", "found"),
+    "rewarded lines repel": Patch("losses/_reward", "r * part(1) + (1 - r) * part(-1)", "r * part(-1) + (1 - r) * part(1)"),
     "told guidance upside down": Patch("losses/_mean_flow", "1 - 1 / told.scale", "1 / told.scale"),
     "guided by the field, not by the head": Patch(
         "losses/_mean_flow", "velocity_target(field if velocity is None else velocity, draws", "velocity_target(field, draws"

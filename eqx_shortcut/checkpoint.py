@@ -230,7 +230,7 @@ class Checkpoints:
         # Orbax calls this when every item is written, just before the folder gets its name: so a checkpoint that bears
         # its name has its hashes. In an object store it gets its mark next.
         for folder in self._unfinished():
-            storage.write(folder / MANIFEST, json.dumps(_hashes(folder, _folders(folder)), indent=1))
+            storage.write(folder / MANIFEST, json.dumps(_hashes(folder), indent=1))
 
     def _verify(self, step: int, items: Iterable[str] | None = None) -> None:
         """Raises CheckpointError unless the files of these items, or of all, are those that were written.
@@ -279,12 +279,9 @@ def _abstract(tree: PyTree) -> PyTree:
     return jax.tree.map(describe, tree)
 
 
-def _folders(folder: storage.Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.is_dir()}
-
-
-def _hashes(folder: storage.Path, items: Iterable[str]) -> dict[str, str]:
-    files = sorted(path for item in items for path in storage.files(folder / item))
+def _hashes(folder: storage.Path) -> dict[str, str]:
+    """Checksums of the files of all items, by their path inside the folder of a checkpoint."""
+    files = sorted(path for item in folder.iterdir() if item.is_dir() for path in storage.files(item))
     return {str(path.relative_to(folder)): storage.checksum([path]) for path in files}
 
 

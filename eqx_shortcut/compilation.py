@@ -4,6 +4,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.core
@@ -27,6 +28,21 @@ def use_compilation_cache() -> str | None:
     except (OSError, storage.StorageError) as error:
         return f"compiled programs are not kept, so that a second run starts no faster ({error})"
     return None
+
+
+def run_once(function: Any, *args: Any) -> Any:
+    """`function(*args)` of what `eqx.filter_jit` returned, for a program that runs once: a CPU compiles it in less time.
+
+    Of initial weights LLVM's lowest level of optimisation makes the same bits as its highest. Level 0 does not: it fuses no
+    product with a sum. A level in XLA_FLAGS stays.
+    """
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
+    if traced or jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
+        return function(*args)
+    return function.lower(*args).compile({LEVEL: 1})(*args)
+
+
+LEVEL = "xla_backend_optimization_level"
 
 
 @contextlib.contextmanager

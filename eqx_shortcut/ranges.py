@@ -18,10 +18,8 @@ class Range:
     below: float = math.inf
 
     def __contains__(self, value: Any) -> bool:
-        return isinstance(value, numbers.Real) and self._holds(value)
-
-    def _holds(self, value: Any) -> bool:
-        return self.low <= value <= self.high and self.above < value < self.below
+        number: Any = value if isinstance(value, numbers.Real) else math.nan
+        return self.low <= number <= self.high and self.above < number < self.below
 
     def __str__(self) -> str:
         above, below = self.above > -math.inf, self.below < math.inf

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from . import ema, times
+from . import compilation, ema, times
 from .objectives import Networks, Objective
 from .types import Batch, Cond, Metrics
 
@@ -78,7 +78,7 @@ def init_state(
         kept = tuple(ema.PowerAverage(network, sigma_rel) for sigma_rel in averages)
         return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero, kept))
 
-    return make(key)
+    return compilation.run_once(make, key)
 
 
 def make_step(

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Iterator
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -35,3 +36,18 @@ def test_programs_of_several_cpu_devices_are_compiled_anew_and_others_kept(kept)
             jax.jit(lambda x, number=number: x + number)(x)
         written.append(len(list(kept.iterdir())) > before)
     assert written == [True, False, True]
+
+
+def test_a_program_that_runs_once_has_the_bits_of_an_optimised_one(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    function = eqx.filter_jit(
+        lambda key: (jax.random.normal(key, (1001,)), jax.random.uniform(key, (33, 9), minval=-0.3, maxval=0.3))
+    )
+    key = jax.random.key(0)
+    optimised = function.lower(key).compile({compilation.LEVEL: 3})(key)
+    for found, expected in zip(compilation.run_once(function, key), optimised, strict=True):
+        assert jnp.array_equal(found, expected)
+    assert [leaf.shape for leaf in eqx.filter_eval_shape(lambda key: compilation.run_once(function, key), key)] == [
+        (1001,),
+        (33, 9),
+    ]

@@ -1,6 +1,8 @@
 """Losses on sets and on moments as objectives: what they hand to their loss, their features, and a memory that continues."""
 
 import contextlib
+import pathlib
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -11,6 +13,7 @@ import pytest
 
 from eqx_shortcut import Batch, losses
 from eqx_shortcut.checkpoint import Checkpoints
+from eqx_shortcut.commands import evaluate
 from eqx_shortcut.evaluate import Pixels
 from eqx_shortcut.evaluate.networks import classifier_features
 from eqx_shortcut.models import NetworkField
@@ -79,6 +82,16 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     assert alone.trained_in(Pixels().protocol) and not alone.trained_in(judge.protocol)
     assert not MeanFlow().trained_in(judge.protocol)
     assert [space.data.mean.size for space in both.memory((16, 16, 1))] == [256, 128]
+
+
+def test_a_judge_that_trained_is_marked():
+    """In the protocol of a row, and so above its table."""
+    given, real = evaluate.Config(run=pathlib.Path("run")), SimpleNamespace(count=3, hash=20 * "0", protocol={})
+    for objective, said in ((SinkhornFlow(), 1), (Frechet(features=("pixels/2",)), 1), (MeanFlow(), 0)):
+        model = SimpleNamespace(objective=objective, labelled=True)
+        protocol = evaluate.protocol_of(given, model, Pixels(), real)  # pyright: ignore[reportArgumentType]
+        assert ("caution" in protocol) == said
+        assert not said or "pixel Frechet distance, which therefore says nothing of them" in protocol["caution"]
 
 
 def test_features_of_images_are_not_asked_of_other_rows(classifier):

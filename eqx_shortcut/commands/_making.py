@@ -31,7 +31,8 @@ def fresh_state(network: "DiT | InContext", objective: Objective, optimizer: Ada
     from ..train import TrainState
 
     key, zero = rng.key(seed), jnp.zeros((), jnp.int32)
-    networks = Networks(network, network, extra=objective.extra(jax.random.fold_in(key, 2)))
+    extra, memory = objective.extra(jax.random.fold_in(key, 2)), objective.memory(network.shape)
+    networks = Networks(network, network, extra=extra, memory=memory)
     opt_state = optimizer.build(1).init(eqx.filter(networks.trained, eqx.is_inexact_array))
     return TrainState(jnp.asarray(step, jnp.int32), key, networks, opt_state, zero, zero)
 

@@ -94,33 +94,27 @@ class Saver(Event):
             warn(f"{error}; training goes on, and the next checkpoint is tried when it is due")
 
 
-class Snapshots(Event):
-    """Writes snapshots of the run's averages when they are due, as an event; does nothing for a run without.
+class Snapshots(Saver):
+    """A Saver that closes its checkpoints."""
+
+    def close(self) -> None:
+        self.flush()
+        self._checkpoints.close()
+
+
+def snapshots_of(run: Run, *, start: int, sound: Callable[[], bool] = lambda: True) -> Event:
+    """The event that writes snapshots of the averages of a run when they are due; does nothing for a run that keeps none.
 
     Snapshots of steps after `start`, left by a run that was stopped, are removed: they are written again. `sound` is as for
     Saver.
     """
-
-    def __init__(self, run: Run, *, start: int, sound: Callable[[], bool] = lambda: True):
-        self._saver, config = None, run.config
-        if config.averages.sigma_rel:
-            self._snapshots = open_snapshots(run.folder, run.record)
-            self._snapshots.remove_after(start)
-            when = Checkpointing(every=config.averages.every or max(1, config.steps // 32), minutes=None)
-            self._saver = Saver(self._snapshots, lambda: {}, when, until=config.steps, before=Events(), sound=sound)
-
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        if self._saver is not None:
-            self._saver(step, state, metrics)
-
-    def flush(self) -> None:
-        if self._saver is not None:
-            self._saver.flush()
-
-    def close(self) -> None:
-        if self._saver is not None:
-            self._saver.flush()
-            self._snapshots.close()
+    config = run.config
+    if not config.averages.sigma_rel:
+        return Events()
+    kept = open_snapshots(run.folder, run.record)
+    kept.remove_after(start)
+    when = Checkpointing(every=config.averages.every or max(1, config.steps // 32), minutes=None)
+    return Snapshots(kept, lambda: {}, when, until=config.steps, before=Events(), sound=sound)
 
 
 class Tolerance:

@@ -19,7 +19,7 @@ from .lock import Lock
 from .monitor import Monitor
 from .records import Norms, Profile, Recorder, SpikeWatch
 from .run import Run
-from .saving import Saver, Signals, Snapshots, Tolerant
+from .saving import Saver, Signals, Tolerant, snapshots_of
 
 
 def execute(run: Run, judge: Judge | None) -> None:
@@ -69,7 +69,7 @@ def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, check
     """The events of a run from `state` on. Their order decides what a crash keeps: records come before checkpoints."""
     config, start = run.config, int(state.step)
     recorder, spikes = Recorder(run, state), SpikeWatch(run, checkpoints, loader.get_state)
-    snapshots = Snapshots(run, start=start, sound=spikes.sound)
+    snapshots = snapshots_of(run, start=start, sound=spikes.sound)
     before, until = Events(recorder, norms, snapshots), config.steps
     saver = Saver(checkpoints, loader.get_state, config.checkpoint, until=until, before=before, sound=spikes.sound)
 

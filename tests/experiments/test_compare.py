@@ -29,7 +29,12 @@ ALL = [(data, name) for data, setting in SETTINGS.items() for name in setting.me
 def test_every_method_is_what_its_name_says_and_can_be_trained(data: str, name: str) -> None:
     config = parsed(SETTINGS[data], SETTINGS[data].methods[name])
     others = {"shortcut-original": "shortcut", "reflow": TEACHER, "continuous-consistency-from-flow": "continuous-consistency"}
-    assert named(config.objective) == ("shortcut" if data == "digits-ablations" else others.get(name, name))
+    plain = name.removesuffix("-teacher").removesuffix("-x")
+    assert named(config.objective) == ("shortcut" if data == "digits-ablations" else others.get(name, plain))
+    assert (getattr(config.objective, "distil", False), config.network.predict == "data") == (
+        name.endswith("-teacher"),
+        name.endswith("-x"),
+    )
     config.objective.check(config.batch)
     assert not (config.objective.continuous and getattr(config.network, "step", None) == "log2")
     # In the plane one network serves all, whose scale is small.

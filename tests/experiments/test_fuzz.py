@@ -133,6 +133,7 @@ def test_a_few_settings_train_or_are_refused_in_one_sentence(number, tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("number", range(15, 500))
 def test_every_setting_trains_or_is_refused_in_one_sentence(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

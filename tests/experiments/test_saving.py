@@ -18,7 +18,7 @@ from eqx_shortcut.experiment.events import Event, Events
 from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.records import SpikeWatch
 from eqx_shortcut.experiment.run import Run
-from eqx_shortcut.experiment.saving import Saver, Snapshots, Tolerance, Tolerant, due
+from eqx_shortcut.experiment.saving import Saver, Tolerance, Tolerant, due, snapshots_of
 from eqx_shortcut.objectives import Networks
 from eqx_shortcut.snapshots import reconstructed
 from eqx_shortcut.train import Diverged, TrainState
@@ -210,7 +210,7 @@ def test_snapshots_are_written_at_their_steps_and_again_by_a_run_that_goes_on_fr
     run = run_of(tmp_path, steps=11, averages=Averages(sigma_rel=(0.1,), every=4))
 
     def snapshots(start: int, until: int, shift: float) -> None:
-        event = Snapshots(run, start=start)
+        event = snapshots_of(run, start=start)
         for step in range(start + 1, until + 1):
             state = state_at(step)
             average = ema.PowerAverage({"w": state.networks.ema["w"] + shift}, 0.1)
@@ -226,7 +226,7 @@ def test_snapshots_are_written_at_their_steps_and_again_by_a_run_that_goes_on_fr
 
 
 def test_a_run_without_averages_writes_no_snapshots(tmp_path):
-    event = Snapshots(run_of(tmp_path), start=0)
+    event = snapshots_of(run_of(tmp_path), start=0)
     event(DEFAULT.steps, state_at(DEFAULT.steps), {})
     event.close()
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,7 @@
 """Fine-tuning by a reward: where its minimum lies, in closed form on a Gaussian, and the loss beside its parts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +80,7 @@ def test_a_reward_that_says_nothing_is_refused(scores, message):
 def test_the_exact_map_says_the_velocity_at_any_step_and_the_loss_draws_by_the_old_one(key):
     """At the exact field `V` is the velocity; samples of the old field are those that the score is given."""
     x, draws, _ = lines()
+    draws = dataclasses.replace(draws, d=jnp.full_like(draws.d, 0.25))
     field = gaussian_field(M, S)
     point = losses.map_velocity(field, draws)
     velocity = gaussian_velocity(M, S)(jnp.repeat(x, 3, axis=0), draws.t, draws.t, None)
