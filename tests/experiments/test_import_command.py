@@ -230,7 +230,9 @@ def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):
     refused(command.Config(sit, run, "sit", heads=5), "not divisible by heads=5")
 
 
-@pytest.mark.parametrize(("kind", "objective"), [("meanflow", MeanFlow), ("imf", ImprovedMeanFlow)])
+@pytest.mark.parametrize(
+    ("kind", "objective"), [pytest.param("meanflow", MeanFlow, marks=pytest.mark.slow), ("imf", ImprovedMeanFlow)]
+)
 def test_states_of_mean_flow_become_runs(tmp_path, kind, objective):
     tree: dict = {}
     for name, value in published.weights(SHAPES[kind]).items():
@@ -259,6 +261,7 @@ def test_a_network_without_names_elsewhere_stays(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_flow_model_goes_out_by_the_command_and_comes_back(sit, tmp_path):
     run, file, back = tmp_path / "sit", tmp_path / "out.safetensors", tmp_path / "back"
     command.main(command.Config(sit, run, "sit", heads=published.HEADS))

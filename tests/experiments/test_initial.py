@@ -86,7 +86,7 @@ def test_weights_that_know_many_steps_are_taken_as_they_are():
     assert taken.config == NETWORK
 
 
-@pytest.mark.parametrize("options", [{}, {"low_rank": 2}, {"predict": "noise"}])
+@pytest.mark.parametrize("options", [pytest.param({}, marks=pytest.mark.slow), {"low_rank": 2}, {"predict": "noise"}])
 def test_a_shortcut_model_begins_with_the_samples_of_its_flow_model(options):
     """One as imported from SiT or DiT, at 128 steps and at 1; with corrections of low rank too."""
     theirs = {name: value for name, value in options.items() if name != "low_rank"}
