@@ -136,7 +136,7 @@ def control(grid: int) -> dict[str, Method]:
     to_data = "mean-flow improved-mean-flow alpha-flow terminal-velocity lagrangian".split()
     return {
         TEACHER: Method(f"objective:flow-matching {discrete} {seen}"),
-        "diffusion": Method(f"objective:diffusion --objective.clip 1 {seen}"),
+        "diffusion": Method(f"objective:diffusion --objective.clip 1 --network.predict velocity {seen}"),
         "shortcut": Method("objective:shortcut"),
         "consistency-distillation": Method(f"objective:consistency-distillation {discrete}", teacher=True),
         "consistency-training": Method(f"objective:consistency-training {discrete}"),
