@@ -49,7 +49,7 @@ def random_module() -> Any:
 
 def programs(batch: int, side: int) -> dict[str, Callable[[], np.ndarray]]:
     """Both networks as functions that return the features of the same images."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)

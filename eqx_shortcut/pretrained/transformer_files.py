@@ -77,7 +77,7 @@ def write_torch(path: pathlib.Path, network: DiT, kind: Kind) -> None:
         save_file(tensors, draft)
     else:
         try:
-            import torch
+            import torch  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError(f"{path} is a file of torch, which is not installed: let its name end in .safetensors") from error
         torch.save({name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, draft)

@@ -33,7 +33,7 @@ def code(folder: str, name: str) -> Any:
 
 def torch_network(kind: Any, **settings: Any) -> tuple[Any, dict[str, tuple[int, ...]]]:
     """A network of theirs with our weights, its own table of positions, and the shapes of what was set."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     network = kind(**settings).eval()
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items() if name != "pos_embed"}
@@ -43,7 +43,7 @@ def torch_network(kind: Any, **settings: Any) -> tuple[Any, dict[str, tuple[int,
 
 
 def torch_answers(network: Any, t: np.ndarray) -> np.ndarray:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     x = torch.from_numpy(published.images().transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
@@ -82,7 +82,7 @@ def improved(folder: str) -> tuple[dict[str, np.ndarray], dict[str, tuple[int, .
 
 
 def main(sit: str, dit: str, meanflow: str, imeanflow: str) -> None:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     velocity, shapes = torch_network(code(sit, "models").SiT, **published.SETTINGS)
     answers = {"sit": torch_answers(velocity, published.T)}
