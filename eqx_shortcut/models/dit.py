@@ -380,7 +380,7 @@ class DiT(eqx.Module):
         return eqx.tree_at(lambda n: (n.step.out.kernel, n.step.out.bias), self, (jnp.zeros_like(out.kernel), constant))
 
     def _run(self, x, t, d, label, key, keep):
-        patched = self.patches(_to_patches(x, self.config.patch), self.dtype)
+        patched = self.patches(to_patches(x, self.config.patch), self.dtype)
         position = position_table(self.config.hidden, *self._grid)
         position = np.zeros_like(position) if self.config.positions == "rotary" else position
         time = self.time(_time_input(t, self.config.time), self.dtype)
@@ -402,7 +402,7 @@ class DiT(eqx.Module):
             "blocks": blocks,
             "final": out,
         }
-        return _from_patches(out, self.shape, self.config.patch), values
+        return from_patches(out, self.shape, self.config.patch), values
 
     @property
     def _grid(self) -> tuple[int, int]:
@@ -449,15 +449,17 @@ def _step_input(d: Float[Array, ""], step: StepEmbedding) -> Float[Array, ""]:
     return d if step == "linear" else jnp.zeros_like(d)
 
 
-def _to_patches(x: Float[Array, "height width channels"], p: int) -> Float[Array, "tokens pixels"]:
+def to_patches(x: Float[Array, "height width channels"], p: int) -> Float[Array, "tokens pixels"]:
+    """An image as squares of `p` x `p` pixels, row by row, each a vector of its pixels and their channels."""
     height, width, channels = x.shape
     grid = x.reshape(height // p, p, width // p, p, channels).transpose(0, 2, 1, 3, 4)
     return grid.reshape(-1, p * p * channels)
 
 
-def _from_patches(
+def from_patches(
     tokens: Float[Array, "tokens pixels"], shape: tuple[int, int, int], p: int
 ) -> Float[Array, "height width channels"]:
+    """The inverse of `to_patches`, for an image of this `shape`."""
     height, width, channels = shape
     grid = tokens.reshape(height // p, width // p, p, p, channels).transpose(0, 2, 1, 3, 4)
     return grid.reshape(shape)

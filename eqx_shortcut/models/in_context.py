@@ -13,7 +13,7 @@ from .. import ranges
 from ..guidance import Guided
 from ..ranges import Count
 from .attention import attend, rotate
-from .dit import _from_patches, _to_patches
+from .dit import from_patches, to_patches
 from .guided import UNTOLD, Condition
 from .layers import Dense, ScalarEmbedding, gated, normal, rms_norm, xavier, zeros
 from .matmul import matmul
@@ -149,12 +149,12 @@ class InContext(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*shape"]:
         told = [self.tokens[name] + vector[None] for name, vector in self._told(d, label).items()]
-        patches = self.patches(_to_patches(x.reshape(self.shape), self.config.patch), jnp.float32)
+        patches = self.patches(to_patches(x.reshape(self.shape), self.config.patch), jnp.float32)
         tokens = jnp.concatenate([*told, patches])
         rotation = _rotation(self.config.hidden // self.config.heads, len(tokens))
         tokens = _run(self.average.blocks, _run(self.blocks, tokens, rotation), rotation)[sum(self.config.tokens) :]
         out = self.average.out(rms_norm(tokens) * self.average.norm[None], jnp.float32)
-        return _from_patches(out, self.shape, self.config.patch).reshape(x.shape)
+        return from_patches(out, self.shape, self.config.patch).reshape(x.shape)
 
     def _told(self, d, cond):
         scale, start, stop = (

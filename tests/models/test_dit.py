@@ -12,7 +12,7 @@ from eqx_shortcut import Batch, flops, losses, sharding
 from eqx_shortcut.guidance import Guidance, Guided
 from eqx_shortcut.models import DiTConfig, NetworkField
 from eqx_shortcut.models.attention import QKNormed, rotary_table
-from eqx_shortcut.models.dit import PRESETS, TwoHeads, _from_patches, _step_input, _to_patches, preset
+from eqx_shortcut.models.dit import PRESETS, TwoHeads, _step_input, from_patches, preset, to_patches
 from eqx_shortcut.models.guided import GuidedLabel
 from eqx_shortcut.models.layers import Dense, position_table
 from eqx_shortcut.objectives import ContinuousConsistency, Lagrangian, MeanFlow, Shortcut, SoFlow
@@ -365,15 +365,15 @@ def test_activations_name_every_stage_of_the_forward_pass():
         "final": (6, 8),
     }
     np.testing.assert_allclose(found["conditioning"], found["time"] + found["step"] + found["label"], atol=1e-6)
-    out = jnp.stack([_from_patches(final, SHAPE, 2) for final in found["final"]])
+    out = jnp.stack([from_patches(final, SHAPE, 2) for final in found["final"]])
     np.testing.assert_allclose(out, expected(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "patch"), [((4, 6, 2), 2), ((6, 3, 1), 3), ((2, 2, 5), 1), ((8, 4, 3), 4)])
 def test_patches_invert_and_run_row_by_row(shape, patch):
     x = jnp.arange(float(math.prod(shape))).reshape(shape)
-    tokens = _to_patches(x, patch)
-    np.testing.assert_array_equal(_from_patches(tokens, shape, patch), x)
+    tokens = to_patches(x, patch)
+    np.testing.assert_array_equal(from_patches(tokens, shape, patch), x)
     columns = shape[1] // patch
     for token in range(tokens.shape[0]):
         row, column = divmod(token, columns)
