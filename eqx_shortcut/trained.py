@@ -19,7 +19,7 @@ from .objectives import Objective
 from .samplers import StepRange
 from .sampling import Sampling
 from .steps import step
-from .types import Cond, Field, shown
+from .types import Cond, Field, Number, Points, shown
 
 
 class Trained(eqx.Module):
@@ -114,7 +114,7 @@ def sample(
     return jnp.concatenate(parts)
 
 
-def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
+def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> Points:
     """The noise from which `sample` makes its samples number `indices`."""
     return model.noise_scale * _normal(key, indices, model.shape)
 
@@ -122,13 +122,13 @@ def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> F
 def sample_from(
     model: Trained,
     key: PRNGKeyArray,
-    noise: Float[Array, "batch *shape"],
+    noise: Points,
     steps: Sampling | int = 1,
     *,
     indices: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
-) -> Float[Array, "batch *shape"]:
+) -> Points:
     """Samples number `indices` (0, 1, ... if None) of `sample` from this noise, all at once.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
@@ -151,7 +151,7 @@ class Trajectory(NamedTuple):
 def trajectory(
     model: Trained,
     key: PRNGKeyArray,
-    noise: Float[Array, "batch *shape"],
+    noise: Points,
     steps: Sampling | int,
     *,
     points: Sequence[int],
@@ -181,8 +181,8 @@ def trajectory(
 
 
 class _Guiding(NamedTuple):
-    scale: Float[Array, ""]
-    interval: tuple[Float[Array, ""], Float[Array, ""]] | None
+    scale: Number
+    interval: tuple[Number, Number] | None
 
 
 def _settled(model, indices, labels, conditions, sampling):

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ..objectives import Networks, Objective, Term
 from ..rows import expand
 from ..steps import predict
-from ..types import Batch, Draws
+from ..types import Batch, Draws, Number
 from .by_time import times_in_turn
 
 Points = tuple[Float[Array, "rows batch *shape"], Float[Array, "rows batch"], Float[Array, "rows batch"]]
@@ -27,7 +27,7 @@ class Denoised(NamedTuple):
 
 
 def denoised(
-    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""], *, times: int = 8
+    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number, *, times: int = 8
 ) -> list[tuple[str, Denoised]]:
     """One step `1 - t` of `networks.online` to the data from points that each term of the loss asks about, with its name.
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths, tangents, times
 from ..guidance import Guidance
 from ..rows import expand, split_rows
 from ..steps import predict
-from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
+from ..types import Batch, Draws, Field, Loss, Numbers, Reduction, Regression, Weigh
 from ._alpha_flow import alpha_flow_target
 from ._intervals import Intervals, velocity_target
 from ._mean_flow import LOGIT_NORMAL
@@ -123,9 +123,7 @@ def split_mean_flow(
     return progressive_map(field, batch, key, target=target, share=None, intervals=intervals, **options)
 
 
-def lagrangian_error(
-    field: Field, target: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp
-) -> tuple[Float[Array, " batch"], Regression]:
+def lagrangian_error(field: Field, target: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> tuple[Numbers, Regression]:
     """`mean |u + d du/dd - sg target(x + d u, t + d, 0)|^2` of each row, and the regression that says what `u` should be."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
@@ -144,7 +142,7 @@ def eulerian_error(
     stop_tangent: bool = False,
     stop_space: bool = True,
     jvp: tangents.Jvp = jax.jvp,
-) -> tuple[Float[Array, " batch"], Regression]:
+) -> tuple[Numbers, Regression]:
     """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and the regression that says what `u` should be.
 
     `v` is the answer of `velocity` there, if one is given.

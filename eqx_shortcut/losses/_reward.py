@@ -5,15 +5,15 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths, samplers, tangents, times
 from ..rows import check_groups, expand
 from ..steps import predict
-from ..types import Batch, Cond, Draws, Field, Loss, Reduction
+from ..types import Batch, Cond, Draws, Field, Loss, Numbers, Points, Reduction
 from ._regression import rms
 
-Score = Callable[[Float[Array, "batch *shape"], Cond], Float[Array, " batch"]]
+Score = Callable[[Points, Cond], Numbers]
 """From samples and their conditions to how good each is."""
 
 
@@ -52,7 +52,7 @@ def reward(
     return error if reduction is None else found["loss"], found
 
 
-def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> Float[Array, "batch *shape"]:
+def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> Points:
     """`u - d sg(Du/Dt)`, the velocity at `t` that an average over `[t, t + d]` implies; the tangent is along `u` at `d = 0`."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     own = jax.lax.stop_gradient(predict(field, x, draws.t, jnp.zeros_like(draws.t), draws.cond))
@@ -60,7 +60,7 @@ def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> 
     return u - expand(draws.d, x) * jax.lax.stop_gradient(slope)
 
 
-def reward_share(scores: Float[Array, " batch"], groups: int = 1) -> Float[Array, " batch"]:
+def reward_share(scores: Numbers, groups: int = 1) -> Numbers:
     """`1/2 + clip(A, -5, 5)/10`, `A` being scores less their mean over their deviation, each of `groups` sets by itself.
 
     Raises where a score is not finite or all of a set's are equal.
@@ -75,15 +75,8 @@ def reward_share(scores: Float[Array, " batch"], groups: int = 1) -> Float[Array
 
 
 def reward_error(
-    v: Float[Array, "batch *shape"],
-    old: Float[Array, "batch *shape"],
-    line: Float[Array, "batch *shape"],
-    r: Float[Array, " batch"],
-    t: Float[Array, " batch"],
-    *,
-    beta: float = 0.1,
-    balance: bool = True,
-) -> Float[Array, " batch"]:
+    v: Points, old: Points, line: Points, r: Numbers, t: Numbers, *, beta: float = 0.1, balance: bool = True
+) -> Numbers:
     """`5/beta (r |e+|^2/w+ + (1 - r) |e-|^2/w-)` with `e+- = (1 - t) (old +- beta (v - old) - line)`, in means over elements.
 
     `w+- = sg mean |e+-|`, or 1 without `balance`; then it is least at `v = old + E[(2 r - 1) (line - old) | x_t]/beta`.

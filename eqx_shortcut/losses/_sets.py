@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..rows import check_groups
 from ..steps import step
-from ..types import Batch, Cond, Field, Loss, Metrics, Reduction
+from ..types import Batch, Cond, Field, Loss, Metrics, Number, Points, Reduction
 from ._regression import rms, row_error
 
 Features = Callable[[Float[Array, "rows *shape"]], Any]
@@ -95,7 +95,7 @@ def sinkhorn_velocity(
     epsilon: float = 0.05,
     iterations: int = 20,
     exponent: float = 1.0,
-) -> tuple[Float[Array, "n f"], Float[Array, ""]]:
+) -> tuple[Float[Array, "n f"], Number]:
     """`V(x) = T_to_data(x) - T_to_others(x)` by `entropic_map`, and the larger error of the two plans.
 
     The cost is `|x - y|^exponent`, `epsilon` in units of its mean between `x` and `data`. Zero where `others` are the data.
@@ -112,10 +112,10 @@ def entropic_map(
     cost: Float[Array, "n m"],
     y: Float[Array, "m f"],
     *,
-    epsilon: float | Float[Array, ""],
+    epsilon: float | Number,
     iterations: int = 20,
     masses: tuple[Float[Array, " n"], Float[Array, " m"]] | None = None,
-) -> tuple[Float[Array, "n f"], Float[Array, ""]]:
+) -> tuple[Float[Array, "n f"], Number]:
     """`T(x_i) = sum_j P_ij y_j / sum_j P_ij` of the plan `P` that minimises `sum P cost + epsilon KL(P | a b)`, and its error.
 
     The marginals `a` and `b` are `masses`, equal ones by default, of sum 1. Sinkhorn's iterations in logarithms; rows of `P`
@@ -167,7 +167,7 @@ def distances(x: Float[Array, "n f"], y: Float[Array, "m f"]) -> Float[Array, "n
     return jnp.sqrt(jnp.maximum(squares - 2 * jnp.matmul(x, y.T, precision="highest"), 0))
 
 
-def one_step(field: Field, noise: Float[Array, "batch *shape"], cond: Cond) -> Float[Array, "batch *shape"]:
+def one_step(field: Field, noise: Points, cond: Cond) -> Points:
     """The samples `X(noise, 0, 1, cond)`."""
     t = jnp.zeros(noise.shape[0], noise.dtype)
     return step(field, noise, t, jnp.ones_like(t), cond)

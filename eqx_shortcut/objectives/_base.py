@@ -8,12 +8,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from .. import ranges, samplers
 from ..guidance import Scales, autoguided, unlabelled
 from ..models.field import NetworkField
-from ..types import Batch, Cond, Draws, Field, Loss, Regression
+from ..types import Batch, Cond, Draws, Field, Loss, Number, Numbers, Points, Regression
 
 
 class Networks(eqx.Module):
@@ -128,11 +128,11 @@ class Objective(Protocol):
         """The guidance scales that the network is told in its condition, in training and sampling; None if it is told none."""
         return None
 
-    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """Loss and metrics of one batch; `progress` is the share of training done, in [0, 1)."""
         ...
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """The terms of the loss at this share of training, for measuring errors by time; empty if an objective does not say."""
         return ()
 
@@ -144,7 +144,7 @@ class Objective(Protocol):
         """The memory before the first step, for rows of this shape: a PyTree that the loss finds as `networks.memory`."""
         return None
 
-    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> tuple[Loss, Any]:
         """Loss and metrics as the objective gives them, and its memory for the next step."""
         return self(networks, batch, key, progress), networks.memory
 
@@ -163,15 +163,7 @@ class Objective(Protocol):
         """The field that samplers call: the network, asked at step sizes it was trained at."""
         ...
 
-    def sample(
-        self,
-        field: Field,
-        noise: Float[Array, "batch *shape"],
-        cond: Cond,
-        *,
-        steps: samplers.Steps,
-        renoise: samplers.Renoise,
-    ) -> Float[Array, "batch *shape"]:
+    def sample(self, field: Field, noise: Points, cond: Cond, *, steps: samplers.Steps, renoise: samplers.Renoise) -> Points:
         """Data from noise by the method's own sampler, on the view `sampling`, guided or not."""
         return samplers.euler(field, noise, cond, steps=steps)
 
@@ -204,12 +196,12 @@ class OnField:
     def __post_init__(self) -> None:
         ranges.check(self)
 
-    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """`loss` of one batch, with the online network as the field, each row under its own dropout mask."""
         k_draws, k_mask = jax.random.split(key)
         return self.loss(networks.field(k_mask), networks, batch, k_draws, progress)
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """Loss and metrics of one batch; only `field` is trained."""
         ...
 
@@ -226,9 +218,7 @@ class AtStep(eqx.Module):
     finest: float = eqx.field(static=True)
     fixed: bool = eqx.field(static=True, default=False)
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
         d = jnp.full_like(d, self.finest) if self.fixed else jnp.maximum(d, self.finest)
         return self.field(x, t, d, cond)
 
@@ -239,9 +229,7 @@ class AtEnds(eqx.Module):
     field: NetworkField
     finest: float = eqx.field(static=True)
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
         return self.field(x, t, jnp.where(d > self.finest, 1.0, self.finest), cond)
 
 
@@ -251,7 +239,5 @@ class ToData(eqx.Module):
     field: NetworkField
     finest: float = eqx.field(static=True)
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
         return self.field(x, t, jnp.maximum(1 - t, self.finest), cond)

@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, samplers, times, weights
 from ..guidance import Guidance, guided
 from ..models.field import NetworkField
 from ..ranges import NotNegative, Positive, Several, Share
-from ..types import Batch, Cond, Field
+from ..types import Batch, Cond, Field, Number, Points
 from ._base import Loss, Networks, Objective, OnField, Term, ToData
 
 
@@ -28,15 +28,7 @@ class _Consistency(OnField, Objective):
         """The network at `d = 1 - t`."""
         return ToData(NetworkField(network), 1 / self.steps)
 
-    def sample(
-        self,
-        field: Field,
-        noise: Float[Array, "batch *shape"],
-        cond: Cond,
-        *,
-        steps: samplers.Steps,
-        renoise: samplers.Renoise,
-    ) -> Float[Array, "batch *shape"]:
+    def sample(self, field: Field, noise: Points, cond: Cond, *, steps: samplers.Steps, renoise: samplers.Renoise) -> Points:
         """Jumps to the data with new noise between, or Euler steps."""
         if self.renoise:
             return samplers.consistency(field, noise, cond, steps=steps, renoise=renoise)
@@ -70,7 +62,7 @@ class ConsistencyDistillation(_Consistency):
         """`1/steps`."""
         return 1 / self.steps
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.consistency_distillation(
             field,
             batch,
@@ -84,7 +76,7 @@ class ConsistencyDistillation(_Consistency):
     def _teacher(self, networks):
         return guided(NetworkField(networks.teacher), self.guidance, networks.null)
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Agreement over one step of the teacher."""
         field, teacher = NetworkField(networks.ema), self._teacher(networks)
 
@@ -104,14 +96,14 @@ class ConsistencyTraining(_Consistency):
     renoise: bool = True
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         target = NetworkField(networks.ema)
         return losses.consistency_training(field, batch, key, target=target, level=self._level(progress))
 
     def _level(self, progress):
         return times.stage(progress, times.log2_steps(self.steps))
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Agreement over the gap of this share of training."""
         sections = 2 ** self._level(progress)
 
@@ -157,7 +149,7 @@ class ContinuousConsistency(_Consistency):
         """0, with a teacher."""
         return 0.0 if self.distil else None
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.continuous_consistency(
             field,
             batch,

@@ -4,12 +4,12 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, samplers
 from ..models.field import NetworkField
 from ..ranges import Positive
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import AtStep, Loss, Networks, Term
 from ._flow_matching import OneStepSize
 
@@ -22,10 +22,10 @@ class Diffusion(OneStepSize):
     clip: Positive | None = None
     """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.diffusion(field, batch, key, **self.options(networks))
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """The noise, and no velocity."""
         return (Term("noise", 1.0, jnp.array([self.steps]), losses.diffusion_target),)
 

@@ -4,12 +4,12 @@ import dataclasses
 from functools import partial
 from typing import Any, ClassVar
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, times, weights
 from ..models.field import NetworkField
 from ..ranges import Finite, NotNegative, Positive, Proper
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import Loss, Networks, stopped
 from ._pairs import OnPairs, Taught, jvp
 
@@ -44,7 +44,7 @@ class Lagrangian(_FlowMap, Taught):
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         target, tangent = _target(field, networks, self.target_ema), jvp(self.finite_difference)
         return losses.lagrangian(field, batch, key, target=target, jvp=tangent, **self.options(networks, progress))
 
@@ -80,7 +80,7 @@ class Eulerian(_FlowMap, Taught):
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.eulerian(
             field,
             batch,
@@ -102,6 +102,6 @@ class ProgressiveMap(_FlowMap, OnPairs):
     target_ema: bool = False
     """The two steps from the average of the weights; False: from the weights themselves."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         target = _target(field, networks, self.target_ema)
         return losses.progressive_map(field, batch, key, target=target, share=self.share, **self.options(networks, progress))

@@ -5,13 +5,13 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, times
 from ..guidance import Guidance
 from ..models.field import NetworkField
 from ..ranges import Count, Finite, NotNegative, Share
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import AtStep, Loss, Networks, Objective, OnField, Term
 
 
@@ -48,11 +48,11 @@ class FlowMatching(OneStepSize):
         """`1/steps`."""
         return self.only_step
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         own = None if self.time_mean is None else partial(times.logit_normal, mean=self.time_mean, std=self.time_std)
         return losses.flow_matching(field, batch, key, at=own, **self.options(networks))
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Flow matching."""
         return (Term("flow", 1.0, jnp.array([self.steps]), losses.flow_target),)
 

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Annotated, Any
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, times, weights
 from ..guidance import Guidance, Scales
 from ..models.field import NetworkField
 from ..ranges import Count, Positive, PositiveShare, Range, Several, Share
-from ..types import Batch, Cond, Field
+from ..types import Batch, Cond, Field, Number
 from ._base import Loss, Networks
 from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
 
@@ -25,10 +25,10 @@ class MeanFlow(LogitNormalTimes, Taught):
     log_variance: bool = False
     """Learn a weight of each t and d."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.mean_flow(field, batch, key, jvp=jvp(self.finite_difference), **self.options(networks, progress))
 
-    def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
+    def drawn(self, progress: Number) -> losses.Intervals:
         """The intervals of OnPairs, with rows of the posterior mean."""
         return dataclasses.replace(super().drawn(progress), posterior_every=self.posterior_every)
 
@@ -61,7 +61,7 @@ class ESC(MeanFlow):
     log_variance: bool = True
     """Learn a weight of each t and d."""
 
-    def share_to_data(self, progress: Float[Array, ""]) -> Float[Array, ""]:
+    def share_to_data(self, progress: Number) -> Number:
         """The share of steps to the data, which falls to 0 and stays there."""
         return self.to_data * times.arccos_fall(progress, until=self.to_data_until)
 
@@ -92,7 +92,7 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
         """All scales from 1 to the highest, if there is one."""
         return None if self.max_scale is None else Scales(1.0, self.max_scale, self.intervals, self.interval)
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         assert isinstance(field, NetworkField)
         velocity, tangent = field.velocity if self.velocity_head else None, jvp(self.finite_difference)
         options = self.options(networks, progress)

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses
 from ..models.field import NetworkField
 from ..ranges import Count, NotNegative
 from ..rows import check_divides
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import Loss, Networks, ToData
 from ._consistency import _Consistency
 
@@ -37,7 +37,7 @@ class MidTraining(_Consistency):
         """0."""
         return 0.0
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.mid_training(field, batch, key, teacher=networks.teaching(self.guidance), rollout=self.rollout)
 
     def check(self, batch: int) -> None:

@@ -6,14 +6,14 @@ from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, tangents, times, weights
 from ..guidance import Guidance, Scales, draw_guided
 from ..models.field import NetworkField
 from ..ranges import BelowOne, Finite, NotNegative, Positive, Range, Several, Share
 from ..rows import check_share
-from ..types import Batch, Cond, Field, Weigh
+from ..types import Batch, Cond, Field, Number, Weigh
 from ._base import Loss, Networks, Objective, OnField
 
 
@@ -62,11 +62,11 @@ class OnPairs(OnField, Objective):
         """The distribution of `t` at `d = 0`; None: where steps start."""
         return times.uniform if self.uniform_velocity else None
 
-    def share_to_data(self, progress: Float[Array, ""]) -> float | Float[Array, ""]:
+    def share_to_data(self, progress: Number) -> float | Number:
         """The share at this progress of training."""
         return self.to_data
 
-    def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
+    def drawn(self, progress: Number) -> losses.Intervals:
         """Times and step sizes after a part of training."""
         pairs = times.to_end(self.pairs, self.share_to_data(progress)) if self.to_data else self.pairs
         return losses.Intervals(pairs, self.bootstrap_every, self.velocity_times)
@@ -80,13 +80,9 @@ class OnPairs(OnField, Objective):
         adaptive = (weights.Adaptive(self.power, self.eps),) if self.power else ()
         return adaptive if networks.extra is None else (*adaptive, networks.extra)
 
-    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
+    def options(self, networks: Networks, progress: Number) -> dict[str, Any]:
         """The options of all losses on pairs."""
-        return {
-            "intervals": self.drawn(progress),
-            "guidance": self.guided(networks.null),
-            "weigh": self.weigh(networks),
-        }
+        return {"intervals": self.drawn(progress), "guidance": self.guided(networks.null), "weigh": self.weigh(networks)}
 
     def check(self, batch: int) -> None:
         """One row in `bootstrap_every` must be left for steps, and others for the velocity."""
@@ -127,7 +123,7 @@ class Taught(OnPairs):
         """All scales from 1 to the highest, if there is one."""
         return None if self.max_scale is None else Scales(1.0, self.max_scale, interval=self.interval, uniform=True)
 
-    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """`loss` of one batch, whose conditions tell each row's guidance if the network learns several scales."""
         if self.told is not None:
             like = jnp.zeros(batch.x.shape[0], batch.x.dtype)
@@ -135,7 +131,7 @@ class Taught(OnPairs):
             batch = dataclasses.replace(batch, cond=cond)
         return super().__call__(networks, batch, key, progress)
 
-    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
+    def options(self, networks: Networks, progress: Number) -> dict[str, Any]:
         """Those of all losses on pairs, and the teacher, guided in place of the lines."""
         options = super().options(networks, progress)
         if not self.distil:

@@ -5,13 +5,13 @@ import functools
 import importlib
 from typing import Any, ClassVar
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses
 from ..models.field import NetworkField
 from ..ranges import Count, Positive, Several
 from ..rows import check_groups
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import Loss, Networks, Objective, OnField
 
 
@@ -48,7 +48,7 @@ class Reward(OnField, Objective):
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"score={self.score} cannot be had ({error}): name a reward, MODULE:FUNCTION") from error
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         options = {"score": self.function, "steps": self.steps, "groups": self.groups, "beta": self.beta}
         return losses.reward(field, batch, key, old=NetworkField(networks.ema), **options)
 

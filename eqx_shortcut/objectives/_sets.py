@@ -16,7 +16,7 @@ from ..pretrained.small_classifier import load_classifier
 from ..ranges import BelowOne, Count, NotNegative, Positive
 from ..rows import check_groups
 from ..storage import checksum
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import Loss, Networks, Objective, OnField
 
 
@@ -88,7 +88,7 @@ class SinkhornFlow(_OnSets):
     exponent: Positive = 1.0
     """The cost is the distance to the power of this (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         plans = {"epsilon": self.epsilon, "iterations": self.iterations, "exponent": self.exponent}
         return losses.sinkhorn_flow(field, batch, key, **plans, **self.options)
 
@@ -100,7 +100,7 @@ class Drifting(_OnSets):
     temperatures: tuple[Positive, ...] = (0.02, 0.05, 0.2)
     """Reaches of the kernels, in units of the mean distance (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.drifting(field, batch, key, temperatures=self.temperatures, **self.options)
 
 
@@ -121,10 +121,10 @@ class Frechet(_OneStep):
         found = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
         return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in found]
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return self._both(field, networks, batch, key)[0]
 
-    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> tuple[Loss, Any]:
         k_draws, k_mask = jax.random.split(key)
         return self._both(networks.field(k_mask), networks, batch, k_draws)
 
