@@ -172,8 +172,8 @@ KNOWN = {
     ),
     "the tangent of Eulerian always stopped": Patch(
         "losses/_flow_map",
-        "eulerian_error(field, steps, velocity=own, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)",
-        "eulerian_error(field, steps, velocity=own, stop_tangent=True, jvp=jvp)",
+        "eulerian_error(field, steps, velocity=own, **options)",
+        "eulerian_error(field, steps, velocity=own, **options | {'stop_tangent': True})",
     ),
     "a gradient through Eulerian's own velocity": Patch(
         "losses/_flow_map",

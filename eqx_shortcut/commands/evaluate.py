@@ -188,13 +188,7 @@ def floor(config: Config, features: "Features", data: RunImages, real: "Statisti
 
 
 def compared(
-    config: Config,
-    title: str,
-    record: dict[str, Any],
-    count: int,
-    batches: Batches,
-    features: "Features",
-    real: "Statistics",
+    config: Config, title: str, record: dict[str, Any], count: int, batches: Batches, features: "Features", real: "Statistics"
 ) -> dict[str, float]:
     """The measures of a set of images, in the first process; their features are kept part by part until it has them."""
     from .. import distributed
@@ -274,14 +268,7 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
             wanted = np.arange(start, start + config.batch)
             given = labels[np.minimum(wanted, len(labels) - 1)]
             at, chosen = jax.device_put((wanted, given), sharding.batch_sharding(mesh))
-            images = sample_from(
-                everywhere,
-                key,
-                noise(everywhere, key, at),
-                how,
-                indices=at,
-                labels=chosen,
-            )
+            images = sample_from(everywhere, key, noise(everywhere, key, at), how, indices=at, labels=chosen)
             yield np.asarray(decode(finite(images, config.run)))[: indices.stop - start]
 
     return draw

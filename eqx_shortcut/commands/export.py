@@ -98,13 +98,7 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
 
     def draw(seed, given):
         key, indices = jax.random.key(seed), jnp.arange(jax.tree.leaves(given)[0].shape[0])
-        x = sample_from(
-            model,
-            key,
-            noise(model, key, indices),
-            config.sampling(config.steps, config.guidance),
-            **{name: given},
-        )
+        x = sample_from(model, key, noise(model, key, indices), config.sampling(config.steps, config.guidance), **{name: given})
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
 
     return draw

@@ -65,22 +65,21 @@ def eulerian(
     teacher: Field | None = None,
     intervals: Intervals = UNIFORM,
     guidance: Guidance | None = None,
-    jvp: tangents.Jvp = jax.jvp,
-    stop_tangent: bool = False,
-    stop_space: bool = True,
     weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
+    **options: Any,
 ) -> Loss:
     """`mean |u - v - d Du/Dt|^2` with `u = field(x, t, d)` and the network's own velocity `v = sg field(x, t, 0)`.
 
     The residual of MeanFlow with the own velocity for the line's, in the tangent too: it vanishes row by row at the exact
     field. The gradient passes through `du/dt - du/dd` and, unless `stop_space`, through `v . du/dx`, or with `stop_tangent`
-    through neither, which saves a tangent. A `teacher`'s velocity takes the place of `v` and of the lines'. Boffi et al.
-    (2025), Eulerian self-distillation; with a teacher Boffi et al. (2024).
+    through neither, which saves a tangent. A `teacher`'s velocity takes the place of `v` and of the lines'. `options` are
+    `stop_space`, `stop_tangent` and `jvp` of `eulerian_error`. Boffi et al. (2025), Eulerian self-distillation; with a teacher
+    Boffi et al. (2024).
     """
     steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
     own = field if teacher is None else teacher
-    error = eulerian_error(field, steps, velocity=own, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)
+    error = eulerian_error(field, steps, velocity=own, **options)
     flow = velocity_target(field, lines, guidance, teacher=teacher)
     return weighed_steps(field, error, flow, intervals.bootstrap_every, weigh, reduction)
 

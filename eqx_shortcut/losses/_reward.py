@@ -1,6 +1,7 @@
 """Fine-tuning of a flow map by a reward on finished samples (MeanFlowNFT): the velocity moves as rewarded samples' lines do."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,16 +27,15 @@ def reward(
     score: Score,
     steps: int = 4,
     groups: int = 1,
-    beta: float = 0.1,
-    balance: bool = True,
     jvp: tangents.Jvp = jax.jvp,
     reduction: Reduction = "mean",
+    **options: Any,
 ) -> Loss:
     """`reward_error` at a step of size `1/steps` of new lines through samples that `old` draws in `steps` steps.
 
     `score` says how good finished samples are; only their conditions are taken of the batch. `old` is an average of `field`;
-    both give `map_velocity`. Metric: `reward`, the mean score. Raises where a score is not finite or all of a set's are equal.
-    MeanFlowNFT (2026).
+    both give `map_velocity`. `options` are `beta` and `balance` of `reward_error`. Metric: `reward`, the mean score. Raises
+    where a score is not finite or all of a set's are equal. MeanFlowNFT (2026).
     """
     n, dtype = batch.x.shape[0], batch.x.dtype
     check_groups(n, groups)
@@ -47,7 +47,7 @@ def reward(
     draws = Draws(x, noise, t, jnp.full((n,), 1 / steps, dtype), batch.cond)
     _, v = paths.linear(noise, x, t, floor=0)
     own, kept = (map_velocity(f, draws, jvp=jvp) for f in (field, old))
-    error = reward_error(own, jax.lax.stop_gradient(kept), v, reward_share(scores, groups), t, beta=beta, balance=balance)
+    error = reward_error(own, jax.lax.stop_gradient(kept), v, reward_share(scores, groups), t, **options)
     found = {"loss": jnp.mean(error), "reward": jnp.mean(scores), "velocity": rms(own)}
     return error if reduction is None else found["loss"], found
 

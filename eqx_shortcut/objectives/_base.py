@@ -96,7 +96,7 @@ class Objective(Protocol):
     @property
     def stages(self) -> int:
         """0 without a teacher, 1 with one throughout, k with one replaced k - 1 times by the network at equal intervals."""
-        return 0
+        return int(self.teacher_step is not None)
 
     @property
     def teacher_step(self) -> float | None:
@@ -160,8 +160,8 @@ class Objective(Protocol):
         """Raise ValueError, with the remedy, if a batch of that many rows cannot be trained on."""
 
     def sampling(self, network: Any) -> Field:
-        """The field that samplers call: the network, asked at step sizes it was trained at."""
-        ...
+        """The field that samplers call: the network, asked at step sizes it was trained at; by default at any."""
+        return NetworkField(network)
 
     def sample(self, field: Field, noise: Points, cond: Cond, *, steps: samplers.Steps, renoise: samplers.Renoise) -> Points:
         """Data from noise by the method's own sampler, on the view `sampling`, guided or not."""

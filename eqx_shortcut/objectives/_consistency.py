@@ -25,8 +25,8 @@ class _Consistency(OnField, Objective):
         times.log2_steps(self.steps)
 
     def sampling(self, network: Any) -> Field:
-        """The network at `d = 1 - t`."""
-        return ToData(NetworkField(network), 1 / self.steps)
+        """The network at `d = 1 - t`, no finer than the last step of a grid on which it was trained."""
+        return ToData(NetworkField(network), 0.0 if self.continuous else 1 / self.steps)
 
     def sample(self, field: Field, noise: Points, cond: Cond, *, steps: samplers.Steps, renoise: samplers.Renoise) -> Points:
         """Jumps to the data with new noise between, or Euler steps."""
@@ -51,11 +51,6 @@ class ConsistencyDistillation(_Consistency):
     """Limit of the teacher's point, in units of the data (more than 0)."""
     renoise: bool = True
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
-
-    @property
-    def stages(self) -> int:
-        """One teacher throughout."""
-        return 1
 
     @property
     def teacher_step(self) -> float:
@@ -140,11 +135,6 @@ class ContinuousConsistency(_Consistency):
         return True
 
     @property
-    def stages(self) -> int:
-        """One teacher throughout, or none."""
-        return int(self.distil)
-
-    @property
     def teacher_step(self) -> float | None:
         """0, with a teacher."""
         return 0.0 if self.distil else None
@@ -170,7 +160,3 @@ class ContinuousConsistency(_Consistency):
         """Raises ValueError for guidance without a teacher to guide; any batch is fine."""
         if self.guidance != 1 and not self.distil:
             raise ValueError(f"guidance={self.guidance} guides a teacher, and there is none: use distil, or leave it at 1")
-
-    def sampling(self, network: Any) -> Field:
-        """The network at `d = 1 - t`."""
-        return ToData(NetworkField(network), 0.0)

@@ -1,14 +1,14 @@
 """MeanFlow and what came of it as objectives."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
 from .. import losses, times, weights
 from ..guidance import Guidance, Scales
 from ..models.field import NetworkField
-from ..ranges import Count, Positive, PositiveShare, Range, Several, Share
+from ..ranges import Count, MoreThanOne, Positive, PositiveShare, Several, Share
 from ..types import Batch, Cond, Field, Number
 from ._base import Loss, Networks
 from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
@@ -72,7 +72,7 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
 
     bootstrap_every: Several = 2
     """One row in this many has a step size, the others have d = 0; must divide the batch (2 or more)."""
-    max_scale: Annotated[float, Range(above=1)] | None = None
+    max_scale: MoreThanOne | None = None
     """Highest of the guidance scales, from 1 on, that the network learns at once and is told; None: it learns `guidance`
     (more than 1)."""
     intervals: bool = False
@@ -114,7 +114,3 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
                 f"max_scale={self.max_scale}, guidance={self.guidance} and mix={self.mix} do not go together: a highest scale "
                 "leaves guidance at 1 and mix at 0"
             )
-
-    def guides(self, steps: int) -> bool:
-        """Always if the network is told its scale; else as MeanFlow."""
-        return self.told is not None or super().guides(steps)

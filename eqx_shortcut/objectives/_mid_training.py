@@ -1,16 +1,15 @@
 """Consistency mid-training as an objective."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import PRNGKeyArray
 
 from .. import losses
-from ..models.field import NetworkField
 from ..ranges import Count, NotNegative
 from ..rows import check_divides
 from ..types import Batch, Field, Number
-from ._base import Loss, Networks, ToData
+from ._base import Loss, Networks
 from ._consistency import _Consistency
 
 
@@ -28,11 +27,6 @@ class MidTraining(_Consistency):
     """Sample with new noise between the steps; False: by Euler steps."""
 
     @property
-    def stages(self) -> int:
-        """One teacher throughout."""
-        return 1
-
-    @property
     def teacher_step(self) -> float:
         """0."""
         return 0.0
@@ -43,7 +37,3 @@ class MidTraining(_Consistency):
     def check(self, batch: int) -> None:
         """Raises ValueError unless the batch consists of whole paths."""
         check_divides(batch, self.rollout, "rollout")
-
-    def sampling(self, network: Any) -> Field:
-        """The network at `d = 1 - t`."""
-        return ToData(NetworkField(network), 0.0)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,9 @@ from jaxtyping import PRNGKeyArray
 
 from .. import losses, tangents, times, weights
 from ..guidance import Guidance, Scales, draw_guided
-from ..models.field import NetworkField
-from ..ranges import BelowOne, Finite, NotNegative, Positive, Range, Several, Share
+from ..ranges import BelowOne, Finite, MoreThanOne, NotNegative, Positive, Several, Share
 from ..rows import check_share
-from ..types import Batch, Cond, Field, Number, Weigh
+from ..types import Batch, Cond, Number, Weigh
 from ._base import Loss, Networks, Objective, OnField
 
 
@@ -88,13 +87,9 @@ class OnPairs(OnField, Objective):
         """One row in `bootstrap_every` must be left for steps, and others for the velocity."""
         check_share(batch, self.bootstrap_every)
 
-    def sampling(self, network: Any) -> Field:
-        """The network, at any step size."""
-        return NetworkField(network)
-
     def guides(self, steps: int) -> bool:
-        """Unless trained with guidance, which every step size then contains."""
-        return not self.guided().inside
+        """Where the network is told its scale; else unless trained with guidance, which every step size then contains."""
+        return self.told is not None or not self.guided().inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,14 +99,9 @@ class Taught(OnPairs):
     autoguides: ClassVar[bool] = True
     distil: bool = False
     """Take the velocity from a teacher, which `guidance` guides; False: from the data."""
-    max_scale: Annotated[float, Range(above=1)] | None = None
+    max_scale: MoreThanOne | None = None
     """Highest of the teacher's guidance scales, uniform from 1 on, that the network learns at once and is told; None: it learns
     `guidance` (more than 1)."""
-
-    @property
-    def stages(self) -> int:
-        """One teacher throughout, or none."""
-        return int(self.distil)
 
     @property
     def teacher_step(self) -> float | None:
@@ -151,10 +141,6 @@ class Taught(OnPairs):
             raise ValueError(
                 f"mix={self.mix} is a share of the network's own velocity, and a teacher answers it: leave it at 0"
             )
-
-    def guides(self, steps: int) -> bool:
-        """Where the network is told its scale; else as the others."""
-        return self.told is not None or super().guides(steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import importlib
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import PRNGKeyArray
 
@@ -56,10 +56,6 @@ class Reward(OnField, Objective):
         """Sets of two rows or more, and a reward that there is."""
         check_groups(batch, self.groups)
         _ = self.function
-
-    def sampling(self, network: Any) -> Field:
-        """The network, at any step size."""
-        return NetworkField(network)
 
     def guides(self, steps: int) -> bool:
         """Never: what was rewarded was not guided."""

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
-from ..models.field import NetworkField
 from ..pretrained.small_classifier import load_classifier
 from ..ranges import BelowOne, Count, NotNegative, Positive
 from ..rows import check_groups
@@ -34,7 +33,8 @@ class _OneStep(OnField, Objective):
         if not self.features:
             raise ValueError("features=() compares nothing: name pixels, or files of classifier.py")
         with jax.ensure_compile_time_eval():
-            return _all_of([_vectors(name) for name in self.features])
+            spaces = [_vectors(name) for name in self.features]
+        return lambda x: [vectors(x) for vectors in spaces]
 
     def check(self, batch: int) -> None:
         """Sets of two rows or more, and features that there are."""
@@ -47,10 +47,6 @@ class _OneStep(OnField, Objective):
         weights = {f"sha256 {checksum([pathlib.Path(name)])[:16]}" for name in files}
         pixels = any(name.startswith("pixels") for name in self.features) and protocol["network"].startswith("none, pixels")
         return pixels or protocol.get("weights") in weights
-
-    def sampling(self, network: Any) -> Field:
-        """The network; more steps than one ask it for what it does not learn here."""
-        return NetworkField(network)
 
     def guides(self, steps: int) -> bool:
         """Never: no label is hidden in training."""
@@ -157,7 +153,3 @@ def _coarse(side: int, x: Float[Array, "rows height width channels"]) -> Float[A
     rows, height, width, channels = x.shape
     cut = x[:, : height // side * side, : width // side * side]
     return losses.flattened(jnp.mean(cut.reshape(rows, height // side, side, width // side, side, channels), axis=(2, 4)))
-
-
-def _all_of(features: list[losses.Features]) -> losses.Features:
-    return lambda x: [vectors(x) for vectors in features]
