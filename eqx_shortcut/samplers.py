@@ -98,11 +98,10 @@ def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times
     `steps` may be traced. The reference's sampler (Frans et al. 2024, algorithm 2).
     """
 
-    def body(i, x):
-        t, d = _time(i, steps, x, times)
+    def body(i, x, t, d):
         return step(field, x, t, d, cond)
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
 def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
@@ -111,25 +110,23 @@ def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times:
     The field is asked at `d = 0`, twice a step; the error falls with the square of the number of steps. Times as in `euler`.
     """
 
-    def body(i, x):
-        t, d = _time(i, steps, x, times)
+    def body(i, x, t, d):
         first = predict(field, x, t, jnp.zeros_like(d), cond)
         last = predict(field, x + expand(d, x) * first, t + d, jnp.zeros_like(d), cond)
         return x + expand(d, x) * (first + last) / 2
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
 def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
     """`steps` steps along the velocity half way, where the one at their start leads to: `heun`, but never asked at `t = 1`."""
 
-    def body(i, x):
-        t, d = _time(i, steps, x, times)
+    def body(i, x, t, d):
         first = predict(field, x, t, jnp.zeros_like(d), cond)
         middle = predict(field, x + expand(d / 2, x) * first, t + d / 2, jnp.zeros_like(d), cond)
         return x + expand(d, x) * middle
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
 def consistency(
@@ -142,13 +139,12 @@ def consistency(
     steps of SoFlow's authors.
     """
 
-    def body(i, x):
-        t, _ = _time(i, steps, x, times)
+    def body(i, x, t, d):
         data = step(field, x, t, 1 - t, cond)
         later, _ = _time(i + 1, steps, x, times)
         return expand(later, x) * data + expand(1 - later, x) * renoise(i)
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
 def ddim(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, clip: float | None = None) -> Points:
@@ -195,7 +191,7 @@ class Sampler:
         return self.run(field, noise, cond, steps=steps, times=self.times, **new)
 
 
-def _time(i, steps, x, times=None):
+def _time(i, steps, x, times):
     def fill(value):
         return jnp.broadcast_to(jnp.asarray(value, x.dtype), (x.shape[0],))
 
@@ -206,12 +202,17 @@ def _time(i, steps, x, times=None):
     return fill(i.astype(x.dtype) / n), fill(1 / n)
 
 
-def _loop(steps, body, x):
+def _loop(steps, times, body, x):
     first, last = _part(steps).first, _part(steps).last
     # Numbers known when tracing keep their loop differentiable in reverse.
-    if isinstance(first, int) and isinstance(last, int):
-        return jax.lax.fori_loop(first, last, lambda i, x: body(jnp.asarray(i), x), x)
-    return jax.lax.fori_loop(jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32), body, x)
+    if not (isinstance(first, int) and isinstance(last, int)):
+        first, last = jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
+
+    def advanced(i, x):
+        i = jnp.asarray(i)
+        return body(i, x, *_time(i, steps, x, times))
+
+    return jax.lax.fori_loop(first, last, advanced, x)
 
 
 def _part(steps):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
+from .. import storage
 from .features import Features
 from .moments import Moments
 
@@ -32,16 +33,14 @@ class Collected:
         )
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes an .npz, renamed into place, so that a file that is there is whole."""
+        """Writes an .npz, which is whole if it is there."""
         arrays = _unpacked(self.moments, "moments") | {"kept": self.kept}
         if self.spatial is not None:
             arrays |= _unpacked(self.spatial, "spatial")
         if self.logits is not None:
             arrays["logits"] = self.logits
-        draft = path.with_name(f".{path.name}")
-        with draft.open("wb") as file:
+        with storage.draft_of(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        draft.rename(path)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Collected":
