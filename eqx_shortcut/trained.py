@@ -219,16 +219,16 @@ def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
 def _conditions(model, labels, conditions, indices):
     if labels is not None and conditions is not None:
         raise ValueError("labels and conditions both say what to sample: give one of the two")
-    given, nothing = labels if conditions is None else conditions, model.nothing
+    given, nothing, count = labels if conditions is None else conditions, model.nothing, indices.shape[0]
     if given is None and not (model.labelled and nothing is not None):
-        return _rows_of(nothing, indices.shape[0])
+        return jax.tree.map(lambda c: jnp.full((count, *jnp.shape(c)), c, jnp.asarray(c).dtype), nothing)
     if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
         raise ValueError("the run was trained without conditions: give neither labels nor conditions")
     if model.null is None:
-        return indices % model.classes if given is None else _labels(model, given, indices.shape[0])
+        return indices % model.classes if given is None else _labels(model, given, count)
     if given is None or labels is not None:
         raise ValueError(f"conditions of the run are {shown(nothing)}, not labels: give conditions= of that kind")
-    return _given(given, nothing, indices.shape[0])
+    return _given(given, nothing, count)
 
 
 def _labels(model, labels, count):
@@ -258,10 +258,6 @@ def _given(conditions, nothing, count):
         return jnp.broadcast_to(given.astype(null.dtype), (count, *null.shape))
 
     return jax.tree.map(one, conditions, nothing)
-
-
-def _rows_of(condition, count):
-    return jax.tree.map(lambda c: jnp.full((count, *jnp.shape(c)), c, jnp.asarray(c).dtype), condition)
 
 
 def _part(*numbers):

@@ -1,6 +1,8 @@
 """Feature moments of a set of images, with some features and logits, gathered batch by batch: every metric needs only these."""
 
 import dataclasses
+import functools
+import operator
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -93,10 +95,7 @@ def collect(batches: Iterable[Float[np.ndarray, "_ height width channels"]], fea
 
 def merged(parts: Sequence[Collected]) -> Collected:
     """All parts of a set as one, added in their order."""
-    total, *rest = parts
-    for part in rest:
-        total = total + part
-    return total
+    return functools.reduce(operator.add, parts)
 
 
 def _plus(total: Moments | None, vectors: Float[np.ndarray, "batch features"]) -> Moments:

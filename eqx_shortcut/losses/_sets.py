@@ -54,7 +54,8 @@ def sinkhorn_flow(
         v, error = jax.vmap(half)(both, both[::-1])
         return v.reshape(samples.shape), {"drift": rms(v), "marginals": jnp.mean(error)}
 
-    return _on_sets(field, batch, key, velocity, groups=groups, copies=2, features=features, reduction=reduction)
+    both = features_of_both(field, batch, key, groups=groups, copies=2, features=features)
+    return _moves(both, velocity, groups, reduction)
 
 
 def drifting(
@@ -84,7 +85,8 @@ def drifting(
         unit = [v / jnp.maximum(rms(v), 1e-12) for v in moves]
         return jnp.sum(jnp.stack(unit), axis=0), {"drift": rms(jnp.sum(jnp.stack(moves), axis=0))}
 
-    return _on_sets(field, batch, key, velocity, groups=groups, copies=1, features=features, reduction=reduction)
+    both = features_of_both(field, batch, key, groups=groups, copies=1, features=features)
+    return _moves(both, velocity, groups, reduction)
 
 
 def sinkhorn_velocity(
@@ -173,20 +175,9 @@ def one_step(field: Field, noise: Points, cond: Cond) -> Points:
     return step(field, noise, t, jnp.ones_like(t), cond)
 
 
-def _on_sets(
-    field: Field,
-    batch: Batch,
-    key: PRNGKeyArray,
-    velocity: Velocity,
-    *,
-    groups: int,
-    copies: int,
-    features: Features | None,
-    reduction: Reduction,
-) -> Loss:
-    phis, targets = features_of_both(field, batch, key, groups=groups, copies=copies, features=features)
-    pairs = zip(phis, targets, strict=True)
-    errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in pairs), strict=True)
+def _moves(both: tuple[list[Array], list[Array]], velocity: Velocity, groups: int, reduction: Reduction) -> Loss:
+    """The loss of samples that move in each space, from `features_of_both`."""
+    errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in zip(*both, strict=True)), strict=True)
     loss = jnp.mean(jnp.stack(errors), axis=0)
     found = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)
     return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), **found}

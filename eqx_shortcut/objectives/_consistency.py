@@ -1,4 +1,4 @@
-"""Consistency models as objectives."""
+"""Consistency models as objectives, and the mid-training that comes before one."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -9,7 +9,8 @@ from jaxtyping import PRNGKeyArray
 from .. import losses, samplers, times, weights
 from ..guidance import Guidance, guided
 from ..models.field import NetworkField
-from ..ranges import NotNegative, Positive, Several, Share
+from ..ranges import Count, NotNegative, Positive, Several, Share
+from ..rows import check_divides
 from ..types import Batch, Cond, Field, Number, Points
 from ._base import Loss, Networks, Objective, OnField, Term, ToData
 
@@ -160,3 +161,29 @@ class ContinuousConsistency(_Consistency):
         """Raises ValueError for guidance without a teacher to guide; any batch is fine."""
         if self.guidance != 1 and not self.distil:
             raise ValueError(f"guidance={self.guidance} guides a teacher, and there is none: use distil, or leave it at 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class MidTraining(_Consistency):
+    """Consistency mid-training (CMT, 2025): every point of a teacher's path learns its end. For --init-from."""
+
+    continuous: ClassVar[bool] = True
+    autoguides: ClassVar[bool] = True
+    rollout: Count = 16
+    """Steps of the teacher's path, of Heun's method; must divide the batch (1 or more)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale of the teacher; 1 is none (0 or more)."""
+    renoise: bool = False
+    """Sample with new noise between the steps; False: by Euler steps."""
+
+    @property
+    def teacher_step(self) -> float:
+        """0."""
+        return 0.0
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
+        return losses.mid_training(field, batch, key, teacher=networks.teaching(self.guidance), rollout=self.rollout)
+
+    def check(self, batch: int) -> None:
+        """Raises ValueError unless the batch consists of whole paths."""
+        check_divides(batch, self.rollout, "rollout")
