@@ -7,14 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..objectives import Networks, Objective, Term
+from ..objectives import Networks, Objective
 from ..rows import expand
 from ..steps import predict
 from ..types import Batch, Draws, Number
 from .by_time import times_in_turn
-
-Points = tuple[Float[Array, "rows batch *shape"], Float[Array, "rows batch"], Float[Array, "rows batch"]]
-"""Points of paths, their times, and the step sizes to ask the network for."""
 
 
 class Denoised(NamedTuple):
@@ -38,7 +35,9 @@ def denoised(
     if not terms:
         return []
 
-    def points(term: Term) -> Points:
+    def points(term):
+        """Points of paths, their times, and the step sizes to ask the network for."""
+
         def point(at):
             sections, t = at
             t = jnp.full(batch.x.shape[0], t, batch.x.dtype)
