@@ -75,7 +75,8 @@ def main(config: Config) -> None:
     arguments = jax.ShapeDtypeStruct((), jax.numpy.uint32), given
     exported = export.export(jax.jit(sampler(config, model, decoding)), platforms=PLATFORMS)(*arguments)
     data = serialized(exported)
-    storage.write(config.out, data)
+    with storage.draft_of(config.out) as draft:
+        draft.write_bytes(data)
     shape = ", ".join(map(str, exported.out_avals[0].shape))
     pictured = decoding is not None or (model.null is None and model.shape[-1] in (1, 3))
     kind = "images in [-1, 1]" if pictured else "latents in the units of training" if model.null is None else "the data's units"

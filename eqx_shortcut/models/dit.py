@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import ranges
 from ..ranges import BelowOne, Count, Natural, Positive
+from ..types import Number, Point
 from . import low_rank
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
@@ -324,15 +325,7 @@ class DiT(eqx.Module):
         self.logvar = jnp.zeros(256)
         self.config, self.shape, self.classes, self.dtype = config, shape, classes, config.dtype()
 
-    def __call__(
-        self,
-        x: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        d: Float[Array, ""],
-        label: Condition,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*shape"]:
+    def __call__(self, x: Point, t: Number, d: Number, label: Condition, *, key: PRNGKeyArray | None = None) -> Point:
         if self.config.predict == "noise":
             asked = at_level(x, t)
             noise, _ = self._run(asked.x.reshape(self.shape), asked.level, d, label, key, keep=False)
@@ -341,7 +334,7 @@ class DiT(eqx.Module):
         return velocity_toward(answer, x, t) if self.config.predict == "data" else answer
 
     def activations(
-        self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Condition
+        self, x: Float[Array, "height width channels"], t: Number, d: Number, label: Condition
     ) -> dict[str, Float[Array, "..."]]:
         """Every intermediate value of one forward pass by name; `blocks` has a leading axis `depth`."""
         return self._run(x, t, d, label, None, keep=True)[1]
@@ -369,7 +362,7 @@ class DiT(eqx.Module):
         object.__setattr__(other, "config", dataclasses.replace(self.config, attention="xla"))  # cuDNN's is for bfloat16
         return other
 
-    def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:
+    def log_variance(self, t: Number) -> Number:
         """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
         return 100 * self.logvar[jnp.clip(jnp.floor(t * 256).astype(jnp.int32), 0, 255)]
 
@@ -437,13 +430,13 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name in ("rows_matmul", "name", "dot_product_attention_fwd_wrapper")
 
 
-def _time_input(t: Float[Array, ""], time: TimeEmbedding) -> Float[Array, ""]:
+def _time_input(t: Number, time: TimeEmbedding) -> Number:
     if time == "reversed":
         return 1 - t
     return t if time == "linear" else jnp.zeros_like(t)
 
 
-def _step_input(d: Float[Array, ""], step: StepEmbedding) -> Float[Array, ""]:
+def _step_input(d: Number, step: StepEmbedding) -> Number:
     if step == "log2":
         return -jnp.log2(d)
     return d if step == "linear" else jnp.zeros_like(d)
