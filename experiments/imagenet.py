@@ -35,7 +35,10 @@ TINY = dataclasses.replace(celeba.TINY, data=DATA, unconditional=False)
 PRESETS = {
     "b": ("DiT-B/2, the paper's settings of its table 1.", B),
     "xl": ("DiT-XL/2, the paper's largest network.", dataclasses.replace(B, network=preset("XL/2"))),
-    "tiny": ("A tiny network for 300 steps, to try the pipeline.", TINY),
+    "tiny": (
+        "A tiny network for 300 steps, to try the pipeline.",
+        dataclasses.replace(celeba.TINY, data=DATA, unconditional=False),
+    ),
 }
 
 EXPERIMENT = Experiment("imagenet", PRESETS, doc=__doc__)

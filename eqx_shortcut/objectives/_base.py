@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from .. import ranges, samplers
+from .. import ranges, samplers, weights
 from ..guidance import Scales, autoguided, unlabelled
 from ..models.field import NetworkField
 from ..types import Batch, Cond, Draws, Field, Loss, Number, Numbers, Points, Regression
@@ -100,8 +100,9 @@ class Objective(Protocol):
 
     @property
     def teacher_step(self) -> float | None:
-        """The step size at which the first teacher is asked for the velocity; None without a teacher."""
-        return None
+        """The step size at which the first teacher is asked for the velocity; None without a teacher. By default 0 if a field
+        `distil` asks for one."""
+        return 0.0 if getattr(self, "distil", False) else None
 
     @property
     def velocity_step(self) -> float | None:
@@ -120,8 +121,9 @@ class Objective(Protocol):
 
     @property
     def sets(self) -> int | None:
-        """The number of sets of rows of one label that a batch is made of (see data.batches); None: rows at random."""
-        return None
+        """The number of sets of rows of one label that a batch is made of (see data.batches), by default the field `groups` if
+        there is one; None: rows at random."""
+        return getattr(self, "groups", None)
 
     @property
     def told(self) -> Scales | None:
@@ -137,8 +139,9 @@ class Objective(Protocol):
         return ()
 
     def extra(self, key: PRNGKeyArray) -> Any:
-        """A module that is trained beside the network, for the loss as `networks.extra`; None if there is none."""
-        return None
+        """A module that is trained beside the network, for the loss as `networks.extra`: by default the weight that a field
+        `log_variance` asks for, learned of each `t` and `d`; None if there is none."""
+        return weights.LogVariance() if getattr(self, "log_variance", False) else None
 
     def memory(self, shape: tuple[int, ...]) -> Any:
         """The memory before the first step, for rows of this shape: a PyTree that the loss finds as `networks.memory`."""

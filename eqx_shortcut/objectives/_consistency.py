@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from .. import losses, samplers, times, weights
+from .. import losses, samplers, times
 from ..guidance import Guidance, guided
 from ..models.field import NetworkField
 from ..ranges import Count, NotNegative, Positive, Several, Share
@@ -135,11 +135,6 @@ class ContinuousConsistency(_Consistency):
     def pushes(self) -> bool:
         return True
 
-    @property
-    def teacher_step(self) -> float | None:
-        """0, with a teacher."""
-        return 0.0 if self.distil else None
-
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.continuous_consistency(
             field,
@@ -152,10 +147,6 @@ class ContinuousConsistency(_Consistency):
             normalise=self.normalise,
             weigh=() if networks.extra is None else (networks.extra,),
         )
-
-    def extra(self, key: PRNGKeyArray) -> Any:
-        """The logarithm of the error's variance at each `t`, if it is learned."""
-        return weights.LogVariance() if self.log_variance else None
 
     def check(self, batch: int) -> None:
         """Raises ValueError for guidance without a teacher to guide; any batch is fine."""

@@ -2,11 +2,11 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import PRNGKeyArray
 
-from .. import losses, times, weights
+from .. import losses, times
 from ..models.field import NetworkField
 from ..ranges import Finite, NotNegative, Positive, Proper
 from ..types import Batch, Field, Number
@@ -24,10 +24,6 @@ class _FlowMap:
     """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
     log_variance: bool = True
     """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
-
-    def extra(self, key: PRNGKeyArray) -> Any:
-        """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
-        return weights.LogVariance() if self.log_variance else None
 
 
 def _target(field: Field, networks: Networks, ema: bool) -> Field:

@@ -1,11 +1,10 @@
 """MeanFlow and what came of it as objectives."""
 
 import dataclasses
-from typing import Any
 
 from jaxtyping import PRNGKeyArray
 
-from .. import losses, times, weights
+from .. import losses, times
 from ..guidance import Guidance, Scales
 from ..models.field import NetworkField
 from ..ranges import Count, MoreThanOne, Positive, PositiveShare, Several, Share
@@ -31,10 +30,6 @@ class MeanFlow(LogitNormalTimes, Taught):
     def drawn(self, progress: Number) -> losses.Intervals:
         """The intervals of OnPairs, with rows of the posterior mean."""
         return dataclasses.replace(super().drawn(progress), posterior_every=self.posterior_every)
-
-    def extra(self, key: PRNGKeyArray) -> Any:
-        """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
-        return weights.LogVariance() if self.log_variance else None
 
     def check(self, batch: int) -> None:
         """Raises ValueError as OnPairs does, and for posterior means beside a teacher: both stand for the velocity."""

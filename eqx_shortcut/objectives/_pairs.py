@@ -104,11 +104,6 @@ class Taught(OnPairs):
     `guidance` (more than 1)."""
 
     @property
-    def teacher_step(self) -> float | None:
-        """0, with a teacher."""
-        return 0.0 if self.distil else None
-
-    @property
     def told(self) -> Scales | None:
         """All scales from 1 to the highest, if there is one."""
         return None if self.max_scale is None else Scales(1.0, self.max_scale, interval=self.interval, uniform=True)

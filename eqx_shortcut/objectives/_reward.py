@@ -34,11 +34,6 @@ class Reward(OnField, Objective):
     def pushes(self) -> bool:
         return True
 
-    @property
-    def sets(self) -> int:
-        """`groups`."""
-        return self.groups
-
     @functools.cached_property
     def function(self) -> losses.Score:
         """The reward. Raises ValueError if it cannot be imported."""

@@ -63,11 +63,6 @@ class _OnSets(_OneStep):
     """Guidance scale inside; 1 is none (0 or more)."""
 
     @property
-    def sets(self) -> int:
-        """`groups`."""
-        return self.groups
-
-    @property
     def options(self) -> dict[str, Any]:
         """The options of all losses on sets."""
         return {"groups": self.groups, "features": self.vectors, "guidance": self.guidance}
