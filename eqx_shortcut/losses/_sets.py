@@ -55,7 +55,7 @@ def sinkhorn_flow(
         return v.reshape(samples.shape), {"drift": rms(v), "marginals": jnp.mean(error)}
 
     both = features_of_both(field, batch, key, groups=groups, copies=2, features=features)
-    return _moves(both, velocity, groups, reduction)
+    return _mean_loss(both, velocity, groups, reduction)
 
 
 def drifting(
@@ -86,7 +86,7 @@ def drifting(
         return jnp.sum(jnp.stack(unit), axis=0), {"drift": rms(jnp.sum(jnp.stack(moves), axis=0))}
 
     both = features_of_both(field, batch, key, groups=groups, copies=1, features=features)
-    return _moves(both, velocity, groups, reduction)
+    return _mean_loss(both, velocity, groups, reduction)
 
 
 def sinkhorn_velocity(
@@ -175,8 +175,8 @@ def one_step(field: Field, noise: Points, cond: Cond) -> Points:
     return step(field, noise, t, jnp.ones_like(t), cond)
 
 
-def _moves(both: tuple[list[Array], list[Array]], velocity: Velocity, groups: int, reduction: Reduction) -> Loss:
-    """The loss of samples that move in each space, from `features_of_both`."""
+def _mean_loss(both: tuple[list[Array], list[Array]], velocity: Velocity, groups: int, reduction: Reduction) -> Loss:
+    """The loss of samples that move in each space of `both`, those of `features_of_both`, in the mean over the spaces."""
     errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in zip(*both, strict=True)), strict=True)
     loss = jnp.mean(jnp.stack(errors), axis=0)
     found = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)

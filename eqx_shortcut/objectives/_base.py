@@ -76,7 +76,7 @@ class Objective(Protocol):
     """A frozen dataclass of hyper-parameters that turns networks and a batch into a loss.
 
     A class that names it as a base inherits what most objectives have in common: no teacher, any batch, no guidance inside,
-    Euler's sampler.
+    Euler's sampler. Fields `finite_difference`, `distil`, `groups` and `log_variance` mean the same in all that have them.
     """
 
     continuous: ClassVar[bool] = False
@@ -193,11 +193,8 @@ def unsteady(objective: Objective, embed_scale: float) -> str | None:
     )
 
 
-class OnField:
+class OnField(ranges.Checked):
     """A base beside Objective for a loss of the online network as a field, and settings in their ranges."""
-
-    def __post_init__(self) -> None:
-        ranges.check(self)
 
     def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """`loss` of one batch, with the online network as the field, each row under its own dropout mask."""
