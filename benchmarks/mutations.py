@@ -116,7 +116,12 @@ TESTS = {
         *reference("shortcut"),
     ),
     "samplers": ("test_samplers.py", "losses/test_diffusion_laws.py"),
-    "steps": ("test_steps.py", *papers("alpha_flow"), *reference("shortcut")),
+    "steps": (
+        "test_steps.py",
+        *papers("alpha_flow"),
+        *reference("shortcut"),
+        "losses/test_papers_teacher.py::test_mid_training",
+    ),
     "times": ("test_times.py", "test_continuous_objectives.py", *reference("shortcut", "consistency_training")),
     "weights": ("test_weights.py", *papers("lagrangian", "alpha_flow")),
 }
@@ -190,11 +195,9 @@ KNOWN = {
         "losses/_flow_map", "own = field if teacher is None else teacher", "own = field"
     ),
     "MeanFlow without its teacher": Patch("losses/_mean_flow", "guidance, teacher=teacher), intervals", "guidance), intervals"),
-    "the teacher's path by Euler": Patch("losses/_mid_training", "(first + later) / (2 * rollout)", "first / rollout"),
+    "the teacher's path by Euler": Patch("losses/_mid_training", "last=t == times[-1]", "last=True"),
     "the teacher's path asked at its step": Patch(
-        "losses/_mid_training",
-        "predict(teacher, x, now + t, now, cond)",
-        "predict(teacher, x, now + t, now + 1 / rollout, cond)",
+        "steps", "first = predict(field, x, t, jnp.zeros_like(d), cond)", "first = predict(field, x, t, d, cond)"
     ),
     "a teacher guided at all times": Patch("guidance", "return where_rows(_within(t, within), found, strong)", "return found"),
     "a teacher told its guidance": Patch("guidance", "cond, here, within = cond.cond,", "cond, here, within = cond,"),
