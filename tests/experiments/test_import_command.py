@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import json
 import math
 import os
 import pathlib
@@ -29,7 +28,7 @@ from eqx_shortcut.guidance import Guided
 from eqx_shortcut.models import DiTConfig, NetworkField
 from eqx_shortcut.models.dit import DiT
 from eqx_shortcut.models.layers import position_table
-from eqx_shortcut.objectives import FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Objective, Shortcut
+from eqx_shortcut.objectives import ESC, FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.reference import safetensors
 from eqx_shortcut.train import TrainState, init_state
@@ -184,8 +183,7 @@ def test_weights_of_unknown_training_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-PUBLISHED = pathlib.Path(__file__).parents[1] / "golden"
-SHAPES = json.loads((PUBLISHED / "transformer_shapes.json").read_text())
+SHAPES = published.shapes("transformer_shapes.json")
 SMALL = SHAPES["small"]
 
 
@@ -205,7 +203,7 @@ def test_a_sit_becomes_a_run_that_samples_and_goes_out_again(sit, tmp_path, caps
     assert f"sit; {count:,} parameters (width 24, depth 2, heads 2, patch 2; 5 classes)" in capsys.readouterr().out
     model = eqx_shortcut.load(run)
     assert (model.shape, model.classes, model.objective) == ((8, 8, 4), 5, FlowMatching())
-    with np.load(PUBLISHED / "transformers.npz") as file:
+    with np.load(published.GOLDEN / "transformers.npz") as file:
         expected = file["sit"]
     x, t, labels = map(jax.numpy.asarray, (published.images(), published.T, published.LABELS))
     np.testing.assert_allclose(model.field(x, t, jax.numpy.ones(4), labels), expected, rtol=0, atol=2e-4)
@@ -230,17 +228,33 @@ def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):
     refused(command.Config(sit, run, "sit", heads=5), "not divisible by heads=5")
 
 
-@pytest.mark.parametrize(
-    ("kind", "objective"), [pytest.param("meanflow", MeanFlow, marks=pytest.mark.slow), ("imf", ImprovedMeanFlow)]
-)
-def test_states_of_mean_flow_become_runs(tmp_path, kind, objective):
+def write_esc(path: pathlib.Path) -> None:
+    """A file as ESC's train.py leaves it, but for its optimizer."""
+    both = {name: torchfiles.tensors(published.weights(SHAPES["esc"], seed)) for name, seed in (("model", 1), ("ema", 0))}
+    for number, tensor in enumerate([*both["model"].values(), *both["ema"].values()]):
+        tensor.call[0].key = str(number)
+    path.write_bytes(torchfiles.archive(content={**both, "model_tgt": both["model"], "steps": 3}))
+
+
+def write_state(path: pathlib.Path, kind: str) -> None:
     tree: dict = {}
     for name, value in published.weights(SHAPES[kind]).items():
         *groups, last = name.split("/")
         functools.reduce(lambda at, group: at.setdefault(group, {}), groups, tree)[last] = value
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
-        writer.save(tmp_path / "checkpoint_1", {"ema_params": {"net": tree}})
-    command.main(command.Config(tmp_path / "checkpoint_1", tmp_path / "run", heads=published.HEADS, size=published.SIZE))
+        writer.save(path, {"ema_params": {"net": tree}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [pytest.param("meanflow", MeanFlow, marks=pytest.mark.slow), ("esc", ESC), ("imf", ImprovedMeanFlow)],
+)
+def test_networks_of_average_velocities_become_runs(tmp_path, capsys, kind, objective):
+    """Told by the names of their tensors."""
+    path = tmp_path / "checkpoint_1"
+    write_esc(path) if kind == "esc" else write_state(path, kind)
+    command.main(command.Config(path, tmp_path / "run", heads=published.HEADS, size=published.SIZE))
+    assert f"{kind}, took {'ema, not model' if kind == 'esc' else 'ema_params of checkpoint_1'}; " in capsys.readouterr().out
     model = eqx_shortcut.load(tmp_path / "run")
     assert isinstance(model.objective, objective)
     steps = eqx_shortcut.Sampling(1, guidance=4.0) if kind == "imf" else 1
