@@ -1,5 +1,6 @@
 """Runs made of the reference's checkpoints and of safetensors files: the same numbers, open to the other commands."""
 
+import dataclasses
 import functools
 import importlib
 import math
@@ -17,18 +18,33 @@ import optax
 import orbax.checkpoint as ocp
 import PIL.Image
 import pytest
+from safetensors.numpy import save_file
 
 import eqx_shortcut
 import published
 import torchfiles
+from commands import in_process
 from eqx_shortcut import reference, settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.commands import weights
+from eqx_shortcut.data import Digits
+from eqx_shortcut.experiment.config import Config
+from eqx_shortcut.experiment.initial import adopted, check_teacher
+from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.guidance import Guided
 from eqx_shortcut.models import DiTConfig, NetworkField
 from eqx_shortcut.models.dit import DiT
 from eqx_shortcut.models.layers import position_table
-from eqx_shortcut.objectives import ESC, FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Objective, Shortcut
+from eqx_shortcut.objectives import (
+    ESC,
+    ConsistencyDistillation,
+    FlowMatching,
+    ImprovedMeanFlow,
+    LiveReflow,
+    MeanFlow,
+    Objective,
+    Shortcut,
+)
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.reference import safetensors
 from eqx_shortcut.train import TrainState, init_state
@@ -218,6 +234,57 @@ def test_a_dit_becomes_a_run_of_velocities(sit, tmp_path):
     model = eqx_shortcut.load(tmp_path / "dit")
     assert model.network.config.predict == "noise" and model.objective == FlowMatching()
     assert jax.numpy.isfinite(eqx_shortcut.sample(model, jax.random.key(0), 2, steps=2)).all()
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of a DiT of digits, with its learned variances."""
+    sizes = {"x_embedder.proj.weight": (24, 1, 2, 2), "y_embedder.embedding_table.weight": (11, 24)}
+    sizes |= {"final_layer.linear.weight": (8, 24), "final_layer.linear.bias": (8,)}
+    folder = tmp_path_factory.mktemp("taught")
+    save_file(published.weights(SMALL | sizes), folder / "DiT.safetensors")
+    told = ["--from", "dit", "--out", str(folder / "dit"), "--size", "8", "--heads", "2"]
+    assert in_process("import", [str(folder / "DiT.safetensors"), *told])[0] == 0
+    return folder / "dit"
+
+
+def test_a_dit_may_teach_and_its_student_begins_there(teacher):
+    """At every step size as at the only one that the DiT was told."""
+    taught, objective = eqx_shortcut.load(teacher), ConsistencyDistillation()
+    check_teacher(Config(Digits(), taught.network.config, objective, AdamW(), 1, teacher=teacher), taught, teacher)
+    config = dataclasses.replace(taught.network.config, step="log2")
+    fresh = eqx.filter_jit(config.build)(taught.shape, taught.classes, key=jax.random.key(1))
+    student, answer = NetworkField(adopted(fresh, taught, teacher)), eqx.filter_jit(lambda field, *given: field(*given))
+    x, t, labels = (jax.numpy.asarray(a) for a in (published.images()[..., :1], published.T, published.LABELS))
+    expected = answer(taught.field, x, t, jax.numpy.ones(4), labels)
+    assert expected.std() > 0.5
+    for d in (1 / 128, 1.0):
+        np.testing.assert_allclose(answer(student, x, t, jax.numpy.full(4, d), labels), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "step", "options"),
+    [
+        ("consistency-distillation", "log2", []),
+        ("lagrangian", "linear", ["--objective.distil", "--objective.bootstrap-every", "4"]),
+    ],
+)
+def test_a_dit_teaches(teacher, tmp_path, objective, step, options):
+    """Its noise is the velocity that it teaches, and its weights are where the other begins."""
+    network = {"hidden": 24, "depth": 2, "heads": 2, "patch": 2, "mlp-ratio": 4, "embed-scale": 1}
+    network |= {"logits": "root", "predict": "noise", "step": step}
+    args = [f"objective:{objective}", *options, "--teacher", str(teacher), "--runs", str(tmp_path), "--optimizer.lr", "1e-3"]
+    args += [word for name, value in network.items() for word in (f"--network.{name}", str(value))]
+    args += "--steps 2 --batch 8 --log-every 1 --quality.steps --figures.batches 0 --sample-every 1000".split()
+    code, out, err = in_process("digits", args)
+    assert code == 0, err
+    assert f"teacher and first weights: {teacher} after step 1" in out
+    run = tmp_path / "digits" / objective
+    assert all(np.isfinite(line["loss"]) for line in read_lines(run / "metrics.jsonl"))
+    taught, student = eqx_shortcut.load(teacher).network, eqx_shortcut.load(run, weights="online").network
+    moved = [float(np.abs(a - b).max()) for a, b in zip(taught.blocks.qkv.kernel, student.blocks.qkv.kernel, strict=True)]
+    assert 0 < min(moved) and max(moved) < 0.01
 
 
 def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import published
+from torch_build import load
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
@@ -109,8 +110,7 @@ def flax_shapes(network: Any, asked: int) -> dict[str, tuple[int, ...]]:
 
 def diffusers_shapes(side: int) -> dict[str, tuple[int, ...]]:
     """The network that diffusers' convert_dit_to_diffusers.py makes of DiT-XL/2."""
-    import diffusers  # pyright: ignore[reportMissingImports]
-
+    diffusers = load("diffusers")
     sizes = {"num_layers": 28, "num_attention_heads": 16, "attention_head_dim": 72, "num_embeds_ada_norm": 1000}
     return torch_shapes(diffusers.DiTTransformer2DModel, sample_size=side, in_channels=4, out_channels=8, **sizes)
 
@@ -132,6 +132,7 @@ def published_shapes(sit: str, dit: str, meanflow: str, imeanflow: str, esc: str
 
 
 def main(sit: str, dit: str, meanflow: str, imeanflow: str, esc: str) -> None:
+    load("timm")
     velocity, shapes = torch_network(code(sit, "models").SiT, **published.SETTINGS)
     answers = {"sit": torch_answers(velocity, published.T)}
     noise, _ = torch_network(code(dit, "models").DiT, **published.SETTINGS)

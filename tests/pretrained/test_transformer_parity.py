@@ -36,8 +36,8 @@ def test_what_is_written_for_torch_has_the_names_of_sit(tmp_path, name):
     """Without variances, as its code has them with `learn_sigma=False`; the file comes back to the bit."""
     write_torch(tmp_path / name, network("sit"), "sit")
     found = read_published(tmp_path / name)
-    halved = {"final_layer.linear.bias": (SHAPES["final_layer.linear.bias"][0] // 2,)}
-    halved["final_layer.linear.weight"] = (SHAPES["final_layer.linear.weight"][0] // 2, published.WIDTH)
+    outputs = SHAPES["final_layer.linear.bias"][0] // 2
+    halved = {"final_layer.linear.bias": (outputs,), "final_layer.linear.weight": (outputs, published.WIDTH)}
     expected = {**SHAPES, **halved, "pos_embed": (1, 16, published.WIDTH)}
     assert {name: value.shape for name, value in found.tensors.items()} == expected
     if name.endswith(".pt"):
