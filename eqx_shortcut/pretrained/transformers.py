@@ -59,6 +59,7 @@ NEEDED = {
     "guided": "none",
     "observed": 0,
     "velocity_head": False,
+    "split": 0,
     "embed_scale": 1.0,
 }
 """The settings of a network that has theirs for its like."""
