@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import importlib
+import json
 import math
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 from typing import Any
@@ -293,6 +295,75 @@ def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):
     refused(command.Config(sit, run, "sit"), "give it with --heads")
     refused(command.Config(sit, run, "original"), "cannot be read")
     refused(command.Config(sit, run, "sit", heads=5), "not divisible by heads=5")
+
+
+class Executed:
+    """What makes a folder when pickle reads it."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def half_a_state(path: pathlib.Path) -> None:
+    write_state(path, "meanflow")
+    for file in path.rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def parts(path: pathlib.Path) -> None:
+    path.mkdir()
+    config = {"_class_name": "DiTTransformer2DModel", "num_attention_heads": 2, "sample_size": 8}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+
+
+def cut(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    save_file(tensors, path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+SPREAD = {"ema": {"x": torchfiles.Name("torch.distributed.tensor", "DTensor")}}
+FILES = {
+    "another family": (lambda p: save_file({"conv_in.weight": np.ones((4, 4))}, p), "lack x_embedder.proj.weight"),
+    "ESC for SiT": (
+        lambda p: save_file(published.weights(SHAPES["esc"]), p),
+        "--from sit, and the names .* are of esc: say that",
+    ),
+    "another size": (
+        lambda p: save_file(published.weights({**SMALL, "t_embedder.mlp.2.bias": (7,)}), p),
+        r"t_embedder.mlp.2.bias has shape \(7,\), the architecture asks for \(24,\)",
+    ),
+    "another side": (lambda p: save_file({**published.weights(SMALL), "pos_embed": np.ones((1, 9, 24))}, p), "images of 6 x 6"),
+    "truncated.pt": (
+        lambda p: p.write_bytes(torchfiles.archive(published.weights(SMALL))[:9999]),
+        "cannot be read as a file of",
+    ),
+    "truncated": (lambda p: cut(published.weights(SMALL), p), "cannot be read as safetensors .*: copy it again"),
+    "truncated state": (half_a_state, "cannot be read as a state of MeanFlow"),
+    "executable": (lambda p: p.write_bytes(pickle.dumps({"ema": Executed(p.with_name("ran"))}, 2)), "cannot be read"),
+    "DTensor": (lambda p: p.write_bytes(torchfiles.archive(content=SPREAD)), "spread over devices .* gather the weights"),
+    "all.index.json": (lambda p: p.write_text("{}"), "cut into several files: gather the weights"),
+    "parts": (parts, "holds parts of a network: gather the weights"),
+    "no average": (
+        lambda p: p.write_bytes(torchfiles.archive(content={"model": torchfiles.tensors(published.weights(SMALL))})),
+        "holds model and no ema weights: use --weights online",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_not_what_it_should_be_is_one_sentence(tmp_path, name):
+    """By the command; no run is made, and nothing of the file is run."""
+    write, said = FILES[name]
+    write(tmp_path / name)
+    told = ["--from", "sit", "--size", "8", "--heads", "2", "--out", str(tmp_path / "run")]
+    code, _, err = in_process("import", [str(tmp_path / name), *told])
+    assert code == 1 and err.startswith("error: ") and err.count("\n") == 1
+    assert re.search(said, err), err
+    assert {path.name for path in tmp_path.iterdir()} == {name}
 
 
 def write_esc(path: pathlib.Path) -> None:

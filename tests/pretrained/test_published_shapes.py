@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 
 import published
+from eqx_shortcut.experiment.initial import check_same
 from eqx_shortcut.models.layers import position_table
+from eqx_shortcut.objectives import FlowMatching
 from eqx_shortcut.pretrained import improved_mean_flow, transformers
 from eqx_shortcut.pretrained.named import check_names
 from eqx_shortcut.pretrained.transformer_files import Family, Published, network_of
 from eqx_shortcut.pretrained.transformers import POSITIONS, from_diffusers, from_flax
+from eqx_shortcut.trained import Trained
+from scripts import script
 
 FILES = published.shapes("published_transformers.json")
 SIZES = {
@@ -93,3 +97,16 @@ def test_a_tensor_less_or_of_another_size_is_named(file, name, shape):
 
 def test_all_lists_are_tried():
     assert SIZES.keys() == FILES.keys()
+
+
+@pytest.mark.parametrize("name", ["from-flow", "from-flow-low-rank", "from-flow-split"])
+def test_a_preset_starts_from_the_published_sit(name):
+    """Its network has the settings that keep the function, and its objective is one that it can be trained by."""
+    network = network_of(read("SiT-XL-2-256x256.pt"), "sit", key=jax.random.key(0))
+    config = script("imagenet").EXPERIMENT.parse([name])
+    assert config.init_from is not None
+    config.network.check(config.objective)
+    config.objective.check(config.batch)
+    build = lambda key: config.network.build(network.shape, network.classes, key=key)  # noqa: E731
+    fresh = eqx.filter_eval_shape(build, jax.random.key(0))
+    check_same(fresh, Trained(network, FlowMatching(), network.shape, network.classes, 1), config.init_from)
