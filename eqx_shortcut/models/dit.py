@@ -66,8 +66,8 @@ class DiTConfig:
     """What the network sees of the time t: t itself (reference), 1 - t, as MeanFlow's authors have it, or nothing, as improved
     MeanFlow's have it."""
     split: Natural = 0
-    """This many blocks see the time t, those behind and the last layer the time where the step ends, t + d, and none d itself
-    (Lee et al. 2025, decoupled MeanFlow: 20 of 28); 0: all see t and d (0 to below `depth`)."""
+    """This many blocks, fewer than `depth`, see the time t, those behind and the last layer the time where the step ends,
+    t + d, and none d itself (Lee et al. 2025, decoupled MeanFlow: 20 of 28); 0: all see t and d (0 or more)."""
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
