@@ -64,8 +64,8 @@ def read_published(path: str | pathlib.Path, copy: Copy = "ema") -> Published:
     if not path.is_file():
         raise ValueError(f"no file {path}: check the path")
     tensors, note = _read(path, copy)
-    told = (kind for kind, known in CONVENTIONS.items() if known.branch and f"{known.branch}.mlp.0.weight" in tensors)
-    return Published(tensors, kind=next(told, None), note=note)
+    told: list[Kind] = [kind for kind, known in CONVENTIONS.items() if f"{known.branch}.mlp.0.weight" in tensors]
+    return Published(tensors, kind=told[0] if told else None, note=note)
 
 
 def write_torch(path: pathlib.Path, network: DiT, kind: Kind) -> None:
