@@ -53,6 +53,15 @@ def answers(network, d):
     return NetworkField(network)(x, t, jnp.full(3, d), jnp.arange(3))
 
 
+def test_a_split_network_starts_as_the_flow_model_at_no_step():
+    """Whatever the flow model saw of its one step: that is a constant now."""
+    other = other_of(FlowMatching(steps=8), depth=2)
+    taken = adopted(network_of(depth=2, split=1, step="none"), other, HERE)
+    there = answers(other.network, jnp.float32(1 / 8))
+    np.testing.assert_allclose(answers(taken, jnp.float32(0)), there, atol=1e-5)
+    assert float(jnp.abs(answers(taken, jnp.float32(0.5)) - there).max()) > 1e-3
+
+
 @pytest.mark.parametrize("name", ["from-flow", "from-flow-low-rank"])
 def test_presets_from_a_flow_model_have_its_settings(name):
     """And name the run that its command leaves."""
