@@ -41,7 +41,7 @@ def test_two_processes_train_what_one_does(tmp_path):
     """Each with a part of the weights, of the batch and of the checkpoint, in two turns a step."""
     both = finish(start("digits", args(tmp_path / "two", 2, "--mesh.fsdp", "2", "--accumulate", "2", *PLAIN), (), ()))
     assert [code for code, _, _ in both] == [0, 0], both
-    assert "as fsdp 2" in both[0][1] and "2/2" in both[0][2]
+    assert "as fsdp 2" in both[0][1]
     assert both[1][1:] == ("", "")
     assert_close(log.read_lines(tmp_path / "two" / RUN / "metrics.jsonl"), alone(tmp_path / "one", 2, *PLAIN))
 
