@@ -250,7 +250,7 @@ def test_the_network_and_what_is_beside_it_alone_are_trained(key, objective):
 @each
 def test_they_are_asked_at_any_step_or_the_whole_way(objective):
     whole = isinstance(objective, ContinuousConsistency)
-    x, t, d = jnp.ones((3, 2)), jnp.array([0.0, 0.5, 0.9]), jnp.array([1.0, 0.5, 1 / 1000])
+    x, t, d = jnp.ones((3, 2)), jnp.array([0.0, 0.5, 0.99]), jnp.array([1.0, 0.5, 1 / 1000])
     network = networks().online
     field, expected = objective.sampling(network), NetworkField(network)(x, t, 1 - t if whole else d, jnp.arange(3))
     np.testing.assert_allclose(field(x, t, d, jnp.arange(3)), expected, rtol=1e-6)

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import sharding
-from eqx_shortcut.rows import check_divides, check_share, expand, merge_rows, split_rows, where_rows
+from eqx_shortcut.rows import (
+    check_divides,
+    check_share,
+    expand,
+    merge_microbatches,
+    merge_rows,
+    parts,
+    split_microbatches,
+    split_rows,
+    where_rows,
+)
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -43,6 +53,24 @@ def test_split_takes_rows_by_stride_and_the_rest_in_order(every):
     np.testing.assert_array_equal(first["label"], label[::every])
     np.testing.assert_array_equal(rest["label"], label[label % every > 0])
     np.testing.assert_array_equal(first["x"], tree_of(12)["x"][::every])
+
+
+def test_microbatches_are_rows_by_stride_and_merge_inverts_them():
+    tree = tree_of(12)
+    found = split_microbatches(tree, 4)
+    np.testing.assert_array_equal(found["label"], np.arange(12).reshape(3, 4).T)
+    np.testing.assert_array_equal(found["x"][1], tree["x"][1::4])
+    jax.tree.map(np.testing.assert_array_equal, merge_microbatches(found), tree)
+    with pytest.raises(ValueError, match="12 rows cannot be cut into 5 equal microbatches"):
+        split_microbatches(tree, 5)
+
+
+@pytest.mark.parametrize(("n", "groups", "expected"), [(24, 3, 24), (48, 4, 8), (40, 8, 8), (16, 1, 8), (12, 3, 3)])
+def test_no_part_lies_on_two_devices_where_the_rows_divide_so(n, groups, expected):
+    """Over 8 devices; without a mesh there is one."""
+    assert parts(n, groups) == groups
+    with jax.set_mesh(sharding.make_mesh()):
+        assert parts(n, groups) == expected
 
 
 def test_split_names_batch_rule_and_remedy():
