@@ -49,12 +49,9 @@ def formulas(*names: str) -> tuple[str, ...]:
     return tuple(f"losses/test_papers_objectives.py::test_the_gradient_is_that_of_the_formula[{name}]" for name in names)
 
 
-OBJECTIVES = (
-    "test_objectives.py",
-    "losses/test_papers_objectives.py",
-    "test_continuous_objectives.py",
-    "evaluate/test_by_time.py",
-)
+FORMULAS = ("losses/test_papers_objectives.py",)
+DISCRETE = ("test_objectives.py", "evaluate/test_by_time.py", *FORMULAS)
+CONTINUOUS = ("test_continuous_objectives.py", *FORMULAS)
 ON_PAIRS = ("losses/test_every_continuous_loss.py",)
 EVERY = ("losses/test_every_loss.py",)
 TEACHER = ("losses/test_teacher_laws.py", "losses/test_papers_teacher.py")
@@ -112,28 +109,32 @@ TESTS = {
     "losses/_reward": ("losses/test_reward_laws.py",),
     "losses/_sets": ("losses/test_sets_laws.py", "test_set_objectives.py"),
     "losses/_shortcut": (*reference("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
-    **{f"objectives/{path.stem}": OBJECTIVES for path in sorted((PACKAGE / "objectives").glob("_[a-z]*.py"))},
-    "objectives/_alpha_flow": (*formulas("AlphaFlow", "AlphaFlow, at its end", "SoFlow"), *OBJECTIVES),
+    "objectives/_alpha_flow": (*formulas("AlphaFlow", "AlphaFlow, at its end", "SoFlow"), *CONTINUOUS),
+    "objectives/_base": (*DISCRETE, *CONTINUOUS),
     "objectives/_consistency": (
         *formulas("ConsistencyTraining", "ConsistencyDistillation", "ContinuousConsistency from a teacher"),
-        *OBJECTIVES,
+        *DISCRETE,
+        *CONTINUOUS,
     ),
-    "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *OBJECTIVES),
-    "objectives/_live_reflow": (*formulas("LiveReflow"), *OBJECTIVES),
-    "objectives/_mean_flow": (*formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *OBJECTIVES),
-    "objectives/_mid_training": (*formulas("MidTraining"), *OBJECTIVES),
-    "objectives/_pairs": (*formulas("Lagrangian", "MeanFlow from a teacher"), *OBJECTIVES),
-    "objectives/_progressive": (*formulas("ProgressiveDistillation", "ProgressiveDistillation, later"), *OBJECTIVES),
+    "objectives/_diffusion": (*formulas("Diffusion"), *DISCRETE),
+    "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *CONTINUOUS),
+    "objectives/_flow_matching": (*formulas("FlowMatching"), *DISCRETE),
+    "objectives/_live_reflow": (*formulas("LiveReflow"), *DISCRETE),
+    "objectives/_mean_flow": (*formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
+    "objectives/_mid_training": (*formulas("MidTraining"), *CONTINUOUS),
+    "objectives/_pairs": (*formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
+    "objectives/_progressive": (*formulas("ProgressiveDistillation", "ProgressiveDistillation, later"), *DISCRETE),
+    "objectives/_reward": ("test_set_objectives.py",),
     "objectives/_sets": ("test_set_objectives.py",),
-    "objectives/_shortcut": (*formulas("Shortcut"), *OBJECTIVES),
+    "objectives/_shortcut": (*formulas("Shortcut"), *DISCRETE),
     "ema": ("test_ema.py",),
     "guidance": (
-        *TEACHER,
         "test_guidance.py",
         *papers("mean_flow", "improved_mean_flow_is_told_its_scale"),
         *reference("shortcut"),
+        *TEACHER,
     ),
-    "rows": ("test_rows.py", "test_objectives.py", *reference("shortcut"), *EVERY),
+    "rows": ("test_rows.py", *reference("shortcut"), "test_guidance.py"),
     "samplers": ("test_samplers.py", "losses/test_diffusion_laws.py"),
     "steps": ("test_steps.py", *papers("alpha_flow"), *reference("shortcut")),
     "tangents": (
@@ -241,6 +242,7 @@ KNOWN = {
 EQUIVALENT = {
     r"without strict: zip": "both have the same length by construction, which `strict` only states",
     r"_frechet frechet_distance: constant: 1 ": "stands where the outer `where` takes 0: any positive number serves",
+    r"_base stopped: argument itself": "losses stop what a target answers; stopped before, its tangents cost nothing",
     r"_base Objective.pushes: constant: 0.0": "no number is None",
     r"_intervals Intervals.draw: constant: 1.0": "a probability of 1 drops every label, and so does a larger one",
     r"samplers _loop: and, or": "where one of the numbers is traced the loop is the same; JAX converts the other",

@@ -17,7 +17,7 @@ from eqx_shortcut.commands import evaluate
 from eqx_shortcut.evaluate import Pixels
 from eqx_shortcut.evaluate.networks import classifier_features
 from eqx_shortcut.models import NetworkField
-from eqx_shortcut.objectives import Drifting, Frechet, MeanFlow, Networks, SinkhornFlow
+from eqx_shortcut.objectives import Drifting, Frechet, MeanFlow, Networks, Reward, SinkhornFlow
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
 from eqx_shortcut.train import init_state, make_step
 
@@ -58,6 +58,34 @@ def test_an_objective_is_its_loss_with_dropout_on(key, objective):
     expected, _ = getattr(losses, name)(field, batch(), k_draws, groups=2, guidance=2.0, **options)
     np.testing.assert_allclose(objective(networks(), batch(), key, PROGRESS)[0], expected, rtol=1e-6)
     assert objective.sets == 2 and not objective.guides(1) and objective.memory((3,)) is None
+
+
+def test_the_frechet_objective_is_its_loss_of_the_moments_it_remembers(key):
+    objective, k_draws = Frechet(decay=0.5, eps=0.2), jax.random.split(key)[0]
+    memory = [losses.Streams(losses.Stream.of(3).updated(batch().x + 1, 1.0), losses.Stream.of(3).updated(batch().x, 1.0))]
+    all = eqx.tree_at(lambda n: n.memory, networks(), memory, is_leaf=lambda leaf: leaf is None)
+    field = NetworkField(all.online, jax.random.split(key)[1])
+    expected, kept = losses.frechet(field, batch(), k_draws, memory=memory, decay=0.5, eps=0.2)
+    for (loss, metrics), rest in (
+        (objective(all, batch(), key, PROGRESS), kept),
+        objective.remembered(all, batch(), key, PROGRESS),
+    ):
+        np.testing.assert_allclose([loss, metrics["frechet"]], [expected[0], expected[1]["frechet"]], rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), rest, kept)
+
+
+def total(x, cond):
+    """A reward."""
+    return jnp.sum(x, axis=1) + cond.astype(x.dtype)
+
+
+def test_the_reward_objective_is_its_loss_on_samples_of_the_average(key):
+    objective = Reward(score=f"{__name__}:total", groups=2, steps=2, beta=0.3)
+    k_draws, k_mask = jax.random.split(key)
+    field, old = NetworkField(networks().online, k_mask), NetworkField(networks().ema)
+    expected, _ = losses.reward(field, batch(), k_draws, old=old, score=total, groups=2, steps=2, beta=0.3)
+    np.testing.assert_allclose(objective(networks(), batch(), key, PROGRESS)[0], expected, rtol=1e-5)
+    assert objective.pushes and objective.sets == 2 and not objective.guides(1)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +135,8 @@ REFUSED = [
         Frechet(features=("inception",)),
         r"features=inception: name pixels, pixels/2, or a file FILE.safetensors of classifier.py",
     ),
+    (Reward(groups=8, score=f"{__name__}:total"), r"groups=8 of a batch of 8 are sets of one row"),
+    (Reward(score="nowhere:total"), r"score=nowhere:total cannot be had .*: name a reward, MODULE:FUNCTION"),
     (SinkhornFlow(features=("none.safetensors",)), r"no file none.safetensors: train a classifier with classifier.py"),
 ]
 
