@@ -6,6 +6,7 @@ import pytest
 from eqx_shortcut import sharding
 from eqx_shortcut.rows import (
     check_divides,
+    check_groups,
     check_share,
     expand,
     merge_microbatches,
@@ -95,6 +96,17 @@ def test_a_share_divides_the_batch():
         ValueError, match=r"batch 12 is not a multiple of bootstrap_every=5: .* 10 or 15, or bootstrap_every=4 or 6$"
     ):
         check_share(12, 5)
+
+
+def test_divisors_that_are_offered_are_the_nearest():
+    with pytest.raises(ValueError, match=r"batch 10 is not a multiple of every=3: use a batch of 9 or 12, or every=2 or 5$"):
+        check_divides(10, 3)
+
+
+def test_sets_are_of_two_rows_or_more():
+    check_groups(12, 6)
+    with pytest.raises(ValueError, match="groups=12 of a batch of 12 are sets of one row, which tell nothing: use 6 or fewer"):
+        check_groups(12, 12)
 
 
 @pytest.mark.parametrize("every", range(2, 9))

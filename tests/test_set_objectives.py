@@ -103,6 +103,9 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     np.testing.assert_array_equal(rows, x.reshape(2, -1))
     np.testing.assert_allclose(vectors, judge(np.asarray(x)).vectors, atol=1e-5)
     assert both.trained_in(judge.protocol) and both.trained_in(Pixels().protocol)
+    np.testing.assert_allclose(both.vectors(jnp.broadcast_to(x, (2, 16, 16, 3)))[1], vectors, rtol=1e-5)
+    uneven = SinkhornFlow(features=("pixels/5",)).vectors(x)[0]  # what is left at the edges is not seen
+    np.testing.assert_allclose(uneven, x[:, :15, :15, 0].reshape(2, 3, 5, 3, 5).mean((2, 4)).reshape(2, 9), rtol=1e-4)
     coarse = SinkhornFlow(features=("pixels/4",))
     np.testing.assert_allclose(coarse.vectors(x)[0][0, 1], jnp.mean(x[0, :4, 4:8]), rtol=1e-5)
     alone = SinkhornFlow()
@@ -120,6 +123,10 @@ def test_a_judge_that_trained_is_marked():
         protocol = evaluate.protocol_of(given, model, Pixels(), real)  # pyright: ignore[reportArgumentType]
         assert ("caution" in protocol) == said
         assert not said or "pixel Frechet distance, which therefore says nothing of them" in protocol["caution"]
+
+
+def test_a_loss_of_moments_takes_any_batch():
+    Frechet().check(3)
 
 
 def test_features_of_images_are_not_asked_of_other_rows(classifier):
