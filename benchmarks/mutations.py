@@ -130,6 +130,7 @@ TESTS = {
     "ema": ("test_ema.py",),
     "guidance": (
         "test_guidance.py",
+        "losses/test_options.py",
         *papers("mean_flow", "improved_mean_flow_is_told_its_scale"),
         *reference("shortcut"),
         *TEACHER,
@@ -240,9 +241,14 @@ KNOWN = {
 
 
 EQUIVALENT = {
-    r"without strict: zip": "both have the same length by construction, which `strict` only states",
+    r"without strict: zip|(guidance _same|_sets _on_sets|_sets features_of_both|_frechet frechet): constant: True ": (
+        "both have the same length by construction, which `strict` only states"
+    ),
+    r"weights Adaptive.__call__: constant: 0 ": "one row has as many elements as another",
+    r"_sets Frechet.memory: constant: 2 ": "features are of one size, however many rows there are",
+    r"check_divides: comparison: k [<>] every": "what divides the batch is not what does not",
     r"_frechet frechet_distance: constant: 1 ": "stands where the outer `where` takes 0: any positive number serves",
-    r"_base stopped: argument itself": "losses stop what a target answers; stopped before, its tangents cost nothing",
+    r"_base stopped: argument itself|argument itself: stopped\(": "losses stop what a target answers, too",
     r"_base Objective.pushes: constant: 0.0": "no number is None",
     r"_intervals Intervals.draw: constant: 1.0": "a probability of 1 drops every label, and so does a larger one",
     r"samplers _loop: and, or": "where one of the numbers is traced the loop is the same; JAX converts the other",
