@@ -151,7 +151,7 @@ def dot_plot(
 
 def _floors(line: Any, levels: Iterable[float]) -> None:
     for i, level in enumerate(levels):
-        line(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "real against real")
+        line(level, color="gray", linestyle="--", linewidth=1, zorder=1, label="" if i else "held-out data")
 
 
 def _ticks(axis: Any) -> None:

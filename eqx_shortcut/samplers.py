@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from . import paths
 from .rows import expand
-from .steps import clipped, predict, step
+from .steps import clipped, heun_step, predict, step
 from .types import Cond, Field
 
 
@@ -111,16 +111,15 @@ def euler(
 def heun(
     field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
 ) -> Float[Array, "batch *shape"]:
-    """`steps` steps along the mean of the velocities at their start and at the end that the first leads to.
+    """`steps` steps along the mean of the velocities at their start and at the end that the first leads to, the last Euler's.
 
-    The field is asked at `d = 0`, twice a step; the error falls with the square of the number of steps. Times as in `euler`.
+    The field is asked at `d = 0`, twice a step but the last (see `steps.heun_step`), and never at `t = 1`; the error falls with
+    the square of the number of steps. Times as in `euler`.
     """
 
     def body(i, x):
         t, d = _time(i, steps, x, times)
-        first = predict(field, x, t, jnp.zeros_like(d), cond)
-        last = predict(field, x + expand(d, x) * first, t + d, jnp.zeros_like(d), cond)
-        return x + expand(d, x) * (first + last) / 2
+        return heun_step(field, x, t, d, cond, last=i + 1 == _part(steps).of)
 
     return _loop(steps, body, noise)
 
@@ -128,7 +127,7 @@ def heun(
 def midpoint(
     field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
 ) -> Float[Array, "batch *shape"]:
-    """`steps` steps along the velocity half way, where the one at their start leads to: `heun`, but never asked at `t = 1`."""
+    """`steps` steps along the velocity half way, where the one at their start leads to; else as `heun`."""
 
     def body(i, x):
         t, d = _time(i, steps, x, times)

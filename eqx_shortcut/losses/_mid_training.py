@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from ..rows import check_divides, expand, split_rows
-from ..steps import predict
+from ..steps import heun_step
 from ..types import Batch, Field, Loss, Reduction, Regression, Weigh
 from ._regression import regress, weighed
 
@@ -22,9 +22,9 @@ def mid_training(
 ) -> Loss:
     """`mean |field(x, t, 1 - t) - (end - x)/(1 - t)|^2` at each of `rollout` points `x` of a path of `teacher` to its `end`.
 
-    Such a path, from the noise and with the condition of each `rollout`-th row, is as many steps of Heun's method; `teacher`
-    answers the velocity, at `d = 0`. Data are not used, and no condition is dropped. An initialisation of consistency models
-    and flow maps. Raises ValueError if `rollout` does not divide the batch.
+    Such a path, from the noise and with the condition of each `rollout`-th row, is as many steps of Heun's method
+    (`steps.heun_step`); `teacher` answers the velocity, at `d = 0`. Data are not used, and no condition is dropped. An
+    initialisation of consistency models and flow maps. Raises ValueError if `rollout` does not divide the batch.
     """
     rows = mid_training_target(teacher, batch, key, rollout=rollout)
     return weighed(regress(field, rows), rows, weigh, reduction)
@@ -37,9 +37,8 @@ def mid_training_target(teacher: Field, batch: Batch, key: PRNGKeyArray, *, roll
     now = jnp.zeros(noise.shape[0], noise.dtype)
 
     def step(x, t):
-        first = predict(teacher, x, now + t, now, cond)
-        later = predict(teacher, x + first / rollout, now + t + 1 / rollout, now, cond)
-        return x + (first + later) / (2 * rollout), x
+        later = heun_step(teacher, x, now + t, now + 1 / rollout, cond, last=t == times[-1])
+        return later, x
 
     times = jnp.arange(rollout, dtype=noise.dtype) / rollout
     end, points = jax.lax.scan(step, noise, times)

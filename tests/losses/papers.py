@@ -331,7 +331,8 @@ def mid_training(field, teacher, noise, cond, rollout):
         points.append(x)
         t = jnp.full(len(x), i / rollout)
         first = teacher(x, t, 0 * t, cond)
-        x = x + h * (first + teacher(x + h * first, t + h, 0 * t, cond)) / 2
+        there = x + h * first
+        x = there if i + 1 == rollout else x + h * (first + teacher(there, t + h, 0 * t, cond)) / 2
     errors = []
     for i, point in enumerate(points):
         t = jnp.full(len(x), i / rollout)
