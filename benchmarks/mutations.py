@@ -137,7 +137,13 @@ TESTS = {
     ),
     "rows": ("test_rows.py", *reference("shortcut"), "test_guidance.py"),
     "samplers": ("test_samplers.py", "losses/test_diffusion_laws.py"),
-    "steps": ("test_steps.py", *papers("alpha_flow"), *reference("shortcut")),
+    "steps": (
+        "test_steps.py",
+        "losses/test_papers_teacher.py::test_mid_training",
+        *papers("alpha_flow"),
+        *reference("shortcut"),
+        "test_samplers.py",
+    ),
     "tangents": (
         *papers("mean_flow", "tangents_are_taken_by_the_function_that_is_given", "eulerian"),
         "losses/test_every_continuous_loss.py",
@@ -222,12 +228,9 @@ KNOWN = {
         "losses/_flow_map", "own = field if teacher is None else teacher", "own = field"
     ),
     "MeanFlow without its teacher": Patch("losses/_mean_flow", "guidance, teacher=teacher), intervals", "guidance), intervals"),
-    "the teacher's path by Euler": Patch("losses/_mid_training", "(first + later) / (2 * rollout)", "first / rollout"),
-    "the teacher's path asked at its step": Patch(
-        "losses/_mid_training",
-        "predict(teacher, x, now + t, now, cond)",
-        "predict(teacher, x, now + t, now + 1 / rollout, cond)",
-    ),
+    "Heun's step by Euler": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "end"),
+    "Heun's last step corrected": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "corrected()"),
+    "Heun's step asked at its size": Patch("steps", "jnp.zeros_like(d), cond)) / 2", "d, cond)) / 2"),
     "a teacher guided at all times": Patch("guidance", "return where_rows(_within(t, within), found, strong)", "return found"),
     "a teacher told its guidance": Patch("guidance", "cond, here, within = cond.cond,", "cond, here, within = cond,"),
     "the weak network not asked": Patch(
@@ -244,6 +247,7 @@ EQUIVALENT = {
     r"without strict: zip|(guidance _same|_sets _on_sets|_sets features_of_both|_frechet frechet): constant: True ": (
         "both have the same length by construction, which `strict` only states"
     ),
+    r"guidance guided.some_rows: constant: 1 |rows interleaved: constant: 1 ": "NumPy takes any negative size for what is left",
     r"weights Adaptive.__call__: constant: 0 ": "one row has as many elements as another",
     r"_sets Frechet.memory: constant: 2 ": "features are of one size, however many rows there are",
     r"check_divides: comparison: k [<>] every": "what divides the batch is not what does not",
@@ -528,15 +532,16 @@ def imported() -> None:
         importlib.import_module(name)
 
 
-def results(path: pathlib.Path | None) -> dict[str, dict[str, Any]]:
-    """By the mutant's name, what an earlier run found."""
+def results(path: pathlib.Path | None, *, again: bool = False) -> dict[str, dict[str, Any]]:
+    """By the mutant's name, what an earlier run found; with `again` of those that it killed alone."""
     lines = path.read_text().splitlines() if path is not None and path.exists() else []
-    return {found["name"]: found for found in map(json.loads, lines)}
+    found = {result["name"]: result for result in map(json.loads, lines)}
+    return {name: result for name, result in found.items() if result["killer"] or not again}
 
 
-def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float) -> list[Mutant]:
+def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float, *, again: bool = False) -> list[Mutant]:
     """The survivors; results are written to `out` as they come."""
-    known, survivors = results(out), []
+    known, survivors = results(out, again=again), []
     bar = tqdm.tqdm(mutants, unit="mutant")
     for mutant in bar:
         if mutant.name not in known:
@@ -574,6 +579,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="this many mutants, drawn from all of the modules")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, help="file of results, one JSON object a line")
+    parser.add_argument("--again", action="store_true", help="try what survived in --out again, after tests were added")
     parser.add_argument("--limit", type=float, default=300, help="seconds after which a mutant counts as killed")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests on the code as it is first")
     arguments = parser.parse_args()
@@ -592,7 +598,7 @@ def main() -> None:
     imported()
     if not arguments.unchecked:
         check_tests(list(dict.fromkeys(mutant.module for mutant in mutants)), arguments.limit)
-    survivors = run(mutants, arguments.out, arguments.limit)
+    survivors = run(mutants, arguments.out, arguments.limit, again=arguments.again)
     killed, seen = len(mutants) - len(survivors), len(mutants) - sum(mutant.equivalent is not None for mutant in survivors)
     print(f"{killed} of {len(mutants)} mutants killed ({killed / max(1, len(mutants)):.1%}), of {of} in all")
     print(f"{killed / max(1, seen):.1%} of those that change what the code does")
