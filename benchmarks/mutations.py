@@ -108,7 +108,12 @@ TESTS = {
     "losses/_frechet": ("losses/test_frechet_laws.py", "test_set_objectives.py"),
     "losses/_reward": ("losses/test_reward_laws.py",),
     "losses/_sets": ("losses/test_sets_laws.py", "test_set_objectives.py"),
-    "losses/_shortcut": (*reference("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
+    "losses/_shortcut": (
+        *reference("shortcut", "shortcut_biased_to_large_steps"),
+        "losses/test_shortcut.py",
+        "test_objectives.py::test_check_names_value_and_remedy",
+        "test_objectives.py::test_shortcut_accepts_the_smallest_batch",
+    ),
     "objectives/_alpha_flow": (*formulas("AlphaFlow", "AlphaFlow, at its end", "SoFlow"), *CONTINUOUS),
     "objectives/_base": (*DISCRETE, *CONTINUOUS),
     "objectives/_consistency": (
@@ -251,6 +256,7 @@ EQUIVALENT = {
     r"weights Adaptive.__call__: constant: 0 ": "one row has as many elements as another",
     r"_sets Frechet.memory: constant: 2 ": "features are of one size, however many rows there are",
     r"check_divides: comparison: k [<>] every": "what divides the batch is not what does not",
+    r"_frechet frechet_distance: argument itself": "data carry no gradient; stopped, the slope of their root is not computed",
     r"_frechet frechet_distance: constant: 1 ": "stands where the outer `where` takes 0: any positive number serves",
     r"_base stopped: argument itself|argument itself: stopped\(": "losses stop what a target answers, too",
     r"_base Objective.pushes: constant: 0.0": "no number is None",
