@@ -185,13 +185,13 @@ def called(name, field, key, **options):
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_a_loss_moves_each_group_by_its_sets_alone(key, name, guidance):
     """Values and gradient, by `2 phi' (phi - sg(phi + V))` with a feature map that is not the identity."""
-    mix = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4)))
+    mix = jnp.asarray(np.random.default_rng(1).standard_normal((3, 5)))
     copies = 2 if name == "sinkhorn_flow" else 1
     z = np.asarray(jax.random.normal(key, (copies * N, 3), float)).reshape(GROUPS, -1, 3)
-    data = np.asarray(batch().x @ mix).reshape(GROUPS, -1, 4)
+    data = np.asarray(batch().x @ mix).reshape(GROUPS, -1, 5)
     x = np.stack([z[g] * P["a"] + (g + 1) * P["b"] for g in range(GROUPS)]) @ np.asarray(mix)
-    unit = np.mean([lengths(x[g], data[g]) for g in range(GROUPS)]) / 2
-    everything = data.reshape(-1, 4) / unit
+    unit = np.mean([lengths(x[g], data[g]) for g in range(GROUPS)]) / np.sqrt(5)
+    everything = data.reshape(-1, 5) / unit
     moves = [of_groups(name, x[g] / unit, data[g] / unit, everything, guidance) for g in range(GROUPS)]
     v = np.stack([v for v, _ in moves])
     options = {"features": lambda rows: rows @ mix, "guidance": guidance}
