@@ -49,6 +49,16 @@ def formulas(*names: str) -> tuple[str, ...]:
     return tuple(f"losses/test_papers_objectives.py::test_the_gradient_is_that_of_the_formula[{name}]" for name in names)
 
 
+QUICK = tuple(
+    f"{file}.py::test_{name}"
+    for file, name in (
+        ("test_objectives", "check_names_value_and_remedy"),
+        ("test_objectives", "what_each_teaches_and_is_taught"),
+        ("test_continuous_objectives", "check_names_value_and_remedy"),
+        ("test_continuous_objectives", "they_are_continuous_and_have_what_they_train_beside_the_network"),
+    )
+)
+"""Tests of objectives that compile nothing."""
 FORMULAS = ("losses/test_papers_objectives.py",)
 DISCRETE = ("test_objectives.py", "evaluate/test_by_time.py", *FORMULAS)
 CONTINUOUS = ("test_continuous_objectives.py", *FORMULAS)
@@ -115,8 +125,9 @@ TESTS = {
         "test_objectives.py::test_shortcut_accepts_the_smallest_batch",
     ),
     "objectives/_alpha_flow": (*formulas("AlphaFlow", "AlphaFlow, at its end", "SoFlow"), *CONTINUOUS),
-    "objectives/_base": (*DISCRETE, *CONTINUOUS),
+    "objectives/_base": (*QUICK, *DISCRETE, *CONTINUOUS),
     "objectives/_consistency": (
+        *QUICK,
         *formulas("ConsistencyTraining", "ConsistencyDistillation", "ContinuousConsistency from a teacher"),
         *DISCRETE,
         *CONTINUOUS,
@@ -124,14 +135,14 @@ TESTS = {
     "objectives/_diffusion": (*formulas("Diffusion"), *DISCRETE),
     "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *CONTINUOUS),
     "objectives/_flow_matching": (*formulas("FlowMatching"), *DISCRETE),
-    "objectives/_live_reflow": (*formulas("LiveReflow"), *DISCRETE),
-    "objectives/_mean_flow": (*formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
+    "objectives/_live_reflow": (*QUICK, *formulas("LiveReflow"), *DISCRETE),
+    "objectives/_mean_flow": (*QUICK, *formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
     "objectives/_mid_training": (*formulas("MidTraining"), *CONTINUOUS),
-    "objectives/_pairs": (*formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
+    "objectives/_pairs": (*QUICK, *formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
     "objectives/_progressive": (*formulas("ProgressiveDistillation", "ProgressiveDistillation, later"), *DISCRETE),
     "objectives/_reward": ("test_set_objectives.py",),
     "objectives/_sets": ("test_set_objectives.py",),
-    "objectives/_shortcut": (*formulas("Shortcut"), *DISCRETE),
+    "objectives/_shortcut": (*QUICK, *formulas("Shortcut"), *DISCRETE),
     "ema": ("test_ema.py",),
     "guidance": (
         "test_guidance.py",
