@@ -159,9 +159,10 @@ def same(loss: Callable, formula: Callable, p, *, rtol: float = 1e-9):
         return jnp.mean(rows), rows
 
     (expected, rows), gradient = jax.value_and_grad(mean, has_aux=True)(p)
-    np.testing.assert_allclose(loss(p, reduction=None)[0], rows, rtol=rtol)
+    values, each = loss(p, reduction=None)
+    np.testing.assert_allclose(values, rows, rtol=rtol)
     (value, metrics), found = jax.value_and_grad(loss, has_aux=True)(p)
-    np.testing.assert_allclose([value, metrics["loss"]], expected, rtol=rtol)
+    np.testing.assert_allclose([value, metrics["loss"], each["loss"]], expected, rtol=rtol)
     for name, leaf in found.items():
         np.testing.assert_allclose(leaf, gradient[name], rtol=1e2 * rtol, atol=1e-12, err_msg=name)
 
