@@ -410,6 +410,7 @@ DIT, MLP = DiTConfig(hidden=16, depth=1, heads=2), MLPConfig(hidden=8)
         (MLP, dataclasses.replace(TOLD, intervals=True), "interval of its guidance, .*guided none has no input"),
         (dataclasses.replace(DIT, step="linear"), HEADED, "a second head, which the network does not have: .*velocity-head"),
         (MLP, HEADED, "a second head, which the MLP does not have"),
+        (MLPConfig(hidden=2**31), PLAIN, "an array of 9.2e\\+18 numbers, more than any machine addresses: make it smaller"),
     ],
 )
 def test_the_package_s_own_networks_say_what_they_lack(network, objective, said):

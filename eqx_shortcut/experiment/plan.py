@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import settings, sharding
+from .. import data, settings, sharding
 from ..data import Rows, Source, blank
 from ..flops import flops
-from ..models import DiTConfig
+from ..models import DiTConfig, check_network
 from ..train import TrainState
 from .checks import check
 from .config import Config
@@ -26,6 +26,7 @@ def plan(config: Config) -> None:
     mesh = chosen_mesh(config)
     check(config)
     rows, seen = example(config.data)
+    check_network(config.network, config.objective, data.example(rows, labelled=not config.unconditional), rows.classes)
     run = Run("", config, Data(rows, rows, mirror=True), mesh)
     state = laid_out(abstract_state(config, rows), mesh)
     with jax.set_mesh(mesh):

@@ -12,6 +12,9 @@ from jaxtyping import PRNGKeyArray
 from ..guidance import Scales, draw_guided
 from ..types import Batch, Cond, shown
 
+ADDRESSABLE = 2**60
+"""Numbers in an array for whose size in bytes compilers have no word."""
+
 
 @runtime_checkable
 class NetworkConfig(Protocol):
@@ -41,6 +44,9 @@ def check_network(config: NetworkConfig, objective: Any, example: Batch, classes
     network = eqx.filter_eval_shape(build, jax.random.key(0))
     if not callable(network):
         raise ValueError(f"{name}.build gives a {type(network).__name__}, not a module that is called (x, t, d, condition)")
+    largest = max((leaf.size for leaf in jax.tree.leaves(network) if isinstance(leaf, jax.ShapeDtypeStruct)), default=0)
+    if largest >= ADDRESSABLE:
+        raise ValueError(f"{name} builds an array of {largest:.2g} numbers, more than any machine addresses: make it smaller")
     scalar = jax.ShapeDtypeStruct((), example.x.dtype)
     inputs = (example.x, scalar, scalar, _told(example.cond, objective.told))
     for key in (None, jax.random.key(0)):
