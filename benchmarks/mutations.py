@@ -162,6 +162,7 @@ TESTS = {
     ),
     "tangents": (
         *papers("mean_flow", "tangents_are_taken_by_the_function_that_is_given", "eulerian"),
+        "losses/test_mean_flow_laws.py::test_finite_differences_tend_to_the_tangent_at_second_order",
         "losses/test_every_continuous_loss.py",
         "test_tangent_training.py",
     ),
