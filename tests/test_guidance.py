@@ -184,7 +184,7 @@ def test_missing_null_is_named(key, first):
 def test_of_rows_interleaved_over_groups_the_first_are_guided(key, groups, calls):
     """Row b of group a was number `b groups + a`; where 4 are not a multiple of the groups, more are evaluated."""
     counted, (x, t, d, cond) = Counted(), inputs(key, 12)
-    found = guided(counted, 3.0, NULL, first=4, groups=groups)(x, t, d, cond)
+    found = Guidance(NULL, 0.0, 3.0).of(counted, first=4, groups=groups)(x, t, d, cond)
     u, u_null = field(x, t, d, cond), field(x, t, d, jnp.full_like(cond, NULL))
     a, b = np.divmod(np.arange(12), 12 // groups)
     first = (b * groups + a < 4)[:, None]
