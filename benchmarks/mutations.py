@@ -62,6 +62,7 @@ QUICK = tuple(
 FORMULAS = ("losses/test_papers_objectives.py",)
 DISCRETE = ("test_objectives.py", "evaluate/test_by_time.py", *FORMULAS)
 CONTINUOUS = ("test_continuous_objectives.py", *FORMULAS)
+STOPPED = "no_gradient_passes_what_a_field_should_answer"
 ON_PAIRS = ("losses/test_every_continuous_loss.py",)
 EVERY = ("losses/test_every_loss.py",)
 TEACHER = ("losses/test_teacher_laws.py", "losses/test_papers_teacher.py")
@@ -82,6 +83,7 @@ TESTS = {
         ),
         *ON_PAIRS,
         "losses/test_continuous_consistency_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_diffusion": (*reference("flow_matching_and_diffusion"), *EVERY, "losses/test_diffusion_laws.py"),
     "losses/_flow_map": (
@@ -89,6 +91,7 @@ TESTS = {
         *TEACHER,
         *ON_PAIRS,
         "losses/test_flow_map_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_flow_matching": (*reference("flow_matching_and_diffusion"), "losses/test_flow_matching.py"),
     "losses/_live_reflow": (*reference("live_reflow"), *EVERY, "losses/test_reflow_laws.py"),
@@ -99,12 +102,14 @@ TESTS = {
         *TEACHER,
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_intervals": (
         *papers("lagrangian", "mean_flow", "esc_learns_from_the_lines_of_its_batch", "alpha_flow"),
         *TEACHER,
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_mid_training": ("losses/test_papers_teacher.py::test_mid_training", "losses/test_teacher_laws.py"),
     "losses/_progressive": (*reference("progressive_distillation"), *EVERY, "losses/test_distillation_laws.py"),
@@ -554,16 +559,17 @@ def imported() -> None:
         importlib.import_module(name)
 
 
-def results(path: pathlib.Path | None, *, again: bool = False) -> dict[str, dict[str, Any]]:
-    """By the mutant's name, what an earlier run found; with `again` of those that it killed alone."""
+def results(path: pathlib.Path | None) -> dict[str, dict[str, Any]]:
+    """By the mutant's name, what an earlier run found."""
     lines = path.read_text().splitlines() if path is not None and path.exists() else []
-    found = {result["name"]: result for result in map(json.loads, lines)}
-    return {name: result for name, result in found.items() if result["killer"] or not again}
+    return {found["name"]: found for found in map(json.loads, lines)}
 
 
 def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float, *, again: bool = False) -> list[Mutant]:
-    """The survivors; results are written to `out` as they come."""
-    known, survivors = results(out, again=again), []
+    """The survivors; results are written to `out` as they come; with `again` its survivors that may be seen are tried anew."""
+    known, survivors = results(out), []
+    if again:
+        known = {m.name: known[m.name] for m in mutants if m.name in known and (known[m.name]["killer"] or m.equivalent)}
     bar = tqdm.tqdm(mutants, unit="mutant")
     for mutant in bar:
         if mutant.name not in known:
