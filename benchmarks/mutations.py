@@ -266,7 +266,7 @@ KNOWN = {
 
 
 EQUIVALENT = {
-    r"without strict: zip|(guidance _same|_sets _on_sets|_sets features_of_both|_frechet frechet): constant: True ": (
+    r"without strict: zip|(guidance _same|_sets _on_sets|_sets features_of_both): constant: True ": (
         "both have the same length by construction, which `strict` only states"
     ),
     r"guidance guided.some_rows: constant: 1 |rows interleaved: constant: 1 ": "NumPy takes any negative size for what is left",

@@ -115,3 +115,8 @@ def _of_memory(key):
 def test_features_of_another_size_are_refused(key):
     with pytest.raises(ValueError, match="features of 2 numbers for moments of 3: give the memory of these features"):
         called(linear(jnp.asarray(A), jnp.asarray(B)), key, fresh(), features=lambda x: x[:, :2])
+
+
+def test_a_memory_of_more_spaces_than_the_features_have_is_refused(key):
+    with pytest.raises(ValueError, match="shorter"):
+        called(linear(jnp.asarray(A), jnp.asarray(B)), key, fresh() + fresh())
