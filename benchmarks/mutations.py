@@ -133,16 +133,14 @@ TESTS = {
     "objectives/_base": (*QUICK, *DISCRETE, *CONTINUOUS),
     "objectives/_consistency": (
         *QUICK,
-        *formulas("ConsistencyTraining", "ConsistencyDistillation", "ContinuousConsistency from a teacher"),
+        *formulas("ConsistencyTraining", "ConsistencyDistillation", "ContinuousConsistency from a teacher", "MidTraining"),
         *DISCRETE,
         *CONTINUOUS,
     ),
-    "objectives/_diffusion": (*formulas("Diffusion"), *DISCRETE),
     "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *CONTINUOUS),
-    "objectives/_flow_matching": (*formulas("FlowMatching"), *DISCRETE),
+    "objectives/_flow_matching": (*formulas("FlowMatching", "Diffusion"), *DISCRETE),
     "objectives/_live_reflow": (*QUICK, *formulas("LiveReflow"), *DISCRETE),
     "objectives/_mean_flow": (*QUICK, *formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
-    "objectives/_mid_training": (*formulas("MidTraining"), *CONTINUOUS),
     "objectives/_pairs": (*QUICK, *formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
     "objectives/_progressive": (*formulas("ProgressiveDistillation", "ProgressiveDistillation, later"), *DISCRETE),
     "objectives/_reward": ("test_set_objectives.py",),
@@ -232,8 +230,8 @@ KNOWN = {
     ),
     "the tangent of Eulerian always stopped": Patch(
         "losses/_flow_map",
-        "eulerian_error(field, steps, velocity=own, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)",
-        "eulerian_error(field, steps, velocity=own, stop_tangent=True, jvp=jvp)",
+        "eulerian_error(field, steps, velocity=own, **options)",
+        "eulerian_error(field, steps, velocity=own, **options | {'stop_tangent': True})",
     ),
     "a gradient through Eulerian's own velocity": Patch(
         "losses/_flow_map",
@@ -250,6 +248,7 @@ KNOWN = {
         "losses/_flow_map", "own = field if teacher is None else teacher", "own = field"
     ),
     "MeanFlow without its teacher": Patch("losses/_mean_flow", "guidance, teacher=teacher), intervals", "guidance), intervals"),
+    "the teacher's path by Euler": Patch("losses/_mid_training", "last=t == times[-1]", "last=True"),
     "Heun's step by Euler": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "end"),
     "Heun's last step corrected": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "corrected()"),
     "Heun's step asked at its size": Patch("steps", "jnp.zeros_like(d), cond)) / 2", "d, cond)) / 2"),

@@ -13,7 +13,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int, PyTree
+from jaxtyping import Array, Float64, Int, PyTree
+
+from .types import Number
 
 WIDEST = 12**-0.5
 """The relative standard deviation of the plain mean of all weights, `gamma = 0`."""
@@ -48,7 +50,7 @@ def gamma_of(sigma_rel: float) -> float:
     return max(0.0, float(np.roots([1, 7, 16 - q, 12 - q]).real.max()))
 
 
-def power_rate(t: Int[Array, ""], gamma: float) -> Float[Array, ""]:
+def power_rate(t: Int[Array, ""], gamma: float) -> Number:
     """`1 - beta`, the share of the weights after update number `t` = 1, 2, ...: `beta = (1 - 1 / t)^(gamma + 1)`.
 
     So weights `i` count `(i^(gamma + 1) - (i - 1)^(gamma + 1)) / t^(gamma + 1)` in the average after update `t`, whatever the

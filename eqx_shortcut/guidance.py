@@ -6,13 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .rows import expand, interleaved, parts, where_rows
 from .steps import predict
-from .types import Cond, Field
+from .types import Cond, Field, Number, Numbers, Points
 
-Interval = tuple[float | Float[Array, ""], float | Float[Array, ""]]
+Interval = tuple[float | Number, float | Number]
 """Two times of [0, 1]."""
 
 
@@ -23,9 +23,9 @@ class Guided(eqx.Module):
     """
 
     cond: Cond
-    scale: Float[Array, " batch"]
-    start: Float[Array, " batch"]
-    stop: Float[Array, " batch"]
+    scale: Numbers
+    start: Numbers
+    stop: Numbers
 
 
 class Scales(NamedTuple):
@@ -55,10 +55,10 @@ class Guidance(NamedTuple):
 
     null: Cond = None
     dropout: float = 0.0
-    scale: float | Float[Array, ""] | Float[Array, " batch"] | Scales = 1.0
+    scale: float | Number | Numbers | Scales = 1.0
     """1 is none; Scales: each row draws its own, which the network is told (improved MeanFlow)."""
-    mix: float | Float[Array, " batch"] = 0.0
-    interval: tuple[float | Float[Array, " batch"], float | Float[Array, " batch"]] = (0.0, 1.0)
+    mix: float | Numbers = 0.0
+    interval: tuple[float | Numbers, float | Numbers] = (0.0, 1.0)
     all_steps: bool = False
     """Guide the targets of every step size anew, and not those of the finest alone (shortcut)."""
 
@@ -77,7 +77,7 @@ class Guidance(NamedTuple):
         return guided(field, self.scale, self.null, first=first, groups=groups)
 
 
-def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, " batch"]) -> Guided:
+def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Numbers) -> Guided:
     """`cond` with guidance drawn for each of its rows (as in Geng et al. 2025b, improved MeanFlow)."""
     k_scale, k_start, k_stop = jax.random.split(key, 3)
     ends = jnp.asarray((scales.low, scales.high), t.dtype)
@@ -90,7 +90,7 @@ def draw_guided(key: PRNGKeyArray, cond: Cond, scales: Scales, t: Float[Array, "
     return Guided(cond, scale, start, jax.random.uniform(k_stop, t.shape, t.dtype, 0.5, 1))
 
 
-def at_scale(field: Field, scale: float | Float[Array, ""], *, interval: Interval = (0.0, 1.0)) -> Field:
+def at_scale(field: Field, scale: float | Number, *, interval: Interval = (0.0, 1.0)) -> Field:
     """The field of a network trained with `Guided` conditions, told that scale and interval beside each condition."""
 
     def conditioned(x, t, d, cond):
@@ -99,14 +99,7 @@ def at_scale(field: Field, scale: float | Float[Array, ""], *, interval: Interva
     return conditioned
 
 
-def guided_velocity(
-    field: Field,
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    v: Float[Array, "batch *shape"],
-    cond: Cond,
-    guidance: Guidance | None,
-) -> Float[Array, "batch *shape"]:
+def guided_velocity(field: Field, x: Points, t: Numbers, v: Points, cond: Cond, guidance: Guidance | None) -> Points:
     """`v` guided by what `field` answers at `d = 0` with and without its condition (see Guidance); no gradient passes.
 
     Rows whose condition is the null one keep `v`, and without guidance all rows do. A concrete mix of 0 saves the evaluation
@@ -150,7 +143,7 @@ def drop_condition(key: PRNGKeyArray, cond: Cond, guidance: Guidance | None, n: 
 
 def guided(
     field: Field,
-    scale: float | Float[Array, ""],
+    scale: float | Number,
     null: Cond,
     *,
     interval: Interval | None = None,
@@ -201,7 +194,7 @@ def unlabelled(field: Field, null: Cond) -> Field:
     return lambda x, t, d, cond: field(x, t, d, null_rows(cond, null, "guidance"))
 
 
-def autoguided(field: Field, weak: Field, scale: float | Float[Array, ""] = 1.0, *, interval: Interval = (0.0, 1.0)) -> Field:
+def autoguided(field: Field, weak: Field, scale: float | Number = 1.0, *, interval: Interval = (0.0, 1.0)) -> Field:
     """The field `weak + scale (field - weak)` at times of `interval`, else `field`; a concrete scale of 1 is `field` alone.
 
     `weak` is a worse network of the same data (Karras et al. 2024), or `unlabelled(field, null)`. Where the condition is

@@ -159,21 +159,24 @@ def _adamw(optimizer: Optimizer, rate: "optax.Schedule") -> "optax.GradientTrans
     return optax.adamw(rate, b1=optimizer.beta1, b2=optimizer.beta2, weight_decay=optimizer.weight_decay)
 
 
-def _frozen(pattern: str, params: PyTree) -> PyTree:
-    def label(path: Any, _: Any) -> str:
-        return "frozen" if re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) else "moved"
+def _labelled(params: PyTree, pattern: str, inside: str, outside: str) -> PyTree:
+    """A label for each parameter, by whether the pattern is in its path."""
 
-    labels = jax.tree_util.tree_map_with_path(label, params)
+    def label(path: Any, _: Any) -> str:
+        return inside if re.search(pattern, jax.tree_util.keystr(path, simple=True, separator="/")) else outside
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _frozen(pattern: str, params: PyTree) -> PyTree:
+    labels = _labelled(params, pattern, "frozen", "moved")
     if set(jax.tree.leaves(labels)) != {"frozen", "moved"}:
         raise ValueError(f"frozen={pattern!r} is in the paths of all parameters, or of none: blocks/ is in those of the blocks")
     return labels
 
 
 def _labels(params: PyTree) -> PyTree:
-    def label(path: Any, _: Any) -> str:
-        return "matrices" if re.search(MATRICES, jax.tree_util.keystr(path, simple=True, separator="/")) else "rest"
-
-    labels = jax.tree_util.tree_map_with_path(label, params)
+    labels = _labelled(params, MATRICES, "matrices", "rest")
     if "matrices" not in jax.tree.leaves(labels):
         raise ValueError("Muon is for the matrices of a network's `blocks`, and this network has none: use AdamW")
     return labels

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .rows import expand
+from .types import Numbers, Points
 
 
-def linear(
-    noise: Float[Array, "batch *shape"], x: Float[Array, "batch *shape"], t: Float[Array, " batch"], *, floor: float = 1e-5
-) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+def linear(noise: Points, x: Points, t: Numbers, *, floor: float = 1e-5) -> tuple[Points, Points]:
     """Point `(1 - (1 - floor) t) noise + t x` and velocity `x - (1 - floor) noise` of the straight line to the data.
 
     `floor` is the share of noise left at `t = 1`: 1e-5 in Frans et al. (2024), 0 in the MeanFlow family.
@@ -37,9 +36,7 @@ def angle(t: Float[Array, "*shape"], std: float) -> Float[Array, "*shape"]:
     return jnp.arctan2(1 - t, t * std)
 
 
-def trigonometric(
-    noise: Float[Array, "batch *shape"], x: Float[Array, "batch *shape"], s: Float[Array, " batch"], *, std: float
-) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+def trigonometric(noise: Points, x: Points, s: Numbers, *, std: float) -> tuple[Points, Points]:
     """Point `cos(s) x + sin(s) std noise` and velocity `std cos(s) noise - sin(s) x` (Lu and Song 2025)."""
     c, n, noise = expand(jnp.cos(s), x), expand(jnp.sin(s), x), std * noise
     return c * x + n * noise, c * noise - n * x
@@ -50,9 +47,7 @@ def trigonometric_scale(s: Float[Array, "*shape"], std: float) -> Float[Array, "
     return jnp.cos(s) + std * jnp.sin(s)
 
 
-def trigonometric_velocity(
-    u: Float[Array, "batch *shape"], x: Float[Array, "batch *shape"], s: Float[Array, " batch"], *, std: float
-) -> Float[Array, "batch *shape"]:
+def trigonometric_velocity(u: Points, x: Points, s: Numbers, *, std: float) -> Points:
     """`F(u) = ((std cos(s) - sin(s)) x - std u) / (cos(s) + std sin(s))` for a velocity `u` of the linear path.
 
     `x` is the trigonometric path's point. Of a velocity `u`, `F` is the velocity `dx/ds`; of the average velocity of the whole
@@ -62,12 +57,7 @@ def trigonometric_velocity(
     return along / expand(trigonometric_scale(s, std), x)
 
 
-def posterior_mean(
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    data: Float[Array, "of *shape"],
-    among: Bool[Array, "batch of"],
-) -> Float[Array, "batch *shape"]:
+def posterior_mean(x: Points, t: Numbers, data: Float[Array, "of *shape"], among: Bool[Array, "batch of"]) -> Points:
     """`E[data | x]` at the linear path's point `x` at `t < 1`, for data uniform on the rows of `data` that `among` admits.
 
     A softmax of `-|x - t data|^2 / (2 (1 - t)^2)` over them: on a batch its velocity has the mean of the batch's own

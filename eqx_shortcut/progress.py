@@ -12,24 +12,13 @@ EVERY = 30.0
 """Seconds between lines, at least."""
 
 
-def bar(
-    iterable: Iterable[Any] | None = None,
-    *,
-    unit: str,
-    desc: str | None = None,
-    total: int | None = None,
-    initial: int = 0,
-    delay: float = 0.0,
-    leave: bool = True,
-    quiet: bool = False,
-) -> tqdm.tqdm:
+def bar(iterable: Iterable[Any] | None = None, *, unit: str, quiet: bool = False, **options: Any) -> tqdm.tqdm:
     """A bar over an iterable, or of `total` units, to be updated and closed; nothing is shown if it is `quiet`.
 
-    It begins at `initial`, shows itself after `delay` seconds and stays when it is closed if `leave`.
+    `options` are tqdm's: `desc`, `total`, `initial`, `delay`, `leave`.
     """
     kind = tqdm.tqdm if sys.stderr.isatty() else tqdm.auto.tqdm if notebook() else Lines
-    options = {"total": total, "initial": initial, "delay": delay, "leave": leave, "disable": quiet}
-    return kind(iterable, unit=unit, desc=desc, dynamic_ncols=True, **options)
+    return kind(iterable, unit=unit, disable=quiet, dynamic_ncols=True, **options)
 
 
 def notebook() -> bool:

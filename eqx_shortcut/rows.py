@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
+from .types import Numbers, Points
+
 BATCH = ("data", "fsdp")
 """The axes of a mesh whose devices see different rows of a batch."""
 
 
-def expand(t: Float[Array, " batch"], like: Float[Array, "batch *shape"]) -> Float[Array, "batch *ones"]:
+def expand(t: Numbers, like: Points) -> Float[Array, "batch *ones"]:
     """`t` with unit axes appended, in the dtype of `like`, so that `expand(t, x) * x` scales each example by its own `t`."""
     return t.astype(like.dtype).reshape(t.shape + (1,) * (like.ndim - 1))
 

@@ -8,12 +8,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from . import paths
 from .rows import expand
 from .steps import clipped, heun_step, predict, step
-from .types import Cond, Field
+from .types import Cond, Field, Number, Points
 
 
 class StepRange(eqx.Module):
@@ -30,11 +30,11 @@ class StepRange(eqx.Module):
 Steps = int | Int[Array, ""] | StepRange
 """A number of steps, or a part of them; traced, one compilation serves every number."""
 
-Renoise = Callable[[Int[Array, ""]], Float[Array, "batch *shape"]]
+Renoise = Callable[[Int[Array, ""]], Points]
 """From the number of a step, from 0, to the new noise at its end."""
 
 
-Times = Callable[[Float[Array, ""]], Float[Array, ""]]
+Times = Callable[[Number], Number]
 """From a share of the steps to the time they lead to, rising from 0 to 1; hashable, to serve `trained.sample`."""
 
 
@@ -47,7 +47,7 @@ class Shifted:
 
     shift: float
 
-    def __call__(self, share: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, share: Number) -> Number:
         noise = 1 - share
         return 1 - self.shift * noise / (1 + (self.shift - 1) * noise)
 
@@ -63,7 +63,7 @@ class PowerSteps:
     low: float = 0.002
     high: float = 80.0
 
-    def __call__(self, share: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, share: Number) -> Number:
         high, low = self.high ** (1 / self.rho), self.low ** (1 / self.rho)
         first, last = 1 / (1 + self.high), 1 / (1 + self.low)
         return (1 / (1 + (high + share * (low - high)) ** self.rho) - first) / (last - first)
@@ -79,7 +79,7 @@ class Through:
         if len(self.times) < 2 or (self.times[0], self.times[-1]) != (0, 1) or list(self.times) != sorted(set(self.times)):
             raise ValueError(f"times={self.times}: name two or more in rising order, the first 0 and the last 1")
 
-    def __call__(self, share: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, share: Number) -> Number:
         dtype = share.dtype if share.dtype.itemsize > 2 else jnp.float32  # jnp.interp refuses bfloat16
         shares = jnp.linspace(0, 1, len(self.times), dtype=dtype)
         return jnp.interp(share.astype(dtype), shares, jnp.asarray(self.times, dtype)).astype(share.dtype)
@@ -93,60 +93,45 @@ def trigonometric_time(angle: float, std: float) -> float:
     return math.cos(angle) / (math.cos(angle) + std * math.sin(angle))
 
 
-def euler(
-    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
-) -> Float[Array, "batch *shape"]:
+def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
     """`steps` steps `x <- x + d field(x, t, d, cond)` from `t = 0` to `t = 1`, equal ones or from one of `times` to the next.
 
     `steps` may be traced. The reference's sampler (Frans et al. 2024, algorithm 2).
     """
 
-    def body(i, x):
-        t, d = _time(i, steps, x, times)
+    def body(i, x, t, d):
         return step(field, x, t, d, cond)
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
-def heun(
-    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
-) -> Float[Array, "batch *shape"]:
+def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
     """`steps` steps along the mean of the velocities at their start and at the end that the first leads to, the last Euler's.
 
     The field is asked at `d = 0`, twice a step but the last (see `steps.heun_step`), and never at `t = 1`; the error falls with
     the square of the number of steps. Times as in `euler`.
     """
 
-    def body(i, x):
-        t, d = _time(i, steps, x, times)
+    def body(i, x, t, d):
         return heun_step(field, x, t, d, cond, last=i + 1 == _part(steps).of)
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
-def midpoint(
-    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, times: Times | None = None
-) -> Float[Array, "batch *shape"]:
+def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
     """`steps` steps along the velocity half way, where the one at their start leads to; else as `heun`."""
 
-    def body(i, x):
-        t, d = _time(i, steps, x, times)
+    def body(i, x, t, d):
         first = predict(field, x, t, jnp.zeros_like(d), cond)
         middle = predict(field, x + expand(d / 2, x) * first, t + d / 2, jnp.zeros_like(d), cond)
         return x + expand(d, x) * middle
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
 def consistency(
-    field: Field,
-    noise: Float[Array, "batch *shape"],
-    cond: Cond = None,
-    *,
-    steps: Steps,
-    renoise: Renoise,
-    times: Times | None = None,
-) -> Float[Array, "batch *shape"]:
+    field: Field, noise: Points, cond: Cond = None, *, steps: Steps, renoise: Renoise, times: Times | None = None
+) -> Points:
     """`steps` jumps to the data `x + (1 - t) field(x, t, 1 - t, cond)`, each put back to the next time by new noise.
 
     Times are as in `euler`, by default multiples of `1/steps`. The point put back is `t data + (1 - t) renoise(i)`. `steps` may
@@ -154,18 +139,15 @@ def consistency(
     steps of SoFlow's authors.
     """
 
-    def body(i, x):
-        t, _ = _time(i, steps, x, times)
+    def body(i, x, t, d):
         data = step(field, x, t, 1 - t, cond)
         later, _ = _time(i + 1, steps, x, times)
         return expand(later, x) * data + expand(1 - later, x) * renoise(i)
 
-    return _loop(steps, body, noise)
+    return _loop(steps, times, body, noise)
 
 
-def ddim(
-    field: Field, noise: Float[Array, "batch *shape"], cond: Cond = None, *, steps: Steps, clip: float | None = None
-) -> Float[Array, "batch *shape"]:
+def ddim(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, clip: float | None = None) -> Points:
     """Deterministic sampling of a `field` that predicts noise on the variance-preserving path: `euler` on its `ddim_field`."""
     return euler(ddim_field(field, clip=clip), noise, cond, steps=steps)
 
@@ -204,14 +186,12 @@ class Sampler:
         """Whether the field is asked at `d = 0` alone."""
         return self.run in (heun, midpoint)
 
-    def __call__(
-        self, field: Field, noise: Float[Array, "batch *shape"], cond: Cond, *, steps: Steps, renoise: Renoise
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, field: Field, noise: Points, cond: Cond, *, steps: Steps, renoise: Renoise) -> Points:
         new = {"renoise": renoise} if self.run is consistency else {}
         return self.run(field, noise, cond, steps=steps, times=self.times, **new)
 
 
-def _time(i, steps, x, times=None):
+def _time(i, steps, x, times):
     def fill(value):
         return jnp.broadcast_to(jnp.asarray(value, x.dtype), (x.shape[0],))
 
@@ -222,12 +202,17 @@ def _time(i, steps, x, times=None):
     return fill(i.astype(x.dtype) / n), fill(1 / n)
 
 
-def _loop(steps, body, x):
+def _loop(steps, times, body, x):
     first, last = _part(steps).first, _part(steps).last
     # Numbers known when tracing keep their loop differentiable in reverse.
-    if isinstance(first, int) and isinstance(last, int):
-        return jax.lax.fori_loop(first, last, lambda i, x: body(jnp.asarray(i), x), x)
-    return jax.lax.fori_loop(jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32), body, x)
+    if not (isinstance(first, int) and isinstance(last, int)):
+        first, last = jnp.asarray(first, jnp.int32), jnp.asarray(last, jnp.int32)
+
+    def advanced(i, x):
+        i = jnp.asarray(i)
+        return body(i, x, *_time(i, steps, x, times))
+
+    return jax.lax.fori_loop(first, last, advanced, x)
 
 
 def _part(steps):

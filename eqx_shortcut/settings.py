@@ -56,13 +56,10 @@ def parse(value: Any) -> Any:
 
 
 def _parse_field(value: Any, hint: Any) -> Any:
-    if isinstance(value, str) and any(_is_path(part) for part in (hint, *typing.get_args(hint))):
+    kinds = (kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type))
+    if isinstance(value, str) and any(issubclass(kind, pathlib.PurePath) for kind in kinds):
         return storage.as_path(value)
     return tuple(_parse_field(item, None) for item in value) if isinstance(value, list) else parse(value)
-
-
-def _is_path(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, pathlib.PurePath)
 
 
 def current(kind: str) -> str:

@@ -5,12 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .rows import expand
-from .types import Cond, Field
+from .types import Cond, Field, Number, Numbers, Points
 
 
-def predict(
-    field: Field, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-) -> Float[Array, "batch *shape"]:
+def predict(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
     """`field(x, t, d, cond)` in the dtype of `x`.
 
     Every call of a field goes through here: the annotation turns an output of another shape, which would broadcast
@@ -28,22 +26,12 @@ def precise(field: Field) -> Field:
     return getattr(field, "precise", field)
 
 
-def step(
-    field: Field, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-) -> Float[Array, "batch *shape"]:
+def step(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
     """The point `x + d field(x, t, d, cond)` at time `t + d`."""
     return x + expand(d, x) * predict(field, x, t, d, cond)
 
 
-def heun_step(
-    field: Field,
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    d: Float[Array, " batch"],
-    cond: Cond,
-    *,
-    last: bool | Bool[Array, ""],
-) -> Float[Array, "batch *shape"]:
+def heun_step(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond, *, last: bool | Bool[Array, ""]) -> Points:
     """The point at `t + d` along the mean of the velocities at `x` and where the first leads; along the first alone if `last`.
 
     The last step, to the data at time 1, is Euler's (Karras et al. 2022, algorithm 1). What of a point is noise moves by
@@ -58,15 +46,7 @@ def heun_step(
     return jax.lax.cond(last, lambda: end, corrected)
 
 
-def two_steps(
-    field: Field,
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    d: Float[Array, " batch"],
-    cond: Cond,
-    *,
-    clip: float | None,
-) -> Float[Array, "batch *shape"]:
+def two_steps(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond, *, clip: float | None) -> Points:
     """Average velocity over `[t, t + d]` from two half steps, the shortcut target (Frans et al. 2024, eq. 4).
 
     The point between the halves is clipped to `[-clip, clip]`, as in the reference code; None leaves it.
@@ -76,15 +56,15 @@ def two_steps(
 
 def split_steps(
     field: Field,
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    d: Float[Array, " batch"],
+    x: Points,
+    t: Numbers,
+    d: Numbers,
     cond: Cond,
-    share: float | Float[Array, ""] | Float[Array, " batch"],
+    share: float | Number | Numbers,
     *,
-    first: Float[Array, "batch *shape"] | None = None,
+    first: Points | None = None,
     clip: float | None,
-) -> Float[Array, "batch *shape"]:
+) -> Points:
     """Average velocity over `[t, t + d]` from a step of `share d` and one of the rest: `share first + (1 - share) second`.
 
     The first is the velocity `first`, or the field's own; the point between is clipped to `[-clip, clip]`. With the exact

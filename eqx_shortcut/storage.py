@@ -1,11 +1,12 @@
 """Files on disks and in object stores: paths of both, files that are written whole or not at all, checksums."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,19 +87,26 @@ def write(path: Path, data: bytes | str) -> None:
     """Writes a file that is whole if it bears its name, whatever stops the writing, a loss of power too."""
     raw = data.encode() if isinstance(data, str) else data
     if not is_remote(path):
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # of this process alone
-        try:
+        with draft_of(path) as draft:
             draft.write_bytes(raw)
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())  # else the name may reach the disk before what it names
-            draft.replace(path)
-        finally:  # on a full disk, or when it is interrupted, a part of it
-            draft.unlink(missing_ok=True)
         return
     try:  # an object appears when all of it has been sent
         path.write_bytes(raw)
     except Exception as error:
         raise StorageError(_unreached(path, error)) from error
+
+
+@contextlib.contextmanager
+def draft_of(path: Path) -> Iterator[Path]:
+    """A file beside a local `path` to be written inside, which takes its place at the end, and is removed where that fails."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # of this process alone
+    try:
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())  # else the name may reach the disk before what it names
+        draft.replace(path)
+    finally:  # on a full disk, or when it is interrupted, a part of it
+        draft.unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:

@@ -5,25 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from .steps import precise, predict
-from .types import Cond, Field
+from .types import Cond, Field, Numbers, Points
 
 Jvp = Callable[[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]], tuple[Any, Any]]
 """`jax.jvp`, or another function from `(function, primals, tangents)` to its value and its derivative along the tangents."""
 
 
 def along_path(
-    field: Field,
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    d: Float[Array, " batch"],
-    cond: Cond,
-    v: Float[Array, "batch *shape"],
-    *,
-    jvp: Jvp = jax.jvp,
-) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+    field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond, v: Points, *, jvp: Jvp = jax.jvp
+) -> tuple[Points, Points]:
     """`u = field(x, t, d, cond)` and its derivative `Du/Dt = v . du/dx + du/dt - du/dd` with the end `t + d` held fixed.
 
     One pass with the tangent `(v, 1, -1)` (Geng et al. 2025, in the time of this library).
@@ -31,29 +23,12 @@ def along_path(
     return _along(field, (x, t, d), cond, (v, jnp.ones_like(t), -jnp.ones_like(d)), jvp)
 
 
-def along_space(
-    field: Field,
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    d: Float[Array, " batch"],
-    cond: Cond,
-    v: Float[Array, "batch *shape"],
-    *,
-    jvp: Jvp = jax.jvp,
-) -> Float[Array, "batch *shape"]:
+def along_space(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond, v: Points, *, jvp: Jvp = jax.jvp) -> Points:
     """The derivative `v . du/dx` of `u = field(x, t, d, cond)` with times held fixed."""
     return _along(field, (x, t, d), cond, (v, jnp.zeros_like(t), jnp.zeros_like(d)), jvp)[1]
 
 
-def along_step(
-    field: Field,
-    x: Float[Array, "batch *shape"],
-    t: Float[Array, " batch"],
-    d: Float[Array, " batch"],
-    cond: Cond,
-    *,
-    jvp: Jvp = jax.jvp,
-) -> tuple[Float[Array, "batch *shape"], Float[Array, "batch *shape"]]:
+def along_step(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond, *, jvp: Jvp = jax.jvp) -> tuple[Points, Points]:
     """`u = field(x, t, d, cond)` and its derivative `du/dd` with the start held fixed."""
     field = differentiated(field, jvp)
     return jvp(lambda d: predict(field, x, t, d, cond), (d,), (jnp.ones_like(d),))

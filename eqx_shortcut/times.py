@@ -9,6 +9,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .types import Number
+
 Level = int | Int[Array, ""]
 """Log2 of a number of sections, of step size `2^-level`; it may be traced."""
 
@@ -70,7 +72,7 @@ def level_groups(n: int, steps: int) -> int:
     return n // max(k for k in range(1, log2_steps(steps) + 1) if n % k == 0)
 
 
-def stage(progress: Float[Array, ""], stages: int) -> Int[Array, ""]:
+def stage(progress: Number, stages: int) -> Int[Array, ""]:
     """The index of the stage at the share `progress` of training: `floor(stages * progress)`, and the last stage at 1."""
     # A few units in the last place up, so that step k n / stages of n is the first of stage k and not the last before it.
     return jnp.minimum(jnp.floor(progress * stages * (1 + 3e-7)).astype(jnp.int32), stages - 1)
@@ -131,7 +133,7 @@ def logit_normal_gaps(
     return (1 - d) * jax.random.uniform(k_time, (n,), dtype), d
 
 
-def to_end(pairs: Pairs, share: float | Float[Array, ""]) -> Pairs:
+def to_end(pairs: Pairs, share: float | Number) -> Pairs:
     """`pairs`, but with probability `share` the step ends at the data, `d = 1 - t`."""
 
     def some_to_end(key, n, dtype):
@@ -143,8 +145,8 @@ def to_end(pairs: Pairs, share: float | Float[Array, ""]) -> Pairs:
 
 
 def sigmoid_fall(
-    progress: Float[Array, ""], *, start: float = 0.25, stop: float = 0.75, sharpness: float = 12.0, snap: float = 0.005
-) -> Float[Array, ""]:
+    progress: Number, *, start: float = 0.25, stop: float = 0.75, sharpness: float = 12.0, snap: float = 0.005
+) -> Number:
     """From 1 to 0 by a sigmoid between the shares `start` and `stop` of training, and 0 where it is below `snap`.
 
     Alpha-Flow's schedule (Zhang et al. 2025); start, stop and sharpness are ours.
@@ -153,11 +155,11 @@ def sigmoid_fall(
     return jnp.where(fall < snap, 0, fall)
 
 
-def arccos_fall(progress: Float[Array, ""], *, until: float = 0.03) -> Float[Array, ""]:
+def arccos_fall(progress: Number, *, until: float = 0.03) -> Number:
     """From 1 to 0 as `arccos(progress / until) / (pi/2)` over the share `until` of training: ESC's schedule (2025)."""
     return jnp.arccos(jnp.minimum(progress / until, 1)) / (jnp.pi / 2)
 
 
-def exponential_fall(progress: Float[Array, ""], *, first: float = 0.1, last: float = 0.002) -> Float[Array, ""]:
+def exponential_fall(progress: Number, *, first: float = 0.1, last: float = 0.002) -> Number:
     """From `first` to `last` by equal factors over training, SoFlow's schedule of alpha."""
     return first * (last / first) ** progress

@@ -8,11 +8,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from . import compilation, ema, times
 from .objectives import Networks, Objective
-from .types import Batch, Cond, Metrics
+from .types import Batch, Cond, Metrics, Number
 
 STREAK = 20
 """Steps in a row with a loss or gradient that is not finite, after which a run ends."""
@@ -136,7 +136,7 @@ def make_update(
 
 def loss_of_step(
     objective: Objective, given: tuple[Any, Prepare], state: TrainState, steps: int, accumulate: int = 1
-) -> tuple[Batch, Callable[[Any], tuple[Float[Array, ""], tuple[Metrics, Any]]]]:
+) -> tuple[Batch, Callable[[Any], tuple[Number, tuple[Metrics, Any]]]]:
     """The batch of the step after `state`, and its loss as a function of `networks.trained`, with that step's draws.
 
     Beside the loss are its metrics, and what the objective remembers for the step after it.
@@ -161,7 +161,7 @@ def optimized(tx: optax.GradientTransformation, gradient: PyTree, state: TrainSt
         return tx.update(gradient, state.opt_state, eqx.filter(state.networks.trained, eqx.is_inexact_array))
 
 
-def _share(step: Int[Array, ""], steps: int) -> Float[Array, ""]:
+def _share(step: Int[Array, ""], steps: int) -> Number:
     return step.astype(jnp.float32) / steps
 
 

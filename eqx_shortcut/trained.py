@@ -19,7 +19,7 @@ from .objectives import Objective
 from .samplers import StepRange
 from .sampling import Sampling
 from .steps import step
-from .types import Cond, Field, shown
+from .types import Cond, Field, Number, Points, shown
 
 
 class Trained(eqx.Module):
@@ -114,7 +114,7 @@ def sample(
     return jnp.concatenate(parts)
 
 
-def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> Float[Array, "batch *shape"]:
+def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> Points:
     """The noise from which `sample` makes its samples number `indices`."""
     return model.noise_scale * _normal(key, indices, model.shape)
 
@@ -122,13 +122,13 @@ def noise(model: Trained, key: PRNGKeyArray, indices: Int[Array, " batch"]) -> F
 def sample_from(
     model: Trained,
     key: PRNGKeyArray,
-    noise: Float[Array, "batch *shape"],
+    noise: Points,
     steps: Sampling | int = 1,
     *,
     indices: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
-) -> Float[Array, "batch *shape"]:
+) -> Points:
     """Samples number `indices` (0, 1, ... if None) of `sample` from this noise, all at once.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
@@ -151,7 +151,7 @@ class Trajectory(NamedTuple):
 def trajectory(
     model: Trained,
     key: PRNGKeyArray,
-    noise: Float[Array, "batch *shape"],
+    noise: Points,
     steps: Sampling | int,
     *,
     points: Sequence[int],
@@ -181,8 +181,8 @@ def trajectory(
 
 
 class _Guiding(NamedTuple):
-    scale: Float[Array, ""]
-    interval: tuple[Float[Array, ""], Float[Array, ""]] | None
+    scale: Number
+    interval: tuple[Number, Number] | None
 
 
 def _settled(model, indices, labels, conditions, sampling):
@@ -219,16 +219,16 @@ def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:
 def _conditions(model, labels, conditions, indices):
     if labels is not None and conditions is not None:
         raise ValueError("labels and conditions both say what to sample: give one of the two")
-    given, nothing = labels if conditions is None else conditions, model.nothing
+    given, nothing, count = labels if conditions is None else conditions, model.nothing, indices.shape[0]
     if given is None and not (model.labelled and nothing is not None):
-        return _rows_of(nothing, indices.shape[0])
+        return jax.tree.map(lambda c: jnp.full((count, *jnp.shape(c)), c, jnp.asarray(c).dtype), nothing)
     if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
         raise ValueError("the run was trained without conditions: give neither labels nor conditions")
     if model.null is None:
-        return indices % model.classes if given is None else _labels(model, given, indices.shape[0])
+        return indices % model.classes if given is None else _labels(model, given, count)
     if given is None or labels is not None:
         raise ValueError(f"conditions of the run are {shown(nothing)}, not labels: give conditions= of that kind")
-    return _given(given, nothing, indices.shape[0])
+    return _given(given, nothing, count)
 
 
 def _labels(model, labels, count):
@@ -258,10 +258,6 @@ def _given(conditions, nothing, count):
         return jnp.broadcast_to(given.astype(null.dtype), (count, *null.shape))
 
     return jax.tree.map(one, conditions, nothing)
-
-
-def _rows_of(condition, count):
-    return jax.tree.map(lambda c: jnp.full((count, *jnp.shape(c)), c, jnp.asarray(c).dtype), condition)
 
 
 def _part(*numbers):

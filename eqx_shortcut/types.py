@@ -7,6 +7,18 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Scalar
 
+Point = Float[Array, "*shape"]
+"""An array: a datum, noise, what lies between the two, or a velocity."""
+
+Number = Float[Array, ""]
+"""A time, a step size, an error; it may be traced."""
+
+Points = Float[Array, "batch *shape"]
+"""One array a row."""
+
+Numbers = Float[Array, " batch"]
+"""One number a row."""
+
 Cond = PyTree
 """Conditioning: any PyTree of arrays with leading axis `batch` (integer labels, a dict of embeddings, ...), or None."""
 
@@ -24,7 +36,7 @@ def shown(tree: PyTree) -> str:
 Metrics = dict[str, Scalar]
 """Scalars made inside a loss or step, `loss` first."""
 
-Loss = tuple[Float[Array, ""] | Float[Array, " batch"], Metrics]
+Loss = tuple[Number | Numbers, Metrics]
 """What a loss answers: the mean over rows, or one value a row without reduction, and its metrics."""
 
 Reduction = Literal["mean"] | None
@@ -39,9 +51,7 @@ class Field(Protocol):
     a closure over parameters, another framework's `apply`.
     """
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]: ...
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points: ...
 
 
 class Batch(eqx.Module):
@@ -50,12 +60,12 @@ class Batch(eqx.Module):
     Noise that is drawn for them has the standard deviation `noise_scale`.
     """
 
-    x: Float[Array, "batch *shape"]
+    x: Points
     cond: Cond = None
-    noise: Float[Array, "batch *shape"] | None = None
+    noise: Points | None = None
     noise_scale: float = eqx.field(static=True, default=1.0)
 
-    def noise_from(self, key: PRNGKeyArray) -> Float[Array, "batch *shape"]:
+    def noise_from(self, key: PRNGKeyArray) -> Points:
         """Its own noise if it has one, else normal noise of the shape of `x`."""
         return self.noise_scale * jax.random.normal(key, self.x.shape, self.x.dtype) if self.noise is None else self.noise
 
@@ -63,22 +73,22 @@ class Batch(eqx.Module):
 class Draws(eqx.Module):
     """Everything random in a regression, row by row: a target builder is a deterministic function of these."""
 
-    x: Float[Array, "batch *shape"]
-    noise: Float[Array, "batch *shape"]
-    t: Float[Array, " batch"]
-    d: Float[Array, " batch"]
+    x: Points
+    noise: Points
+    t: Numbers
+    d: Numbers
     cond: Cond = None
 
 
 class Regression(eqx.Module):
     """Inputs `(x, t, d, cond)` of a field and the average velocity `u` it should answer, row by row."""
 
-    x: Float[Array, "batch *shape"]
-    t: Float[Array, " batch"]
-    d: Float[Array, " batch"]
+    x: Points
+    t: Numbers
+    d: Numbers
     cond: Cond
-    u: Float[Array, "batch *shape"]
+    u: Points
 
 
-Weigh = Callable[[Float[Array, " batch"], Regression], Float[Array, " batch"]]
+Weigh = Callable[[Numbers, Regression], Numbers]
 """From what each row counts so far, its mean squared error at first, and its regression to what it counts."""

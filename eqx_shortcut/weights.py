@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .types import Regression, Weigh
+from .types import Number, Numbers, Regression, Weigh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,16 +18,16 @@ class Adaptive:
     """
 
     power: float = 1.0
-    eps: float | Float[Array, ""] = 0.01
+    eps: float | Number = 0.01
     """Compared with the sum of a row's squared error over its elements, as in the papers."""
     mean: bool = False
     """Compare `eps` with the mean over the elements instead, as SoFlow does."""
     units: bool = True
     """Measure errors of alpha-Flow's steps in units of alpha (see in_units)."""
-    unit: float | Float[Array, " batch"] = 1.0
+    unit: float | Numbers = 1.0
     """Errors are measured in its square, and the loss in it: `unit w(loss / unit^2)`."""
 
-    def __call__(self, loss: Float[Array, " batch"], rows: Regression) -> Float[Array, " batch"]:
+    def __call__(self, loss: Numbers, rows: Regression) -> Numbers:
         elements = rows.x[0].size
         eps = jnp.asarray(self.eps * elements if self.mean else self.eps, loss.dtype) / elements
         scaled = loss / jnp.square(self.unit)
@@ -48,10 +48,10 @@ class LogVariance(eqx.Module):
     def __init__(self, orders: int = 8):
         self.coefficients = jnp.zeros((orders, orders))
 
-    def __call__(self, loss: Float[Array, " batch"], rows: Regression) -> Float[Array, " batch"]:
+    def __call__(self, loss: Numbers, rows: Regression) -> Numbers:
         return learned(loss, self.of(rows.t, rows.d))
 
-    def of(self, t: Float[Array, " batch"], d: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    def of(self, t: Numbers, d: Numbers) -> Numbers:
         """`w(t, d)` of each row."""
         frequencies = jnp.pi * jnp.arange(self.coefficients.shape[0], dtype=t.dtype)[None]
         of_t, of_d = (jnp.cos(frequencies * values[:, None]) for values in (t, d))
@@ -59,17 +59,17 @@ class LogVariance(eqx.Module):
         return jnp.sum((of_t @ weights.astype(t.dtype)) * of_d, axis=1)
 
 
-def learned(loss: Float[Array, " batch"], log_variance: Float[Array, " batch"]) -> Float[Array, " batch"]:
+def learned(loss: Numbers, log_variance: Numbers) -> Numbers:
     """`exp(-w) loss + w` for a learned `w` of each row."""
     return jnp.exp(-log_variance) * loss + log_variance
 
 
-def halve_steps(loss: Float[Array, " batch"], rows: Regression) -> Float[Array, " batch"]:
+def halve_steps(loss: Numbers, rows: Regression) -> Numbers:
     """Half of it for rows with a step, as in SoFlow's code, whose gradient of these leaves the factor 2 of a square out."""
     return loss * jnp.where(rows.d > 0, 0.5, jnp.ones_like(rows.d))
 
 
-def in_units(unit: Float[Array, " batch"], weigh: tuple[Weigh, ...]) -> tuple[Weigh, ...]:
+def in_units(unit: Numbers, weigh: tuple[Weigh, ...]) -> tuple[Weigh, ...]:
     """`weigh` with errors measured in `unit` by each adaptive weight that does not refuse."""
     return tuple(
         dataclasses.replace(weight, unit=unit) if isinstance(weight, Adaptive) and weight.units else weight for weight in weigh

@@ -190,16 +190,8 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[Command]:
 
     def train(of: Method, name: str, steps: int, *more: str) -> Command:
         words = *of.arguments.split(), *shlex.split(config.more), "--steps", str(steps), *more, "--seed", str(cell.seed)
-        return (
-            "python",
-            f"experiments/{setting.script}.py",
-            *setting.words,
-            *words,
-            "--runs",
-            str(config.all_runs),
-            "--name",
-            name,
-        )
+        script, placed = f"experiments/{setting.script}.py", ("--runs", str(config.all_runs), "--name", name)
+        return ("python", script, *setting.words, *words, *placed)
 
     judged = ("--quality.features", setting.features) if setting.features else ()
     if method.phases == 1:

@@ -3,11 +3,14 @@
     apt-get install dataset-fashion-mnist                   # or name a folder with --data.path
     python experiments/fashion_mnist.py                     # a shortcut model
     python experiments/fashion_mnist.py quick               # some six minutes on one CPU core
+    python experiments/fashion_mnist.py quick objective:flow-matching --objective.steps 32 --steps 3000
+    python experiments/fashion_mnist.py from-flow           # a shortcut model from that flow model, in 500 steps
 
 The default is meant for a GPU (not measured there).
 """
 
 import dataclasses
+import pathlib
 
 from eqx_shortcut.interrupts import interruptible
 
@@ -42,7 +45,25 @@ QUICK = dataclasses.replace(
     checkpoint=Checkpointing(every=500),
     quality=Quality(count=1000),
 )
-PRESETS = {"default": ("The whole job.", DEFAULT), "quick": ("Some six minutes on one CPU core.", QUICK)}
+FROM_FLOW = dataclasses.replace(
+    QUICK,
+    optimizer=dataclasses.replace(QUICK.optimizer, lr=4e-3),
+    steps=500,
+    init_from=pathlib.Path("runs/fashion_mnist/flow-matching"),
+    name="from-flow",
+)
+LOW_RANK = dataclasses.replace(
+    FROM_FLOW,
+    network=dataclasses.replace(QUICK.network, low_rank=16),
+    optimizer=dataclasses.replace(QUICK.optimizer, frozen="/kept/"),
+    name="from-flow-low-rank",
+)
+PRESETS = {
+    "default": ("The whole job.", DEFAULT),
+    "quick": ("Some six minutes on one CPU core.", QUICK),
+    "from-flow": ("A shortcut model from quick's flow model, runs/fashion_mnist/flow-matching or --init-from.", FROM_FLOW),
+    "from-flow-low-rank": ("The same by corrections of rank 16 to its blocks (LoRA).", LOW_RANK),
+}
 
 EXPERIMENT = Experiment("fashion_mnist", PRESETS, doc=__doc__)
 

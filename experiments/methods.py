@@ -201,12 +201,7 @@ SETTINGS = {
         "fashion_mnist",
         "quick",
         # At the preset's rate continuous-time consistency draws noise, and loses what a flow model has learnt.
-        usual(
-            32,
-            0.706,
-            scratch="--optimizer.lr 2e-3 --objective.warmup-share 1",
-            fine_tuning="--optimizer.lr 1e-3",
-        ),
+        usual(32, 0.706, scratch="--optimizer.lr 2e-3 --objective.warmup-share 1", fine_tuning="--optimizer.lr 1e-3"),
         pairs=4000,
         grid=32,
         features="experiments/features/fashion_mnist.safetensors",

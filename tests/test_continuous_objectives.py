@@ -274,6 +274,14 @@ def test_they_are_asked_at_any_step_or_the_whole_way(objective):
     assert objective.guides(1) is objective.guides(1000) is not whole
 
 
+def test_mid_training_has_one_teacher_which_it_asks_for_the_velocity():
+    objective, network = MidTraining(), networks().online
+    assert objective.continuous and (objective.stages, objective.teacher_step) == (1, 0.0) and not objective.guides(1)
+    x, t = jnp.ones((3, 2)), jnp.array([0.0, 0.5, 0.99])
+    expected = NetworkField(network)(x, t, 1 - t, jnp.arange(3))
+    np.testing.assert_allclose(objective.sampling(network)(x, t, jnp.ones(3), jnp.arange(3)), expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("objective", [MeanFlow(), ContinuousConsistency(), ContinuousConsistency(renoise=False)])
 def test_they_are_sampled_by_euler_steps_or_by_jumps(key, objective):
     noise, field = jax.random.normal(key, (3, 2)), objective.sampling(networks().online)

@@ -15,6 +15,7 @@ No option makes these what they were. With the lines named here put back, each w
 - "esc": the share to the data falls as an arccosine (was linear), and `eps=1e-3` (was 0.01).
 - "esc/options", "mean-flow/options", "improved-mean-flow/options": labels drop in rows of `d = 0` alone, for guidance is inside
   (`drop_steps=True` of `Intervals.draw` was before); the first has the arccosine, too.
+- "mid-training": the last step of its teacher's path is Euler's (`last=False` of `steps.heun_step`).
 """
 
 import pathlib

@@ -18,8 +18,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import tyro
 
+from .. import distributed, settings, storage
 from ..cli import Place
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
 from ..evaluate.results import CAUTION, TIMES, markdown, read_results
@@ -30,8 +32,6 @@ Decode = Callable[[Any], Any]
 """From samples to pictures."""
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..data import ImageRecords, Images
     from ..evaluate import Features, Statistics
     from ..evaluate.run import Cell
@@ -88,9 +88,6 @@ class RunImages(NamedTuple):
 
 def main(config: Config) -> None:
     """Measures what evaluation.json lacks, and prints the table."""
-    import numpy as np
-
-    from .. import distributed
     from ..decoding import decoder
     from ..evaluate.run import Cell, Evaluation
     from ..trained import load
@@ -148,8 +145,6 @@ def draw_widths(path: pathlib.Path, found: list[dict[str, Any]]) -> bool:
 
 def run_images(config: Config) -> RunImages | None:
     """The images that the run was trained on; None where a file of statistics stands for them."""
-    from .. import settings
-
     if config.stats is not None and config.labels != "data":
         return None
     source = settings.read(config.run / "config.json").get("data")
@@ -188,16 +183,9 @@ def floor(config: Config, features: "Features", data: RunImages, real: "Statisti
 
 
 def compared(
-    config: Config,
-    title: str,
-    record: dict[str, Any],
-    count: int,
-    batches: Batches,
-    features: "Features",
-    real: "Statistics",
+    config: Config, title: str, record: dict[str, Any], count: int, batches: Batches, features: "Features", real: "Statistics"
 ) -> dict[str, float]:
     """The measures of a set of images, in the first process; their features are kept part by part until it has them."""
-    from .. import distributed
     from ..evaluate import compare
 
     folder = parts_folder(config) / title.replace(" ", "-")
@@ -213,17 +201,13 @@ def compared(
 
 def parts_folder(config: Config) -> pathlib.Path:
     """Where parts and statistics are kept, on a disk that all processes share."""
-    from .. import storage
-
     if config.parts is None and storage.is_remote(config.run):
         raise ValueError(f"{config.run} lies in an object store: name a folder on a disk for the features with --parts")
     return config.run / "evaluation" if config.parts is None else config.parts
 
 
-def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> "np.ndarray":
+def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> np.ndarray:
     """The label of each sample."""
-    import numpy as np
-
     if not model.labelled:
         return np.full(config.count, model.classes)
     if config.labels == "data":
@@ -256,10 +240,9 @@ def title_of(cell: dict[str, Any]) -> str:
     return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{more}"
 
 
-def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarray", how: "Sampling") -> Batches:
+def sampler(config: Config, decode: Decode, model: "Trained", labels: np.ndarray, how: "Sampling") -> Batches:
     """From indices to the pictures there: a sample depends on the seed, its index and its label alone."""
     import jax
-    import numpy as np
 
     from .. import rng, sharding
     from ..trained import noise, sample_from
@@ -274,14 +257,7 @@ def sampler(config: Config, decode: Decode, model: "Trained", labels: "np.ndarra
             wanted = np.arange(start, start + config.batch)
             given = labels[np.minimum(wanted, len(labels) - 1)]
             at, chosen = jax.device_put((wanted, given), sharding.batch_sharding(mesh))
-            images = sample_from(
-                everywhere,
-                key,
-                noise(everywhere, key, at),
-                how,
-                indices=at,
-                labels=chosen,
-            )
+            images = sample_from(everywhere, key, noise(everywhere, key, at), how, indices=at, labels=chosen)
             yield np.asarray(decode(finite(images, config.run)))[: indices.stop - start]
 
     return draw

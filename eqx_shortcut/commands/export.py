@@ -48,6 +48,7 @@ def main(config: Config) -> None:
     import numpy as np
     from jax import export
 
+    from .. import storage
     from ..decoding import autoencoder
     from ..trained import load
     from ..types import shown
@@ -74,9 +75,8 @@ def main(config: Config) -> None:
     arguments = jax.ShapeDtypeStruct((), jax.numpy.uint32), given
     exported = export.export(jax.jit(sampler(config, model, decoding)), platforms=PLATFORMS)(*arguments)
     data = serialized(exported)
-    draft = config.out.with_name(f".{config.out.name}")
-    draft.write_bytes(data)
-    draft.rename(config.out)
+    with storage.draft_of(config.out) as draft:
+        draft.write_bytes(data)
     shape = ", ".join(map(str, exported.out_avals[0].shape))
     pictured = decoding is not None or (model.null is None and model.shape[-1] in (1, 3))
     kind = "images in [-1, 1]" if pictured else "latents in the units of training" if model.null is None else "the data's units"
@@ -98,13 +98,7 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
 
     def draw(seed, given):
         key, indices = jax.random.key(seed), jnp.arange(jax.tree.leaves(given)[0].shape[0])
-        x = sample_from(
-            model,
-            key,
-            noise(model, key, indices),
-            config.sampling(config.steps, config.guidance),
-            **{name: given},
-        )
+        x = sample_from(model, key, noise(model, key, indices), config.sampling(config.steps, config.guidance), **{name: given})
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
 
     return draw

@@ -5,9 +5,9 @@
     eqx-shortcut import checkpoint.pkl --from original --out runs/celeba/shortcut
     eqx-shortcut sample runs/imagenet/sit --steps 128 --guidance 4
 
-Reads arrays alone and runs nothing of a file. SiT and DiT come as .pt, .safetensors or a folder of diffusers, MeanFlow and
-improved MeanFlow (imf) as the folder of a checkpoint, kvfrans/shortcut-models (original) as its pickle or the folder of it. If
-that was trained on another objective than shortcut models, name it, as in `objective:flow-matching`.
+Reads arrays alone and runs nothing of a file. SiT, DiT and ESC come as .pt, .safetensors or a folder of diffusers, MeanFlow
+and improved MeanFlow (imf) as the folder of a checkpoint, kvfrans/shortcut-models (original) as its pickle or the folder of
+it. If that was trained on another objective than shortcut models, name it, as in `objective:flow-matching`.
 """
 
 import dataclasses
@@ -19,14 +19,18 @@ import tyro
 from .. import ranges
 from ..cli import Place
 from ..experiment.config import AnyObjective
-from ..objectives import FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Shortcut
+from ..objectives import ESC, FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Shortcut
 from ..optimizer import AdamW
 from ..ranges import Count, Natural
 from ._making import check_free, described, fresh_state, make_run
 
 SEES_STEP = (Shortcut, LiveReflow)
 """The objectives whose networks the reference tells the step size; all others are always told 0."""
-OBJECTIVES = {"meanflow": MeanFlow(), "imf": ImprovedMeanFlow(max_scale=8.0, intervals=True, velocity_head=True)}
+OBJECTIVES = {
+    "meanflow": MeanFlow(),
+    "esc": ESC(),
+    "imf": ImprovedMeanFlow(max_scale=8.0, intervals=True, velocity_head=True),
+}
 """What the others were trained on, where it is not flow matching."""
 PICKLE = b"\x80"
 """What a pickle begins with; torch's begin with more (see torchfile.is_torch)."""
@@ -40,14 +44,14 @@ class Config(ranges.Checked):
     """File or folder."""
     out: Place
     """Run folder to make."""
-    origin: Annotated[Literal["sit", "dit", "meanflow", "imf", "original"] | None, tyro.conf.arg(name="from")] = None
+    origin: Annotated[Literal["sit", "dit", "meanflow", "esc", "imf", "original"] | None, tyro.conf.arg(name="from")] = None
     """Whose weights they are; by default what the names of the arrays tell, which SiT and DiT have in common."""
     objective: Annotated[None, tyro.conf.subcommand("own")] | AnyObjective = None  # pyright: ignore[reportInvalidTypeForm]
-    """What they were trained on: by default flow matching, (improved) MeanFlow, or, of the original, shortcut models."""
+    """What they were trained on: by default flow matching, (improved) MeanFlow, ESC, or, of the original, shortcut models."""
     optimizer: AdamW = dataclasses.field(default_factory=AdamW)
     """How training will go on; of the original, how it was trained, which is not saved."""
     weights: Literal["ema", "online"] = "ema"
-    """Of SiT and DiT, the average of the weights, or the last ones, where a file holds both."""
+    """Of all but the original, the average of the weights, or the last ones, where a file holds both."""
     size: Count | None = None
     """Side of their images, or latents, where the arrays do not tell it; by default 32, for images of 256 (1 or more)."""
     heads: Count | None = None
@@ -77,7 +81,7 @@ def is_original(path: pathlib.Path) -> bool:
 
 
 def import_published(config: Config) -> None:
-    """A run of SiT, DiT, MeanFlow or improved MeanFlow, whose average of the weights and last ones are the same."""
+    """A run of any of the others, whose average of the weights and last ones are the same."""
     from .. import rng
     from ..pretrained.transformer_files import kind_of, network_of, read_published
 

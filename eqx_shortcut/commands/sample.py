@@ -222,30 +222,26 @@ def write_array(config: Config, opened: Opened, wanted: Wanted, names: list[str]
 
     import numpy as np
 
+    from .. import storage
     from ..figures import to_bytes
 
     # Pictures as evaluation suites read them; anything else as it is.
     kind, stored = ("|u1", to_bytes) if opened.drawable else ("<f4", np.ascontiguousarray)
-
-    draft, used = config.out.with_name(f".{config.out.name}"), []
-    try:
-        with zipfile.ZipFile(draft, "w") as file:
-            with file.open("arr_0.npy", "w", force_zip64=True) as member:
-                for span in spans(config):
-                    images, chosen = draw(config, opened, wanted, config.steps[0], span)
-                    if not used:
-                        shape = (config.count * len(config.seed), *images.shape[1:])
-                        described = {"descr": kind, "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(member, described)
-                    member.write(stored(images).tobytes())
-                    used.append(chosen)
-                    bar.update(len(images))
-            if wanted.conditions is None:
-                with file.open("labels.npy", "w") as member:
-                    np.lib.format.write_array(member, np.concatenate(used))
-        draft.rename(config.out)
-    finally:
-        draft.unlink(missing_ok=True)
+    used = []
+    with storage.draft_of(config.out) as draft, zipfile.ZipFile(draft, "w") as file:
+        with file.open("arr_0.npy", "w", force_zip64=True) as member:
+            for span in spans(config):
+                images, chosen = draw(config, opened, wanted, config.steps[0], span)
+                if not used:
+                    shape = (config.count * len(config.seed), *images.shape[1:])
+                    described = {"descr": kind, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(member, described)
+                member.write(stored(images).tobytes())
+                used.append(chosen)
+                bar.update(len(images))
+        if wanted.conditions is None:
+            with file.open("labels.npy", "w") as member:
+                np.lib.format.write_array(member, np.concatenate(used))
 
 
 def name(config: Config, names: list[str], steps: int) -> str:

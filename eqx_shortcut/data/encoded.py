@@ -12,8 +12,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 from ..pretrained.autoencoder import Autoencoder, Posterior, to_training
 from ..rows import merge_microbatches, split_microbatches
 from ..types import Batch
-from . import pixels
-from .images import Images
+from .images import Images, floats
 from .records import ImageRecords
 
 
@@ -29,7 +28,7 @@ class Encode(eqx.Module):
 
     def __call__(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
         k_mirror, k_posterior = jax.random.split(key)
-        images = pixels.scaled(raw["pixels"], self.peak, k_mirror, mirror=mirror)
+        images = floats(raw["pixels"], self.peak, k_mirror, mirror=mirror)
         latents = encode_in_parts(self.autoencoder, images, self.size).sample(k_posterior)
         return Batch(to_training(self.autoencoder, latents), raw["labels"])
 

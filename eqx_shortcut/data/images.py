@@ -6,11 +6,12 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, PRNGKeyArray, UInt8
 
 from ..types import Batch
-from . import pixels
 from .errors import BadImage, DataError
 from .formats.idx import read_idx
 from .preprocess import decode
@@ -48,7 +49,7 @@ class Images:
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
         """Images in [-1, 1] with their labels, mirrored with probability 1/2 each if `mirror`."""
-        return Batch(pixels.scaled(raw["pixels"], self.peak, key, mirror=mirror), raw["labels"])
+        return Batch(floats(raw["pixels"], self.peak, key, mirror=mirror), raw["labels"])
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,6 +68,14 @@ class Images:
     def scaled(self) -> Float[np.ndarray, "count height width channels"]:
         """The images as float32 in [-1, 1], which is what networks see and distances are measured on."""
         return self.pixels.astype(np.float32) / (self.peak / 2) - 1
+
+
+def floats(
+    pixels: UInt8[Array, "batch height width channels"], peak: int, key: PRNGKeyArray, *, mirror: bool
+) -> Float[Array, "batch height width channels"]:
+    """Pixels of 0 to `peak` in [-1, 1], on the device, each image mirrored left to right with probability 1/2 if `mirror`."""
+    x = pixels.astype(jnp.float32) / (peak / 2) - 1
+    return jnp.where(jax.random.bernoulli(key, 0.5, (x.shape[0], 1, 1, 1)), x[:, :, ::-1], x) if mirror else x
 
 
 def black(shape: tuple[int, int, int], classes: int, *notes: str) -> Images:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -239,13 +238,10 @@ def copied(cache: storage.Path, home: storage.Path, each: Callable[[list[Shard]]
 
 def _copy(source: storage.Path, target: storage.Path) -> None:
     # Under a name of its own until it is whole: another process may have the file mapped, or be at the same.
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with source.open("rb") as old, draft.open("wb") as new:
+        with storage.draft_of(target) as draft, source.open("rb") as old, draft.open("wb") as new:
             shutil.copyfileobj(old, new, 2**24)
-        draft.replace(target)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise DataError(
             f"{source} could not be copied to {target} ({error}): free space there, or name another disk by XDG_CACHE_HOME"
         ) from error

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Integer, PRNGKeyArray
 from .. import storage
 from ..types import Batch
 from .errors import DataError
+from .latents import shard_rows
 
 MANIFEST = "pairs.json"
 
@@ -54,8 +55,7 @@ def shard_path(folder: storage.Path, index: int) -> storage.Path:
 
 def shards(manifest: dict[str, Any]) -> list[range]:
     """The numbers of the pairs in each shard."""
-    count, size = manifest["count"], manifest["shard"]
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+    return shard_rows(manifest["count"], manifest["shard"])
 
 
 def write_shard(path: storage.Path, pairs: Pairs) -> None:

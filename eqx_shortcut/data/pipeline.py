@@ -30,13 +30,7 @@ class WholeBatches:
     """
 
     def __init__(
-        self,
-        data: Rows,
-        size: int,
-        *,
-        seed: int,
-        share: Shaped[np.ndarray, " share"] | None = None,
-        groups: int | None = None,
+        self, data: Rows, size: int, *, seed: int, share: Shaped[np.ndarray, " share"] | None = None, groups: int | None = None
     ):
         self.data, self.size, self.seed = data, size, seed
         self.count = len(data.labels)
@@ -134,13 +128,7 @@ class Batches:
 
 
 def batches(
-    data: Rows,
-    size: int,
-    *,
-    seed: int,
-    sharding: jax.sharding.Sharding,
-    workers: int = 0,
-    groups: int | None = None,
+    data: Rows, size: int, *, seed: int, sharding: jax.sharding.Sharding, workers: int = 0, groups: int | None = None
 ) -> Batches:
     """Shuffled batches of `data` on the devices, for ever; with `groups` of that number of sets of one label (WholeBatches).
 

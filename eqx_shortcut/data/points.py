@@ -19,10 +19,10 @@ from .memory import ArraySource
 if TYPE_CHECKING:
     from ..trained import Trained
 
-Points = Float[Array, "n 2"]
+Plane = Float[Array, "n 2"]
 
 
-def moons(key: PRNGKeyArray, n: int, *, width: float = 0.07) -> Points:
+def moons(key: PRNGKeyArray, n: int, *, width: float = 0.07) -> Plane:
     """Two interleaved half circles, blurred by `N(0, width^2)`: those of `sklearn.datasets.make_moons`, centred and scaled."""
     k_angle, k_sign, k_blur = jax.random.split(key, 3)
     angle = jax.random.uniform(k_angle, (n,), maxval=jnp.pi)
@@ -32,7 +32,7 @@ def moons(key: PRNGKeyArray, n: int, *, width: float = 0.07) -> Points:
     return _blurred(k_blur, scale * _signs(k_sign, n) * moon, width)
 
 
-def checkerboard(key: PRNGKeyArray, n: int) -> Points:
+def checkerboard(key: PRNGKeyArray, n: int) -> Plane:
     """Uniform on the eight dark squares of a board of four by four (Grathwohl et al. 2019, FFJORD)."""
     k_x, k_y, k_row = jax.random.split(key, 3)
     x = jax.random.uniform(k_x, (n,), maxval=4)
@@ -41,7 +41,7 @@ def checkerboard(key: PRNGKeyArray, n: int) -> Points:
     return (jnp.stack([x, y], axis=1) - 2) * jnp.sqrt(3 / 4)
 
 
-def spirals(key: PRNGKeyArray, n: int, *, width: float = 0.07) -> Points:
+def spirals(key: PRNGKeyArray, n: int, *, width: float = 0.07) -> Plane:
     """Two arms that wind one and a half times around the middle, as dense at all radii, blurred (Grathwohl et al. 2019)."""
     k_radius, k_sign, k_blur = jax.random.split(key, 3)
     share = jnp.sqrt(jax.random.uniform(k_radius, (n,)))
@@ -50,7 +50,7 @@ def spirals(key: PRNGKeyArray, n: int, *, width: float = 0.07) -> Points:
     return _blurred(k_blur, _signs(k_sign, n) * arm, width)
 
 
-def eight_gaussians(key: PRNGKeyArray, n: int, *, width: float = 0.14) -> Points:
+def eight_gaussians(key: PRNGKeyArray, n: int, *, width: float = 0.14) -> Plane:
     """Eight normal distributions of deviation `width` around points of a circle (Grathwohl et al. 2019)."""
     k_which, k_blur = jax.random.split(key)
     angle = jnp.pi / 4 * jax.random.randint(k_which, (n,), 0, 8).astype(jnp.float32)

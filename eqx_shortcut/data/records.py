@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Array, Integer, PRNGKeyArray, Shaped, UInt8
 
 from ..types import Batch
-from . import pixels
 from .errors import BadImage, DataError
-from .images import check_labels
+from .images import check_labels, floats
 from .preprocess import Encoded, decode, square
 
 OnBadImage = Literal["refuse", "replace"]
@@ -186,7 +185,7 @@ class ImageRecords:
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
         """Images in [-1, 1] with their labels, mirrored with probability 1/2 each if `mirror`."""
-        return Batch(pixels.scaled(raw["pixels"], self.peak, key, mirror=mirror), raw["labels"])
+        return Batch(floats(raw["pixels"], self.peak, key, mirror=mirror), raw["labels"])
 
     def note(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`rows` without `replaced`, which is added to `bad`. Workers decode, but what they find is counted in one place."""

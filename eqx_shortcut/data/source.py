@@ -1,15 +1,6 @@
 """Data sets as the trainer sees them: a source that builds rows with random access.
 
-A source of one's own is a frozen dataclass with `build`, most easily of rows in memory (see ArraySource):
-
-@dataclasses.dataclass(frozen=True)
-class Demonstrations:
-    path: pathlib.Path = pathlib.Path("demonstrations.npz")
-
-    def build(self):
-        stored = np.load(self.path)
-        seen = {"state": stored["state"], "camera": stored["camera"]}
-        return ArraySource(stored["actions"], seen).split(0.1)
+A source of one's own is a frozen dataclass with `build`, most easily of rows in memory (see ArraySource).
 """
 
 from collections.abc import Callable

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ..losses import regress
 from ..models.field import NetworkField
 from ..objectives import Networks, Objective, Term
-from ..types import Batch, Draws, Regression
+from ..types import Batch, Draws, Number, Regression
 
 
 class Asked(NamedTuple):
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
 
 
 def squared_errors(
-    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""], *, times: int = 8
+    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number, *, times: int = 8
 ) -> list[tuple[str, Asked]]:
     """Error of `networks.online` on each term of the loss, with its name: every row of the batch is asked at each step size.
 

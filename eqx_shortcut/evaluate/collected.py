@@ -1,12 +1,15 @@
 """Feature moments of a set of images, with some features and logits, gathered batch by batch: every metric needs only these."""
 
 import dataclasses
+import functools
+import operator
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from .. import storage
 from .features import Features
 from .moments import Moments
 
@@ -32,16 +35,14 @@ class Collected:
         )
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes an .npz, renamed into place, so that a file that is there is whole."""
+        """Writes an .npz, which is whole if it is there."""
         arrays = _unpacked(self.moments, "moments") | {"kept": self.kept}
         if self.spatial is not None:
             arrays |= _unpacked(self.spatial, "spatial")
         if self.logits is not None:
             arrays["logits"] = self.logits
-        draft = path.with_name(f".{path.name}")
-        with draft.open("wb") as file:
+        with storage.draft_of(path) as draft, draft.open("wb") as file:
             np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-        draft.rename(path)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "Collected":
@@ -94,10 +95,7 @@ def collect(batches: Iterable[Float[np.ndarray, "_ height width channels"]], fea
 
 def merged(parts: Sequence[Collected]) -> Collected:
     """All parts of a set as one, added in their order."""
-    total, *rest = parts
-    for part in rest:
-        total = total + part
-    return total
+    return functools.reduce(operator.add, parts)
 
 
 def _plus(total: Moments | None, vectors: Float[np.ndarray, "batch features"]) -> Moments:

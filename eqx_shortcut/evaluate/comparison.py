@@ -21,7 +21,7 @@ def compare(samples: Collected, real: Statistics, features: Features, *, neighbo
     and MMD need the features of single real images, and the last five use the first `neighbours` of them (0: left out). Names
     end in the features used unless these are Inception's. Raises ValueError if the features differ in number.
     """
-    tag = _tag(features.name)
+    tag = "" if features.name == "FID" else f"-{features.name.removeprefix('FD-').removesuffix(' Frechet distance')}"
     found = {features.name: frechet_distance(samples.moments, real.vectors)}
     if samples.spatial is not None and real.spatial is not None:
         found[f"sFID{tag}"] = frechet_distance(samples.spatial, real.spatial)
@@ -44,7 +44,3 @@ def _of_vectors(
         found |= {f"{name}{tag}": value for name, value in prdc(samples, real)._asdict().items()}
         found[f"MMD{tag}"] = maximum_mean_discrepancy(samples, real)
     return found
-
-
-def _tag(name: str) -> str:
-    return "" if name == "FID" else f"-{name.removeprefix('FD-').removesuffix(' Frechet distance')}"

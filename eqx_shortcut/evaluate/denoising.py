@@ -7,14 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..objectives import Networks, Objective, Term
+from ..objectives import Networks, Objective
 from ..rows import expand
 from ..steps import predict
-from ..types import Batch, Draws
+from ..types import Batch, Draws, Number
 from .by_time import times_in_turn
-
-Points = tuple[Float[Array, "rows batch *shape"], Float[Array, "rows batch"], Float[Array, "rows batch"]]
-"""Points of paths, their times, and the step sizes to ask the network for."""
 
 
 class Denoised(NamedTuple):
@@ -27,7 +24,7 @@ class Denoised(NamedTuple):
 
 
 def denoised(
-    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""], *, times: int = 8
+    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number, *, times: int = 8
 ) -> list[tuple[str, Denoised]]:
     """One step `1 - t` of `networks.online` to the data from points that each term of the loss asks about, with its name.
 
@@ -38,7 +35,9 @@ def denoised(
     if not terms:
         return []
 
-    def points(term: Term) -> Points:
+    def points(term):
+        """Points of paths, their times, and the step sizes to ask the network for."""
+
         def point(at):
             sections, t = at
             t = jnp.full(batch.x.shape[0], t, batch.x.dtype)

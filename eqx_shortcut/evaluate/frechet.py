@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from .moments import Gaussian, Moments, check_comparable
+from .moments import Gaussian, Moments, check_features
 
 
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
@@ -13,7 +13,7 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     values of `F^T G` for any factors `A = F F^T` and `B = G G^T`: exact for singular covariances too, where eigenvalues of the
     product lose half their digits, and cheaper the lower the ranks. Raises ValueError if the dimensions differ.
     """
-    check_comparable(a, b)
+    check_features(a.mean.size, b.mean.size)
     import scipy.linalg
 
     f, g = _factor(a.covariance), _factor(b.covariance)

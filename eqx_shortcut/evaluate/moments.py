@@ -36,7 +36,7 @@ class Moments:
         return cls(len(vectors), mean, centred.T @ centred)
 
     def __add__(self, other: "Moments") -> "Moments":
-        check_comparable(self, other)
+        check_features(self.mean.size, other.mean.size)
         count = self.count + other.count
         shift = other.mean - self.mean
         scatter = self.scatter + other.scatter + np.outer(shift, shift) * (self.count * other.count / count)
@@ -89,11 +89,6 @@ def check_finite(vectors: Shaped[np.ndarray, "count features"]) -> None:
         raise ValueError(
             f"{bad} of {len(vectors)} vectors hold NaN or infinity: a distance of them means nothing; look at the samples"
         )
-
-
-def check_comparable(a: Moments | Gaussian, b: Moments | Gaussian) -> None:
-    """Raises ValueError unless both are of as many features."""
-    check_features(a.mean.size, b.mean.size)
 
 
 def check_features(a: int, b: int) -> None:

@@ -102,12 +102,7 @@ def classifier_features(path: str | pathlib.Path, *, batch: int = 32) -> Network
 
 
 def _from_file(
-    name: str,
-    kind: str,
-    load: Callable[[pathlib.Path], Network],
-    path: pathlib.Path,
-    preprocessing: Preprocessing,
-    batch: int,
+    name: str, kind: str, load: Callable[[pathlib.Path], Network], path: pathlib.Path, preprocessing: Preprocessing, batch: int
 ) -> NetworkFeatures:
     network = load(path)
     protocol = {"network": kind, "weights": f"sha256 {checksum([path])[:16]}", "preprocessing": preprocessing.name}

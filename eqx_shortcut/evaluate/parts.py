@@ -46,12 +46,11 @@ class Measuring(ranges.Checked):
     def build(self) -> Features:
         """The features. Raises ValueError, with the remedy, if they or their weights are not there."""
         from .networks import classifier_features, efficientnet_features, inception_features
-        from .preprocess import PYTORCH_FID, REFERENCE, TF
+        from .preprocess import INCEPTION
 
         match self.features:
             case "inception":
-                way = {"reference": REFERENCE, "tf": TF, "pytorch-fid": PYTORCH_FID}[self.protocol]
-                return inception_features(self.inception, preprocessing=way, batch=self.batch)
+                return inception_features(self.inception, preprocessing=INCEPTION[self.protocol], batch=self.batch)
             case "efficientnet":
                 return efficientnet_features(batch=self.batch)
             case "pixels":
@@ -115,7 +114,6 @@ def real_statistics(
     count: int | None = None,
 ) -> Statistics:
     """The statistics of a data set, read from the folder if they were made before; every process has them."""
-
     said = json.dumps([record, dict(features.protocol), config.neighbours], sort_keys=True)
     path = folder / f"real-{hashlib.sha256(said.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
@@ -133,7 +131,6 @@ def write_real(
     count: int | None = None,
 ) -> None:
     """Makes the statistics of `count` images of a data set, or of all; what was done of it lies beside the file meanwhile."""
-
     folder, (whole, batches) = path.with_suffix(".parts"), real_batches(images, config.batch)
     count = whole if count is None else min(count, whole)
     keep = max(config.neighbours, 10_000)

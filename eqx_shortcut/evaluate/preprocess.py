@@ -63,28 +63,16 @@ def _inception(image: Image, positions: Callable[[int, int], Positions]) -> Prep
     return bilinear(image, positions(height, INCEPTION_SIDE), positions(width, INCEPTION_SIDE))
 
 
-def _reference(image: Image) -> Prepared:
-    return jnp.clip(_inception(image, half_pixel_positions), -1, 1)
-
-
-def _tf(image: Image) -> Prepared:
-    return (_inception(to_bytes(image), corner_positions) - 128) / 128
-
-
-def _pytorch_fid(image: Image) -> Prepared:
-    return 2 * _inception(to_bytes(image) / 255, half_pixel_positions) - 1
-
-
 def _efficientnet(image: Image) -> Prepared:
     side = EFFICIENTNET_SIDE
     return (jax.image.resize(to_bytes(image), (side, side, 3), "cubic", antialias=True) - 127) / 128
 
 
-REFERENCE = Preprocessing("reference", _reference)
+REFERENCE = Preprocessing("reference", lambda image: jnp.clip(_inception(image, half_pixel_positions), -1, 1))
 """kvfrans/shortcut-models: resized with half-pixel centres, clipped to [-1, 1], never rounded to bytes."""
-TF = Preprocessing("tf", _tf)
+TF = Preprocessing("tf", lambda image: (_inception(to_bytes(image), corner_positions) - 128) / 128)
 """The original TensorFlow graph, torch-fidelity, ADM's evaluation: bytes, resized as TensorFlow 1 does, `(x - 128) / 128`."""
-PYTORCH_FID = Preprocessing("pytorch-fid", _pytorch_fid)
+PYTORCH_FID = Preprocessing("pytorch-fid", lambda image: 2 * _inception(to_bytes(image) / 255, half_pixel_positions) - 1)
 """pytorch-fid: bytes, resized with half-pixel centres, `2 x / 255 - 1`."""
 INCEPTION = {protocol.name: protocol for protocol in (REFERENCE, TF, PYTORCH_FID)}
 """The protocols of Inception by name, for command lines."""

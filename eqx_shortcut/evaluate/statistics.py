@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from .. import storage
 from .moments import Gaussian, Moments
 
 MATRICES = ("mu", "sigma", "mu_s", "sigma_s")
@@ -84,10 +85,8 @@ def write_statistics(path: str | pathlib.Path, statistics: Statistics) -> None:
         arrays["protocol"] = np.array(json.dumps(dict(statistics.protocol)))
     if statistics.kept is not None:
         arrays["kept"] = statistics.kept
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as file:
+    with storage.draft_of(path) as draft, draft.open("wb") as file:
         np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
-    draft.rename(path)
 
 
 def read_statistics(path: str | pathlib.Path) -> Statistics:

@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ..objectives import Networks, Objective
-from ..types import Batch, Cond, Metrics
+from ..types import Batch, Cond, Metrics, Number, Point
 
 
 class WithoutDropout(eqx.Module):
@@ -20,21 +20,11 @@ class WithoutDropout(eqx.Module):
         """The network's second head, without dropout too."""
         return WithoutDropout(self.network.velocity)
 
-    def __call__(
-        self,
-        x: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        d: Float[Array, ""],
-        cond: Cond,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*shape"]:
+    def __call__(self, x: Point, t: Number, d: Number, cond: Cond, *, key: PRNGKeyArray | None = None) -> Point:
         return self.network(x, t, d, cond)
 
 
-def validation_loss(
-    objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]
-) -> Metrics:
+def validation_loss(objective: Objective, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Metrics:
     """The objective's own loss of `networks.online`, and its parts, without dropout inside the network.
 
     The same key means the same times, noise and dropped labels, so that the values of a run compare.

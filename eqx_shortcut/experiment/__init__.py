@@ -3,15 +3,4 @@
 from .config import Averages, Checkpointing, Config, Figures, Health, Mesh, Processes, Quality, WandB
 from .main import Experiment
 
-__all__ = [
-    "Averages",
-    "Checkpointing",
-    "Config",
-    "Experiment",
-    "Figures",
-    "Health",
-    "Mesh",
-    "Processes",
-    "Quality",
-    "WandB",
-]
+__all__ = ["Averages", "Checkpointing", "Config", "Experiment", "Figures", "Health", "Mesh", "Processes", "Quality", "WandB"]

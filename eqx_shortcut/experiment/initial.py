@@ -182,7 +182,7 @@ def check_same(network: Any, other: Trained, run: storage.Path) -> None:
             f"{run} was trained on examples of {source.shape} with {source.classes} classes, here they are of {network.shape} "
             f"with {network.classes}: name a run on the same data"
         )
-    free = (*FREE, "step") if other.objective.only_step is not None else FREE
+    free = (*FREE, "step", "split") if other.objective.only_step is not None else FREE
     theirs, ours = (dataclasses.asdict(config) for config in (source.config, network.config))
     different = [f"{name} is {theirs[name]!r} there, {ours[name]!r} here" for name in ours if theirs[name] != ours[name]]
     different = [text for text in different if text.split()[0] not in free]

@@ -31,8 +31,10 @@ def plan(config: Config) -> None:
     state = laid_out(abstract_state(config, rows), mesh)
     with jax.set_mesh(mesh):
         traced = trace(run, state)
-        memory = traced.lower().compile().memory_analysis()
-    parts = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in bytes_a_device(state).items())
+        memory: Any = traced.lower().compile().memory_analysis()
+    # Arguments, outputs in buffers of their own, and temporaries.
+    size = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    parts = ", ".join(f"{name} {held / 2**30:.2f}" for name, held in bytes_a_device(state).items())
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
     print(json.dumps(settings.dump(config), indent=1))
     print(f"data               {seen}: {' x '.join(map(str, rows.shape))}, {rows.classes} classes")
@@ -44,7 +46,7 @@ def plan(config: Config) -> None:
     print(f"batch a device     {config.batch // groups}{microbatches} ({config.batch} over {in_words(mesh)})")
     print(f"state a device     {parts} GiB")
     print(f"work a step        {flops(traced.jaxpr) / 1e9:,.1f} GFLOP in products and convolutions, over all devices")
-    print(f"memory a device    {memory_of(memory) / 2**30:.2f} GiB as compiled for {jax.default_backend()}")
+    print(f"memory a device    {size / 2**30:.2f} GiB as compiled for {jax.default_backend()}")
 
 
 def example(source: Source) -> tuple[Rows, str]:
@@ -71,9 +73,3 @@ def trace(run: Run, state: TrainState) -> Any:
 def parameter_count(state: TrainState) -> int:
     """Numbers in the network."""
     return sum(math.prod(leaf.shape) for leaf in shapes(state.networks.online) if jnp.issubdtype(leaf.dtype, jnp.inexact))
-
-
-def memory_of(analysis: Any) -> int:
-    """Bytes on one device of a compiled step: arguments, outputs in buffers of their own, and temporaries."""
-    returned = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return analysis.argument_size_in_bytes + returned + analysis.temp_size_in_bytes

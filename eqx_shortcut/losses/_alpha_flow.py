@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import tangents, times, weights
 from ..guidance import Guidance
 from ..rows import merge_rows, split_rows
 from ..steps import clipped, precise, split_steps
-from ..types import Batch, Field, Loss, Reduction, Regression, Weigh
+from ..types import Batch, Field, Loss, Number, Numbers, Reduction, Regression, Weigh
 from ._intervals import Intervals, velocity_target
 from ._mean_flow import LOGIT_NORMAL, mean_flow_target
 from ._regression import regress, weighed_steps
@@ -26,7 +26,7 @@ def alpha_flow(
     key: PRNGKeyArray,
     *,
     target: Field,
-    alpha: float | Float[Array, ""],
+    alpha: float | Number,
     teacher: Field | None = None,
     intervals: Intervals = LOGIT_NORMAL,
     guidance: Guidance | None = None,
@@ -65,7 +65,7 @@ def so_flow(
     key: PRNGKeyArray,
     *,
     target: Field,
-    alpha: float | Float[Array, ""] = 0.002,
+    alpha: float | Number = 0.002,
     intervals: Intervals = SOLUTION,
     weigh: tuple[Weigh, ...] = (weights.Adaptive(mean=True), weights.halve_steps),
     **options: Any,
@@ -82,7 +82,7 @@ def so_flow(
 def alpha_flow_target(
     target: Field,
     lines: Regression,
-    alpha: float | Float[Array, ""] | Float[Array, " batch"],
+    alpha: float | Number | Numbers,
     *,
     own_first: bool = False,
     clip: float | None = None,

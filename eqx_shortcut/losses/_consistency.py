@@ -3,12 +3,12 @@
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths, times
 from ..rows import expand
 from ..steps import clipped, precise, predict, step
-from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
+from ..types import Batch, Draws, Field, Loss, Number, Reduction, Regression, Weigh
 from ._progressive import level_draws
 from ._regression import regress, weighed
 
@@ -76,9 +76,7 @@ def consistency_distillation_target(
     return _towards(target, later, x, draws, gap)
 
 
-def consistency_training_target(
-    target: Field, draws: Draws, *, gap: float | Float[Array, ""], floor: float = 1e-5
-) -> Regression:
+def consistency_training_target(target: Field, draws: Draws, *, gap: float | Number, floor: float = 1e-5) -> Regression:
     """The regression on the velocity from the point at `t` to the data that `target` sees a gap further along the line."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=floor)
     later, _ = paths.linear(draws.noise, draws.x, draws.t + gap, floor=floor)

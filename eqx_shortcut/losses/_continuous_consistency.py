@@ -4,13 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths, tangents, times
 from ..guidance import Guidance, drop_condition
 from ..rows import expand
 from ..steps import predict
-from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
+from ..types import Batch, Draws, Field, Loss, Number, Points, Reduction, Regression, Weigh
 from ._regression import rms, row_error, weighed
 
 CONSISTENCY_TIMES = partial(times.logit_normal, mean=1.0, std=1.4)
@@ -23,7 +23,7 @@ def continuous_consistency(
     key: PRNGKeyArray,
     *,
     teacher: Field | None = None,
-    warmup: float | Float[Array, ""] = 1.0,
+    warmup: float | Number = 1.0,
     at: times.Times = CONSISTENCY_TIMES,
     std: float = 0.5,
     guidance: Guidance | None = None,
@@ -65,11 +65,11 @@ def continuous_consistency_target(
     draws: Draws,
     *,
     teacher: Field | None = None,
-    warmup: float | Float[Array, ""] = 1.0,
+    warmup: float | Number = 1.0,
     std: float = 0.5,
     jvp: tangents.Jvp = jax.jvp,
     normalise: float | None = 0.1,
-) -> tuple[Float[Array, "batch *shape"], Regression, Float[Array, "batch *shape"]]:
+) -> tuple[Points, Regression, Points]:
     """`u = field(x, t, 1 - t)`, the regression of it for which `F` is `F + g`, and `g` before it was normalised."""
     field = tangents.differentiated(field, jvp)
     s = paths.angle(draws.t, std)

@@ -4,13 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths, tangents, times
 from ..guidance import Guidance
 from ..rows import expand, split_rows
 from ..steps import predict
-from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
+from ..types import Batch, Draws, Field, Loss, Numbers, Reduction, Regression, Weigh
 from ._alpha_flow import alpha_flow_target
 from ._intervals import Intervals, velocity_target
 from ._mean_flow import LOGIT_NORMAL
@@ -65,22 +65,21 @@ def eulerian(
     teacher: Field | None = None,
     intervals: Intervals = UNIFORM,
     guidance: Guidance | None = None,
-    jvp: tangents.Jvp = jax.jvp,
-    stop_tangent: bool = False,
-    stop_space: bool = True,
     weigh: tuple[Weigh, ...] = (),
     reduction: Reduction = "mean",
+    **options: Any,
 ) -> Loss:
     """`mean |u - v - d Du/Dt|^2` with `u = field(x, t, d)` and the network's own velocity `v = sg field(x, t, 0)`.
 
     The residual of MeanFlow with the own velocity for the line's, in the tangent too: it vanishes row by row at the exact
     field. The gradient passes through `du/dt - du/dd` and, unless `stop_space`, through `v . du/dx`, or with `stop_tangent`
-    through neither, which saves a tangent. A `teacher`'s velocity takes the place of `v` and of the lines'. Boffi et al.
-    (2025), Eulerian self-distillation; with a teacher Boffi et al. (2024).
+    through neither, which saves a tangent. A `teacher`'s velocity takes the place of `v` and of the lines'. `options` are
+    `stop_space`, `stop_tangent` and `jvp` of `eulerian_error`. Boffi et al. (2025), Eulerian self-distillation; with a teacher
+    Boffi et al. (2024).
     """
     steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
     own = field if teacher is None else teacher
-    error = eulerian_error(field, steps, velocity=own, stop_tangent=stop_tangent, stop_space=stop_space, jvp=jvp)
+    error = eulerian_error(field, steps, velocity=own, **options)
     flow = velocity_target(field, lines, guidance, teacher=teacher)
     return weighed_steps(field, error, flow, intervals.bootstrap_every, weigh, reduction)
 
@@ -123,9 +122,7 @@ def split_mean_flow(
     return progressive_map(field, batch, key, target=target, share=None, intervals=intervals, **options)
 
 
-def lagrangian_error(
-    field: Field, target: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp
-) -> tuple[Float[Array, " batch"], Regression]:
+def lagrangian_error(field: Field, target: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> tuple[Numbers, Regression]:
     """`mean |u + d du/dd - sg target(x + d u, t + d, 0)|^2` of each row, and the regression that says what `u` should be."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
@@ -144,7 +141,7 @@ def eulerian_error(
     stop_tangent: bool = False,
     stop_space: bool = True,
     jvp: tangents.Jvp = jax.jvp,
-) -> tuple[Float[Array, " batch"], Regression]:
+) -> tuple[Numbers, Regression]:
     """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and the regression that says what `u` should be.
 
     `v` is the answer of `velocity` there, if one is given.

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ..types import Batch, Field, Loss
+from ..types import Batch, Field, Loss, Number
 from ._sets import Features, features_of_both
 
 
 class Stream(eqx.Module):
     """Mean and mean of products of vectors so far, later ones weighing more."""
 
-    count: Float[Array, ""]
+    count: Number
     """Sum of the weights, the last batch having 1."""
     mean: Float[Array, " f"]
     products: Float[Array, "f f"]
@@ -77,7 +77,7 @@ def frechet(
     return (loss, {"loss": loss, "frechet": jnp.sum(found)}), jax.lax.stop_gradient(new)
 
 
-def frechet_distance(samples: Stream, data: Stream) -> Float[Array, ""]:
+def frechet_distance(samples: Stream, data: Stream) -> Number:
     """`|a - b|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2))` of the means `a`, `b` and covariances, differentiable in the first.
 
     Directions of less than 1e-6 of the largest variance, which rounding decides, are left out of the root: singular covariances

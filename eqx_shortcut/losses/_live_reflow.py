@@ -53,13 +53,7 @@ def live_reflow_draws(
 
 
 def live_reflow_target(
-    target: Field,
-    draws: Draws,
-    *,
-    steps: int,
-    rollout: int = 8,
-    guidance: Guidance | None = None,
-    floor: float = 1e-5,
+    target: Field, draws: Draws, *, steps: int, rollout: int = 8, guidance: Guidance | None = None, floor: float = 1e-5
 ) -> Regression:
     """The regression on `end - noise` at the point at `t` of their line; `rollout` steps of `target` lead to `end`."""
     teacher = target if guidance is None else guidance.of(target)

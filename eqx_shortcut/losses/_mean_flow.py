@@ -4,13 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import tangents, times, weights
 from ..guidance import Guidance, Scales, draw_guided
 from ..rows import expand, split_rows
 from ..steps import predict
-from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
+from ..types import Batch, Draws, Field, Loss, Points, Reduction, Regression, Weigh
 from ._intervals import Intervals, velocity_target
 from ._regression import row_error, weighed, weighed_steps
 
@@ -99,7 +99,7 @@ def told_draws(draws: Draws, key: PRNGKeyArray, guidance: Guidance | None) -> tu
 
 def mean_flow_target(
     field: Field, lines: Regression, *, along: Field | None = None, jvp: tangents.Jvp = jax.jvp
-) -> tuple[Float[Array, "batch *shape"], Regression]:
+) -> tuple[Points, Regression]:
     """`u = field(x, t, d)`, and the regression of it on `v + d Du/Dt`, from the velocities `v` of `lines`.
 
     The tangent is along `v`, or along the answer of the field `along` at `d = 0`. Value and tangent come from one pass, so

@@ -45,13 +45,7 @@ def level_draws(batch: Batch, key: PRNGKeyArray, *, level: times.Level) -> Draws
     return Draws(batch.x, batch.noise_from(k_noise), t, 1 / sections.astype(dtype), batch.cond)
 
 
-def progressive_target(
-    teacher: Field,
-    draws: Draws,
-    *,
-    clip: float | None = 4.0,
-    floor: float = 1e-5,
-) -> Regression:
+def progressive_target(teacher: Field, draws: Draws, *, clip: float | None = 4.0, floor: float = 1e-5) -> Regression:
     """The regression on two half steps of the teacher from the point at `t`; the result is not clipped."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=floor)
     u = two_steps(teacher, x, draws.t, draws.d, draws.cond, clip=clip)

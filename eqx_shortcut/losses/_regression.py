@@ -8,29 +8,27 @@ from jaxtyping import Array, Float
 
 from ..rows import merge_rows, split_rows
 from ..steps import predict
-from ..types import Field, Loss, Reduction, Regression, Weigh
+from ..types import Field, Loss, Number, Numbers, Points, Reduction, Regression, Weigh
 
 
-def regress(field: Field, rows: Regression) -> Float[Array, " batch"]:
+def regress(field: Field, rows: Regression) -> Numbers:
     """Mean squared error of each row, `mean |field(x, t, d, cond) - stop_gradient(u)|^2` over its elements."""
     return row_error(predict(field, rows.x, rows.t, rows.d, rows.cond), rows.u)
 
 
-def row_error(u: Float[Array, "batch *shape"], target: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
+def row_error(u: Points, target: Points) -> Numbers:
     """`mean |u - stop_gradient(target)|^2` of each row over its elements."""
     error = u - jax.lax.stop_gradient(target)
     return jnp.mean(jnp.square(error), axis=tuple(range(1, error.ndim)))
 
 
-def weighed(error: Float[Array, " batch"], rows: Regression, weigh: tuple[Weigh, ...], reduction: Reduction) -> Loss:
+def weighed(error: Numbers, rows: Regression, weigh: tuple[Weigh, ...], reduction: Reduction) -> Loss:
     """Loss and metrics of the errors of `rows`: each of `weigh` is applied in turn, then the mean is taken."""
     loss = functools.reduce(lambda loss, weight: weight(loss, rows), weigh, error)
     return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), "velocity": rms(rows.u)}
 
 
-def weighed_both(
-    error: Float[Array, " batch"], rows: Regression, every: int, weigh: tuple[Weigh, ...], reduction: Reduction
-) -> Loss:
+def weighed_both(error: Numbers, rows: Regression, every: int, weigh: tuple[Weigh, ...], reduction: Reduction) -> Loss:
     """`weighed` of a batch with a bootstrap row in `every` rows; the metrics tell the two kinds apart."""
     loss, metrics = weighed(error, rows, weigh, reduction)
     (error_bootstrap, u_bootstrap), (error_flow, u_flow) = split_rows((error, rows.u), every)
@@ -56,6 +54,6 @@ def weighed_steps(
     return loss, metrics | {"error": jnp.mean(error)}
 
 
-def rms(x: Float[Array, "*shape"]) -> Float[Array, ""]:
+def rms(x: Float[Array, "*shape"]) -> Number:
     """Root mean square over everything, the metric of magnitudes."""
     return jnp.sqrt(jnp.mean(jnp.square(x)))

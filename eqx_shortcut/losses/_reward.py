@@ -1,19 +1,20 @@
 """Fine-tuning of a flow map by a reward on finished samples (MeanFlowNFT): the velocity moves as rewarded samples' lines do."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import paths, samplers, tangents, times
 from ..rows import check_groups, expand
 from ..steps import predict
-from ..types import Batch, Cond, Draws, Field, Loss, Reduction
+from ..types import Batch, Cond, Draws, Field, Loss, Numbers, Points, Reduction
 from ._regression import rms
 
-Score = Callable[[Float[Array, "batch *shape"], Cond], Float[Array, " batch"]]
+Score = Callable[[Points, Cond], Numbers]
 """From samples and their conditions to how good each is."""
 
 
@@ -26,16 +27,15 @@ def reward(
     score: Score,
     steps: int = 4,
     groups: int = 1,
-    beta: float = 0.1,
-    balance: bool = True,
     jvp: tangents.Jvp = jax.jvp,
     reduction: Reduction = "mean",
+    **options: Any,
 ) -> Loss:
     """`reward_error` at a step of size `1/steps` of new lines through samples that `old` draws in `steps` steps.
 
     `score` says how good finished samples are; only their conditions are taken of the batch. `old` is an average of `field`;
-    both give `map_velocity`. Metric: `reward`, the mean score. Raises where a score is not finite or all of a set's are equal.
-    MeanFlowNFT (2026).
+    both give `map_velocity`. `options` are `beta` and `balance` of `reward_error`. Metric: `reward`, the mean score. Raises
+    where a score is not finite or all of a set's are equal. MeanFlowNFT (2026).
     """
     n, dtype = batch.x.shape[0], batch.x.dtype
     check_groups(n, groups)
@@ -47,12 +47,12 @@ def reward(
     draws = Draws(x, noise, t, jnp.full((n,), 1 / steps, dtype), batch.cond)
     _, v = paths.linear(noise, x, t, floor=0)
     own, kept = (map_velocity(f, draws, jvp=jvp) for f in (field, old))
-    error = reward_error(own, jax.lax.stop_gradient(kept), v, reward_share(scores, groups), t, beta=beta, balance=balance)
+    error = reward_error(own, jax.lax.stop_gradient(kept), v, reward_share(scores, groups), t, **options)
     found = {"loss": jnp.mean(error), "reward": jnp.mean(scores), "velocity": rms(own)}
     return error if reduction is None else found["loss"], found
 
 
-def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> Float[Array, "batch *shape"]:
+def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> Points:
     """`u - d sg(Du/Dt)`, the velocity at `t` that an average over `[t, t + d]` implies; the tangent is along `u` at `d = 0`."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     own = jax.lax.stop_gradient(predict(field, x, draws.t, jnp.zeros_like(draws.t), draws.cond))
@@ -60,7 +60,7 @@ def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> 
     return u - expand(draws.d, x) * jax.lax.stop_gradient(slope)
 
 
-def reward_share(scores: Float[Array, " batch"], groups: int = 1) -> Float[Array, " batch"]:
+def reward_share(scores: Numbers, groups: int = 1) -> Numbers:
     """`1/2 + clip(A, -5, 5)/10`, `A` being scores less their mean over their deviation, each of `groups` sets by itself.
 
     Raises where a score is not finite or all of a set's are equal.
@@ -75,15 +75,8 @@ def reward_share(scores: Float[Array, " batch"], groups: int = 1) -> Float[Array
 
 
 def reward_error(
-    v: Float[Array, "batch *shape"],
-    old: Float[Array, "batch *shape"],
-    line: Float[Array, "batch *shape"],
-    r: Float[Array, " batch"],
-    t: Float[Array, " batch"],
-    *,
-    beta: float = 0.1,
-    balance: bool = True,
-) -> Float[Array, " batch"]:
+    v: Points, old: Points, line: Points, r: Numbers, t: Numbers, *, beta: float = 0.1, balance: bool = True
+) -> Numbers:
     """`5/beta (r |e+|^2/w+ + (1 - r) |e-|^2/w-)` with `e+- = (1 - t) (old +- beta (v - old) - line)`, in means over elements.
 
     `w+- = sg mean |e+-|`, or 1 without `balance`; then it is least at `v = old + E[(2 r - 1) (line - old) | x_t]/beta`.

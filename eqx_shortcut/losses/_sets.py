@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ..rows import check_groups
 from ..steps import step
-from ..types import Batch, Cond, Field, Loss, Metrics, Reduction
+from ..types import Batch, Cond, Field, Loss, Metrics, Number, Points, Reduction
 from ._regression import rms, row_error
 
 Features = Callable[[Float[Array, "rows *shape"]], Any]
@@ -54,7 +54,8 @@ def sinkhorn_flow(
         v, error = jax.vmap(half)(both, both[::-1])
         return v.reshape(samples.shape), {"drift": rms(v), "marginals": jnp.mean(error)}
 
-    return _on_sets(field, batch, key, velocity, groups=groups, copies=2, features=features, reduction=reduction)
+    both = features_of_both(field, batch, key, groups=groups, copies=2, features=features)
+    return _mean_loss(both, velocity, groups, reduction)
 
 
 def drifting(
@@ -84,7 +85,8 @@ def drifting(
         unit = [v / jnp.maximum(rms(v), 1e-12) for v in moves]
         return jnp.sum(jnp.stack(unit), axis=0), {"drift": rms(jnp.sum(jnp.stack(moves), axis=0))}
 
-    return _on_sets(field, batch, key, velocity, groups=groups, copies=1, features=features, reduction=reduction)
+    both = features_of_both(field, batch, key, groups=groups, copies=1, features=features)
+    return _mean_loss(both, velocity, groups, reduction)
 
 
 def sinkhorn_velocity(
@@ -95,7 +97,7 @@ def sinkhorn_velocity(
     epsilon: float = 0.05,
     iterations: int = 20,
     exponent: float = 1.0,
-) -> tuple[Float[Array, "n f"], Float[Array, ""]]:
+) -> tuple[Float[Array, "n f"], Number]:
     """`V(x) = T_to_data(x) - T_to_others(x)` by `entropic_map`, and the larger error of the two plans.
 
     The cost is `|x - y|^exponent`, `epsilon` in units of its mean between `x` and `data`. Zero where `others` are the data.
@@ -112,10 +114,10 @@ def entropic_map(
     cost: Float[Array, "n m"],
     y: Float[Array, "m f"],
     *,
-    epsilon: float | Float[Array, ""],
+    epsilon: float | Number,
     iterations: int = 20,
     masses: tuple[Float[Array, " n"], Float[Array, " m"]] | None = None,
-) -> tuple[Float[Array, "n f"], Float[Array, ""]]:
+) -> tuple[Float[Array, "n f"], Number]:
     """`T(x_i) = sum_j P_ij y_j / sum_j P_ij` of the plan `P` that minimises `sum P cost + epsilon KL(P | a b)`, and its error.
 
     The marginals `a` and `b` are `masses`, equal ones by default, of sum 1. Sinkhorn's iterations in logarithms; rows of `P`
@@ -167,26 +169,15 @@ def distances(x: Float[Array, "n f"], y: Float[Array, "m f"]) -> Float[Array, "n
     return jnp.sqrt(jnp.maximum(squares - 2 * jnp.matmul(x, y.T, precision="highest"), 0))
 
 
-def one_step(field: Field, noise: Float[Array, "batch *shape"], cond: Cond) -> Float[Array, "batch *shape"]:
+def one_step(field: Field, noise: Points, cond: Cond) -> Points:
     """The samples `X(noise, 0, 1, cond)`."""
     t = jnp.zeros(noise.shape[0], noise.dtype)
     return step(field, noise, t, jnp.ones_like(t), cond)
 
 
-def _on_sets(
-    field: Field,
-    batch: Batch,
-    key: PRNGKeyArray,
-    velocity: Velocity,
-    *,
-    groups: int,
-    copies: int,
-    features: Features | None,
-    reduction: Reduction,
-) -> Loss:
-    phis, targets = features_of_both(field, batch, key, groups=groups, copies=copies, features=features)
-    pairs = zip(phis, targets, strict=True)
-    errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in pairs), strict=True)
+def _mean_loss(both: tuple[list[Array], list[Array]], velocity: Velocity, groups: int, reduction: Reduction) -> Loss:
+    """The loss of samples that move in each space of `both`, those of `features_of_both`, in the mean over the spaces."""
+    errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in zip(*both, strict=True)), strict=True)
     loss = jnp.mean(jnp.stack(errors), axis=0)
     found = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)
     return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), **found}

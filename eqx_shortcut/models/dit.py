@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import ranges
 from ..ranges import BelowOne, Count, Natural, Positive
+from ..types import Number, Point
 from . import low_rank
 from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
@@ -65,6 +66,9 @@ class DiTConfig:
     time: TimeEmbedding = "linear"
     """What the network sees of the time t: t itself (reference), 1 - t, as MeanFlow's authors have it, or nothing, as improved
     MeanFlow's have it."""
+    split: Natural = 0
+    """This many blocks, fewer than `depth`, see the time t, those behind and the last layer the time where the step ends,
+    t + d, and none d itself (Lee et al. 2025, decoupled MeanFlow: 20 of 28); 0: all see t and d (0 or more)."""
     guided: ToldGuidance = "none"
     """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
     observed: Natural = 0
@@ -105,6 +109,15 @@ class DiTConfig:
                 f"heads={self.heads} of hidden={self.hidden} have {self.hidden // self.heads} dimensions, not a multiple of 4, "
                 f"which positions={self.positions} need: choose other heads"
             )
+        if self.split >= self.depth:
+            raise ValueError(
+                f"split={self.split} of depth={self.depth} leaves no block that sees the end of its step: use fewer"
+            )
+        if self.split and (self.step != "none" or self.time == "none" or self.predict == "noise"):
+            raise ValueError(
+                f"split={self.split} shows the step by the time where it ends, with step={self.step}, time={self.time} and "
+                f"predict={self.predict}: use step=none, time=linear or reversed, and no noise"
+            )
         if self.mlp_width < 1:
             raise ValueError(
                 f"mlp_ratio={self.mlp_ratio} of hidden={self.hidden} leaves the MLP no width: use {2 / self.hidden:g}"
@@ -142,6 +155,8 @@ class DiTConfig:
                 f"{name} takes the network's forward-mode derivative, which --network.attention cudnn has not: use "
                 "--network.attention xla"
             )
+        if self.split and objective.only_step is not None:
+            raise ValueError(f"{name} knows one step size, and --network.split is for several: leave it at 0")
         check_observed(objective, self.observed, self.guided)
         check_prediction(objective, self.predict)
         if objective.second_head and not self.velocity_head:
@@ -166,7 +181,7 @@ class DiTConfig:
         mlp = self.hidden * self.mlp_width * (2 if self.mlp == "gelu" else 3)
         block = 4 * self.hidden**2 + 2 * tokens * self.hidden + mlp
         modulations = (6 * self.depth + 2) * self.hidden**2
-        embeddings = (2 + len(TOLD[self.guided])) * (ScalarEmbedding.frequencies + self.hidden) * self.hidden
+        embeddings = (2 + (self.split > 0) + len(TOLD[self.guided])) * (ScalarEmbedding.frequencies + self.hidden) * self.hidden
         return 2 * (tokens * (self.depth * block + 2 * pixels * self.hidden) + modulations + embeddings)
 
     def dtype(self) -> DTypeLike:
@@ -324,15 +339,7 @@ class DiT(eqx.Module):
         self.logvar = jnp.zeros(256)
         self.config, self.shape, self.classes, self.dtype = config, shape, classes, config.dtype()
 
-    def __call__(
-        self,
-        x: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        d: Float[Array, ""],
-        label: Condition,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*shape"]:
+    def __call__(self, x: Point, t: Number, d: Number, label: Condition, *, key: PRNGKeyArray | None = None) -> Point:
         if self.config.predict == "noise":
             asked = at_level(x, t)
             noise, _ = self._run(asked.x.reshape(self.shape), asked.level, d, label, key, keep=False)
@@ -341,7 +348,7 @@ class DiT(eqx.Module):
         return velocity_toward(answer, x, t) if self.config.predict == "data" else answer
 
     def activations(
-        self, x: Float[Array, "height width channels"], t: Float[Array, ""], d: Float[Array, ""], label: Condition
+        self, x: Float[Array, "height width channels"], t: Number, d: Number, label: Condition
     ) -> dict[str, Float[Array, "..."]]:
         """Every intermediate value of one forward pass by name; `blocks` has a leading axis `depth`."""
         return self._run(x, t, d, label, None, keep=True)[1]
@@ -369,7 +376,7 @@ class DiT(eqx.Module):
         object.__setattr__(other, "config", dataclasses.replace(self.config, attention="xla"))  # cuDNN's is for bfloat16
         return other
 
-    def log_variance(self, t: Float[Array, ""]) -> Float[Array, ""]:
+    def log_variance(self, t: Number) -> Number:
         """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
         return 100 * self.logvar[jnp.clip(jnp.floor(t * 256).astype(jnp.int32), 0, 255)]
 
@@ -383,22 +390,23 @@ class DiT(eqx.Module):
         patched = self.patches(to_patches(x, self.config.patch), self.dtype)
         position = position_table(self.config.hidden, *self._grid)
         position = np.zeros_like(position) if self.config.positions == "rotary" else position
-        time = self.time(_time_input(t, self.config.time), self.dtype)
+        seen = (t, t + d) if self.config.split else (t,)
+        times = [self.time(_time_input(at, self.config.time), self.dtype) for at in seen]
         step = self.step(_step_input(d, self.config.step), self.dtype)
         named = embed(self.label, label, self.dtype)
-        c = time + named["label"].astype(time.dtype) + step
-        c = sum((vector for name, vector in named.items() if name != "label"), start=c)
+        others = [vector for name, vector in named.items() if name != "label"]
+        told = [sum(others, start=time + named["label"].astype(time.dtype) + step) for time in times]
         tokens = (patched.astype(jnp.float32) + position).astype(self.dtype)
-        tokens, blocks = self._blocks(tokens, jax.nn.silu(c), key, keep)
+        tokens, blocks = self._blocks(tokens, [jax.nn.silu(c) for c in told], key, keep)
         final = self.final.average if isinstance(self.final, TwoHeads) else self.final
-        out = final(tokens, jax.nn.silu(c), self.config.norm)
+        out = final(tokens, jax.nn.silu(told[-1]), self.config.norm)
         values = {
             "patches": patched,
             "position": jnp.asarray(position),
-            "time": time,
+            "time": times[0],
             "step": step,
             **named,
-            "conditioning": c,
+            "conditioning": told[0],
             "blocks": blocks,
             "final": out,
         }
@@ -409,15 +417,17 @@ class DiT(eqx.Module):
         height, width, _ = self.shape
         return height // self.config.patch, width // self.config.patch
 
-    def _blocks(self, x, c, key, keep):
+    def _blocks(self, x, told, key, keep):
         arrays, static = eqx.partition(low_rank.merged(self.blocks), eqx.is_array)
         rotary = self.config.positions != "table"
         rotation = rotary_table(self.config.hidden // self.config.heads, *self._grid) if rotary else None
         keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, self.config.depth)
+        early = np.arange(self.config.depth)[:, None] < self.config.split
+        own = jnp.where(early, told[0][None], told[1][None]) if self.config.split else None
 
         def body(x, layer):
-            block, k = layer
-            x = eqx.combine(block, static)(x, c, self.config, rotation, k)
+            block, k, c = layer
+            x = eqx.combine(block, static)(x, told[0] if c is None else c, self.config, rotation, k)
             return x, x if keep else None
 
         if self.config.remat == "block":
@@ -428,7 +438,7 @@ class DiT(eqx.Module):
         elif is_split():
             # Kept for the backward pass, the gathered weights of all blocks would be the whole model on each device.
             body = jax.checkpoint(body, policy=keeps(arrays))
-        return jax.lax.scan(body, x, (arrays, keys), unroll=min(self.config.unroll, self.config.depth))
+        return jax.lax.scan(body, x, (arrays, keys, own), unroll=min(self.config.unroll, self.config.depth))
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
@@ -437,13 +447,13 @@ def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
     return primitive.name in ("rows_matmul", "name", "dot_product_attention_fwd_wrapper")
 
 
-def _time_input(t: Float[Array, ""], time: TimeEmbedding) -> Float[Array, ""]:
+def _time_input(t: Number, time: TimeEmbedding) -> Number:
     if time == "reversed":
         return 1 - t
     return t if time == "linear" else jnp.zeros_like(t)
 
 
-def _step_input(d: Float[Array, ""], step: StepEmbedding) -> Float[Array, ""]:
+def _step_input(d: Number, step: StepEmbedding) -> Number:
     if step == "log2":
         return -jnp.log2(d)
     return d if step == "linear" else jnp.zeros_like(d)

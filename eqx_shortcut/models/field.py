@@ -7,10 +7,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from ..rows import merge_microbatches, split_microbatches
-from ..types import Cond
+from ..types import Cond, Numbers, Points
 
 EXACT = "highest"
 """Precision of the products of a precise view, in float32 whatever the device would round to."""
@@ -41,9 +41,7 @@ class NetworkField(eqx.Module):
         """The field of the network's head for the velocity, under the same masks (see DiT.velocity)."""
         return dataclasses.replace(self, network=self.network.velocity)
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
         keys = None if self.key is None else jax.random.split(self.key, x.shape[0])
         rows = (x, t, d, cond, keys)
 

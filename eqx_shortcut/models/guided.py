@@ -41,18 +41,6 @@ class GuidedLabel(eqx.Module):
         }
 
 
-def check_told(objective: Any, guided: ToldGuidance) -> None:
-    """Raises ValueError if the objective tells the network more of its guidance than the setting `guided` has inputs for."""
-    if objective.told is None:
-        return
-    needed: ToldGuidance = "interval" if objective.told.intervals else "scale"
-    if not set(TOLD[needed]) <= set(TOLD[guided]):
-        raise ValueError(
-            f"{type(objective).__name__} tells the network the {needed} of its guidance, for which --network.guided {guided} "
-            f"has no input: use --network.guided {needed}"
-        )
-
-
 def label_embedding(
     classes: int, size: int, told: ToldGuidance, *, scale: float, key: PRNGKeyArray, observed: int = 0
 ) -> LabelTable | GuidedLabel | Dense:
@@ -73,10 +61,17 @@ def observation(cond: Condition, dtype: DTypeLike) -> Float[Array, " observed"]:
 
 
 def check_observed(objective: Any, observed: int, guided: ToldGuidance) -> None:
-    """Raises ValueError for guidance told beside an observation, for which there is no input."""
+    """Raises ValueError for guidance told beside an observation, or for more of it than the setting `guided` has inputs for."""
     if observed and (guided != "none" or objective.told is not None):
         raise ValueError(f"guidance is told beside labels alone, and the network sees {observed} numbers: tell it none")
-    check_told(objective, guided)
+    if objective.told is None:
+        return
+    needed: ToldGuidance = "interval" if objective.told.intervals else "scale"
+    if not set(TOLD[needed]) <= set(TOLD[guided]):
+        raise ValueError(
+            f"{type(objective).__name__} tells the network the {needed} of its guidance, for which --network.guided {guided} "
+            f"has no input: use --network.guided {needed}"
+        )
 
 
 def embed(label: LabelTable | GuidedLabel | Dense, cond: Condition, dtype: DTypeLike) -> dict[str, Float[Array, " size"]]:

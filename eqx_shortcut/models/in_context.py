@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import ranges
 from ..guidance import Guided
 from ..ranges import Count
+from ..types import Number, Point
 from .attention import attend, rotate
 from .dit import from_patches, to_patches
 from .guided import UNTOLD, Condition
@@ -139,15 +140,7 @@ class InContext(eqx.Module):
         """The same network with its second last part for its first: the velocity."""
         return eqx.tree_at(lambda n: (n.average, n.other), self, (self.other, self.average))
 
-    def __call__(
-        self,
-        x: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        d: Float[Array, ""],
-        label: Condition,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*shape"]:
+    def __call__(self, x: Point, t: Number, d: Number, label: Condition, *, key: PRNGKeyArray | None = None) -> Point:
         told = [self.tokens[name] + vector[None] for name, vector in self._told(d, label).items()]
         patches = self.patches(to_patches(x.reshape(self.shape), self.config.patch), jnp.float32)
         tokens = jnp.concatenate([*told, patches])

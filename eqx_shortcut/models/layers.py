@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ..types import Number
 from .matmul import matmul
 from .sharded import gathered
 
@@ -105,12 +106,12 @@ class ScalarEmbedding(eqx.Module):
         self.out = Dense(size, size, key=k_out, init=normal)
         self.scale, self.frequencies = scale, frequencies
 
-    def __call__(self, value: Float[Array, ""], dtype: DTypeLike) -> Float[Array, " size"]:
+    def __call__(self, value: Number, dtype: DTypeLike) -> Float[Array, " size"]:
         waves = sinusoids(self.scale * value.astype(jnp.float32), self.frequencies).astype(dtype)
         return self.out(jax.nn.silu(self.hidden(waves, dtype)), jnp.float32)
 
 
-def sinusoids(value: Float[Array, ""], size: int, period: float = 1e4) -> Float[Array, " size"]:
+def sinusoids(value: Number, size: int, period: float = 1e4) -> Float[Array, " size"]:
     """`[cos(w value), sin(w value)]` with `size / 2` rates `w` falling geometrically from 1 to `1 / period`."""
     half = size // 2
     angles = value * jnp.exp(-math.log(period) * jnp.arange(half, dtype=jnp.float32) / half)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import ranges
 from ..ranges import Count, Natural, Positive, Several
+from ..types import Number, Point
 from .guided import Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding, observation
 from .layers import Dense, sinusoids, zeros
 from .prediction import Prediction, check_prediction, velocity_toward
@@ -102,15 +103,7 @@ class MLP(eqx.Module):
         self.out = Dense(size, numbers, key=k_out, init=zeros)
         self.config, self.shape, self.classes = config, shape, classes
 
-    def __call__(
-        self,
-        x: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        d: Float[Array, ""],
-        label: Condition,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*shape"]:
+    def __call__(self, x: Point, t: Number, d: Number, label: Condition, *, key: PRNGKeyArray | None = None) -> Point:
         c = self.time(self._waves(t), x.dtype) + self.step(self._waves(d), x.dtype)
         c = jax.nn.silu(sum((vector.astype(x.dtype) for vector in embed(self.label, label, x.dtype).values()), start=c))
         seen = [observation(label, x.dtype)] if self.config.observed else []
@@ -126,5 +119,5 @@ class MLP(eqx.Module):
         constant = self.step(self._waves(jnp.asarray(d, kernel.dtype)), kernel.dtype)
         return eqx.tree_at(lambda n: (n.step.kernel, n.step.bias), self, (jnp.zeros_like(kernel), constant))
 
-    def _waves(self, value: Float[Array, ""]) -> Float[Array, " frequencies"]:
+    def _waves(self, value: Number) -> Float[Array, " frequencies"]:
         return sinusoids(self.config.embed_scale * value.astype(jnp.float32), self.config.frequencies, period=16)

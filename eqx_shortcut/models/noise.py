@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from ..types import Number, Point
 
 LEVELS, FIRST, LAST = 1000, 1e-4, 0.02
 """Levels of noise and the first and last variance added, rising linearly between (Ho et al. 2020), as DiT has them."""
@@ -24,17 +26,17 @@ TIMES = 1 / (1 + np.exp(-RATIOS))
 class Asked(NamedTuple):
     """A point of the linear path as the network sees it, and what its answer is multiplied by to become a velocity."""
 
-    x: Float[Array, "*shape"]
-    level: Float[Array, ""]
-    data: Float[Array, ""]
-    noise: Float[Array, ""]
+    x: Point
+    level: Number
+    data: Number
+    noise: Number
 
-    def velocity(self, predicted: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def velocity(self, predicted: Point) -> Point:
         """Estimated data less predicted noise, `(x - noise predicted) / data - predicted`."""
         return (self.x - (self.noise + self.data) * predicted.astype(self.x.dtype)) / self.data
 
 
-def at_level(x: Float[Array, "*shape"], t: Float[Array, ""]) -> Asked:
+def at_level(x: Point, t: Number) -> Asked:
     """The point `x` at `t`, of weights `t` and `1 - t`, over their root sum of squares, at the level of the same ratio.
 
     Between the levels the ratio's logarithm is linear. Times before the last level and after the first are taken for theirs:

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from ..types import Cond
+from ..types import Cond, Number, Point
 
 Prediction = Literal["velocity", "data"]
 """What a network's last layer answers."""
@@ -14,9 +14,7 @@ NEAREST = 0.05
 """Distance to the end of time below which errors of predicted data are not magnified any more."""
 
 
-def velocity_toward(
-    data: Float[Array, "*shape"], x: Float[Array, "*shape"], t: Float[Array, ""], *, nearest: float = NEAREST
-) -> Float[Array, "*shape"]:
+def velocity_toward(data: Point, x: Point, t: Number, *, nearest: float = NEAREST) -> Point:
     """`(data - x) / max(1 - t, nearest)`, the velocity from `x` at `t` that ends at the data, for `t <= 1 - nearest`."""
     return (data.astype(x.dtype) - x) / jnp.maximum(1 - t, nearest).astype(x.dtype)
 
@@ -29,15 +27,7 @@ class DataPrediction(eqx.Module):
 
     network: Any
 
-    def __call__(
-        self,
-        x: Float[Array, "*shape"],
-        t: Float[Array, ""],
-        d: Float[Array, ""],
-        condition: Cond,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "*shape"]:
+    def __call__(self, x: Point, t: Number, d: Number, condition: Cond, *, key: PRNGKeyArray | None = None) -> Point:
         return velocity_toward(self.network(x, t, d, condition, key=key), x, t)
 
 

@@ -2,13 +2,11 @@
 
 from ._alpha_flow import AlphaFlow, SoFlow, SplitMeanFlow
 from ._base import AtEnds, AtStep, Loss, Networks, Objective, Term, ToData, named, unsteady
-from ._consistency import ConsistencyDistillation, ConsistencyTraining, ContinuousConsistency
-from ._diffusion import Diffusion
+from ._consistency import ConsistencyDistillation, ConsistencyTraining, ContinuousConsistency, MidTraining
 from ._flow_map import Eulerian, Lagrangian, ProgressiveMap, TerminalVelocity
-from ._flow_matching import FlowMatching
+from ._flow_matching import Diffusion, FlowMatching
 from ._live_reflow import LiveReflow
 from ._mean_flow import ESC, ImprovedMeanFlow, MeanFlow
-from ._mid_training import MidTraining
 from ._progressive import ProgressiveDistillation
 from ._reward import Reward
 from ._sets import Drifting, Frechet, SinkhornFlow

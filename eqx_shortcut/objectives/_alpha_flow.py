@@ -8,11 +8,11 @@ import dataclasses
 from functools import partial
 from typing import ClassVar
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, times, weights
 from ..ranges import Finite, NotNegative, Positive, PositiveShare, Share
-from ..types import Batch, Field, Weigh
+from ..types import Batch, Field, Number, Weigh
 from ._base import Loss, Networks, stopped
 from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
 
@@ -34,7 +34,7 @@ class AlphaFlow(LogitNormalTimes, Taught):
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.alpha_flow(
             field,
             batch,
@@ -69,7 +69,7 @@ class SplitMeanFlow(LogitNormalTimes, OnPairs):
     clip: Positive | None = None
     """Limit of targets, in units of the data (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         target, options = stopped(field), self.options(networks, progress)
         return losses.split_mean_flow(field, batch, key, target=target, clip=self.clip, **options)
 
@@ -103,7 +103,7 @@ class SoFlow(LogitNormalTimes, OnPairs):
         own = partial(times.logit_normal, mean=self.velocity_mean, std=self.velocity_std)
         return times.uniform if self.uniform_velocity else own
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         alpha, options = times.exponential_fall(progress, first=self.first, last=self.last), self.options(networks, progress)
         return losses.so_flow(field, batch, key, target=stopped(field), alpha=alpha, clip=self.clip, **options)
 

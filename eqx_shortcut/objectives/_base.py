@@ -8,12 +8,12 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from .. import ranges, samplers
+from .. import ranges, samplers, weights
 from ..guidance import Scales, autoguided, unlabelled
 from ..models.field import NetworkField
-from ..types import Batch, Cond, Draws, Field, Loss, Regression
+from ..types import Batch, Cond, Draws, Field, Loss, Number, Numbers, Points, Regression
 
 
 class Networks(eqx.Module):
@@ -76,7 +76,7 @@ class Objective(Protocol):
     """A frozen dataclass of hyper-parameters that turns networks and a batch into a loss.
 
     A class that names it as a base inherits what most objectives have in common: no teacher, any batch, no guidance inside,
-    Euler's sampler.
+    Euler's sampler. Fields `finite_difference`, `distil`, `groups` and `log_variance` mean the same in all that have them.
     """
 
     continuous: ClassVar[bool] = False
@@ -96,12 +96,13 @@ class Objective(Protocol):
     @property
     def stages(self) -> int:
         """0 without a teacher, 1 with one throughout, k with one replaced k - 1 times by the network at equal intervals."""
-        return 0
+        return int(self.teacher_step is not None)
 
     @property
     def teacher_step(self) -> float | None:
-        """The step size at which the first teacher is asked for the velocity; None without a teacher."""
-        return None
+        """The step size at which the first teacher is asked for the velocity; None without a teacher. By default 0 if a field
+        `distil` asks for one."""
+        return 0.0 if getattr(self, "distil", False) else None
 
     @property
     def velocity_step(self) -> float | None:
@@ -120,31 +121,33 @@ class Objective(Protocol):
 
     @property
     def sets(self) -> int | None:
-        """The number of sets of rows of one label that a batch is made of (see data.batches); None: rows at random."""
-        return None
+        """The number of sets of rows of one label that a batch is made of (see data.batches), by default the field `groups` if
+        there is one; None: rows at random."""
+        return getattr(self, "groups", None)
 
     @property
     def told(self) -> Scales | None:
         """The guidance scales that the network is told in its condition, in training and sampling; None if it is told none."""
         return None
 
-    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """Loss and metrics of one batch; `progress` is the share of training done, in [0, 1)."""
         ...
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """The terms of the loss at this share of training, for measuring errors by time; empty if an objective does not say."""
         return ()
 
     def extra(self, key: PRNGKeyArray) -> Any:
-        """A module that is trained beside the network, for the loss as `networks.extra`; None if there is none."""
-        return None
+        """A module that is trained beside the network, for the loss as `networks.extra`: by default the weight that a field
+        `log_variance` asks for, learned of each `t` and `d`; None if there is none."""
+        return weights.LogVariance() if getattr(self, "log_variance", False) else None
 
     def memory(self, shape: tuple[int, ...]) -> Any:
         """The memory before the first step, for rows of this shape: a PyTree that the loss finds as `networks.memory`."""
         return None
 
-    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> tuple[Loss, Any]:
         """Loss and metrics as the objective gives them, and its memory for the next step."""
         return self(networks, batch, key, progress), networks.memory
 
@@ -160,18 +163,10 @@ class Objective(Protocol):
         """Raise ValueError, with the remedy, if a batch of that many rows cannot be trained on."""
 
     def sampling(self, network: Any) -> Field:
-        """The field that samplers call: the network, asked at step sizes it was trained at."""
-        ...
+        """The field that samplers call: the network, asked at step sizes it was trained at; by default at any."""
+        return NetworkField(network)
 
-    def sample(
-        self,
-        field: Field,
-        noise: Float[Array, "batch *shape"],
-        cond: Cond,
-        *,
-        steps: samplers.Steps,
-        renoise: samplers.Renoise,
-    ) -> Float[Array, "batch *shape"]:
+    def sample(self, field: Field, noise: Points, cond: Cond, *, steps: samplers.Steps, renoise: samplers.Renoise) -> Points:
         """Data from noise by the method's own sampler, on the view `sampling`, guided or not."""
         return samplers.euler(field, noise, cond, steps=steps)
 
@@ -198,18 +193,15 @@ def unsteady(objective: Objective, embed_scale: float) -> str | None:
     )
 
 
-class OnField:
+class OnField(ranges.Checked):
     """A base beside Objective for a loss of the online network as a field, and settings in their ranges."""
 
-    def __post_init__(self) -> None:
-        ranges.check(self)
-
-    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """`loss` of one batch, with the online network as the field, each row under its own dropout mask."""
         k_draws, k_mask = jax.random.split(key)
         return self.loss(networks.field(k_mask), networks, batch, k_draws, progress)
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """Loss and metrics of one batch; only `field` is trained."""
         ...
 
@@ -226,9 +218,7 @@ class AtStep(eqx.Module):
     finest: float = eqx.field(static=True)
     fixed: bool = eqx.field(static=True, default=False)
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
         d = jnp.full_like(d, self.finest) if self.fixed else jnp.maximum(d, self.finest)
         return self.field(x, t, d, cond)
 
@@ -239,9 +229,7 @@ class AtEnds(eqx.Module):
     field: NetworkField
     finest: float = eqx.field(static=True)
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
         return self.field(x, t, jnp.where(d > self.finest, 1.0, self.finest), cond)
 
 
@@ -251,7 +239,5 @@ class ToData(eqx.Module):
     field: NetworkField
     finest: float = eqx.field(static=True)
 
-    def __call__(
-        self, x: Float[Array, "batch *shape"], t: Float[Array, " batch"], d: Float[Array, " batch"], cond: Cond
-    ) -> Float[Array, "batch *shape"]:
+    def __call__(self, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Points:
         return self.field(x, t, jnp.maximum(1 - t, self.finest), cond)

@@ -1,16 +1,17 @@
-"""Consistency models as objectives."""
+"""Consistency models as objectives, and the mid-training that comes before one."""
 
 import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from .. import losses, samplers, times, weights
+from .. import losses, samplers, times
 from ..guidance import Guidance, guided
 from ..models.field import NetworkField
-from ..ranges import NotNegative, Positive, Several, Share
-from ..types import Batch, Cond, Field
+from ..ranges import Count, NotNegative, Positive, Several, Share
+from ..rows import check_divides
+from ..types import Batch, Cond, Field, Number, Points
 from ._base import Loss, Networks, Objective, OnField, Term, ToData
 
 
@@ -25,18 +26,10 @@ class _Consistency(OnField, Objective):
         times.log2_steps(self.steps)
 
     def sampling(self, network: Any) -> Field:
-        """The network at `d = 1 - t`."""
-        return ToData(NetworkField(network), 1 / self.steps)
+        """The network at `d = 1 - t`, no finer than the last step of a grid on which it was trained."""
+        return ToData(NetworkField(network), 0.0 if self.continuous else 1 / self.steps)
 
-    def sample(
-        self,
-        field: Field,
-        noise: Float[Array, "batch *shape"],
-        cond: Cond,
-        *,
-        steps: samplers.Steps,
-        renoise: samplers.Renoise,
-    ) -> Float[Array, "batch *shape"]:
+    def sample(self, field: Field, noise: Points, cond: Cond, *, steps: samplers.Steps, renoise: samplers.Renoise) -> Points:
         """Jumps to the data with new noise between, or Euler steps."""
         if self.renoise:
             return samplers.consistency(field, noise, cond, steps=steps, renoise=renoise)
@@ -61,16 +54,11 @@ class ConsistencyDistillation(_Consistency):
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
 
     @property
-    def stages(self) -> int:
-        """One teacher throughout."""
-        return 1
-
-    @property
     def teacher_step(self) -> float:
         """`1/steps`."""
         return 1 / self.steps
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.consistency_distillation(
             field,
             batch,
@@ -84,7 +72,7 @@ class ConsistencyDistillation(_Consistency):
     def _teacher(self, networks):
         return guided(NetworkField(networks.teacher), self.guidance, networks.null)
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Agreement over one step of the teacher."""
         field, teacher = NetworkField(networks.ema), self._teacher(networks)
 
@@ -104,14 +92,14 @@ class ConsistencyTraining(_Consistency):
     renoise: bool = True
     """Sample with new noise between the steps (the reference's inference); False: by Euler steps (its evaluation)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         target = NetworkField(networks.ema)
         return losses.consistency_training(field, batch, key, target=target, level=self._level(progress))
 
     def _level(self, progress):
         return times.stage(progress, times.log2_steps(self.steps))
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Agreement over the gap of this share of training."""
         sections = 2 ** self._level(progress)
 
@@ -147,17 +135,7 @@ class ContinuousConsistency(_Consistency):
     def pushes(self) -> bool:
         return True
 
-    @property
-    def stages(self) -> int:
-        """One teacher throughout, or none."""
-        return int(self.distil)
-
-    @property
-    def teacher_step(self) -> float | None:
-        """0, with a teacher."""
-        return 0.0 if self.distil else None
-
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.continuous_consistency(
             field,
             batch,
@@ -170,15 +148,33 @@ class ContinuousConsistency(_Consistency):
             weigh=() if networks.extra is None else (networks.extra,),
         )
 
-    def extra(self, key: PRNGKeyArray) -> Any:
-        """The logarithm of the error's variance at each `t`, if it is learned."""
-        return weights.LogVariance() if self.log_variance else None
-
     def check(self, batch: int) -> None:
         """Raises ValueError for guidance without a teacher to guide; any batch is fine."""
         if self.guidance != 1 and not self.distil:
             raise ValueError(f"guidance={self.guidance} guides a teacher, and there is none: use distil, or leave it at 1")
 
-    def sampling(self, network: Any) -> Field:
-        """The network at `d = 1 - t`."""
-        return ToData(NetworkField(network), 0.0)
+
+@dataclasses.dataclass(frozen=True)
+class MidTraining(_Consistency):
+    """Consistency mid-training (CMT, 2025): every point of a teacher's path learns its end. For --init-from."""
+
+    continuous: ClassVar[bool] = True
+    autoguides: ClassVar[bool] = True
+    rollout: Count = 16
+    """Steps of the teacher's path, of Heun's method; must divide the batch (1 or more)."""
+    guidance: NotNegative = 1.0
+    """Guidance scale of the teacher; 1 is none (0 or more)."""
+    renoise: bool = False
+    """Sample with new noise between the steps; False: by Euler steps."""
+
+    @property
+    def teacher_step(self) -> float:
+        """0."""
+        return 0.0
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
+        return losses.mid_training(field, batch, key, teacher=networks.teaching(self.guidance), rollout=self.rollout)
+
+    def check(self, batch: int) -> None:
+        """Raises ValueError unless the batch consists of whole paths."""
+        check_divides(batch, self.rollout, "rollout")

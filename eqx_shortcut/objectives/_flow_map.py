@@ -2,14 +2,14 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from .. import losses, times, weights
+from .. import losses, times
 from ..models.field import NetworkField
 from ..ranges import Finite, NotNegative, Positive, Proper
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import Loss, Networks, stopped
 from ._pairs import OnPairs, Taught, jvp
 
@@ -24,10 +24,6 @@ class _FlowMap:
     """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
     log_variance: bool = True
     """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
-
-    def extra(self, key: PRNGKeyArray) -> Any:
-        """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
-        return weights.LogVariance() if self.log_variance else None
 
 
 def _target(field: Field, networks: Networks, ema: bool) -> Field:
@@ -44,7 +40,7 @@ class Lagrangian(_FlowMap, Taught):
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         target, tangent = _target(field, networks, self.target_ema), jvp(self.finite_difference)
         return losses.lagrangian(field, batch, key, target=target, jvp=tangent, **self.options(networks, progress))
 
@@ -80,7 +76,7 @@ class Eulerian(_FlowMap, Taught):
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.eulerian(
             field,
             batch,
@@ -102,6 +98,6 @@ class ProgressiveMap(_FlowMap, OnPairs):
     target_ema: bool = False
     """The two steps from the average of the weights; False: from the weights themselves."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         target = _target(field, networks, self.target_ema)
         return losses.progressive_map(field, batch, key, target=target, share=self.share, **self.options(networks, progress))

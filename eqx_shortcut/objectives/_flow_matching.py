@@ -1,17 +1,17 @@
-"""Flow matching as an objective."""
+"""Flow matching and diffusion as objectives: velocity or noise, the network being told one step size."""
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from .. import losses, times
+from .. import losses, samplers, times
 from ..guidance import Guidance
 from ..models.field import NetworkField
-from ..ranges import Count, Finite, NotNegative, Share
-from ..types import Batch, Field
+from ..ranges import Count, Finite, NotNegative, Positive, Share
+from ..types import Batch, Field, Number
 from ._base import AtStep, Loss, Networks, Objective, OnField, Term
 
 
@@ -48,14 +48,34 @@ class FlowMatching(OneStepSize):
         """`1/steps`."""
         return self.only_step
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         own = None if self.time_mean is None else partial(times.logit_normal, mean=self.time_mean, std=self.time_std)
         return losses.flow_matching(field, batch, key, at=own, **self.options(networks))
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Flow matching."""
         return (Term("flow", 1.0, jnp.array([self.steps]), losses.flow_target),)
 
     def sampling(self, network: Any) -> Field:
         """The network at the one step size it knows, `1/steps`, whatever the number of steps."""
         return AtStep(NetworkField(network), self.only_step, fixed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion(OneStepSize):
+    """Diffusion (Ho et al. 2020): the network predicts the noise of a variance-preserving path; DDIM samples it."""
+
+    predicts_noise: ClassVar[bool] = True
+    clip: Positive | None = None
+    """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual (more than 0)."""
+
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
+        return losses.diffusion(field, batch, key, **self.options(networks))
+
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
+        """The noise, and no velocity."""
+        return (Term("noise", 1.0, jnp.array([self.steps]), losses.diffusion_target),)
+
+    def sampling(self, network: Any) -> Field:
+        """The average velocity of a DDIM step, whatever its size, so that Euler's sampler is DDIM."""
+        return samplers.ddim_field(AtStep(NetworkField(network), self.only_step, fixed=True), clip=self.clip)

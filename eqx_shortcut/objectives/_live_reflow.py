@@ -4,14 +4,14 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses
 from ..guidance import Guidance
 from ..models.field import NetworkField
 from ..ranges import Count, NotNegative, Several, Share
 from ..rows import check_share
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import AtEnds, AtStep, Loss, Networks, Objective, OnField, Term, stopped
 
 
@@ -37,7 +37,7 @@ class LiveReflow(OnField, Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.live_reflow(
             field,
             batch,
@@ -52,7 +52,7 @@ class LiveReflow(OnField, Objective):
     def _guidance(self, networks):
         return Guidance(networks.null, self.label_dropout, self.guidance)
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Flow matching, and at `d = 1` the lines to where the network leads."""
         share, sections, field = 1 / self.bootstrap_every, jnp.array([self.steps]), NetworkField(networks.online)
 

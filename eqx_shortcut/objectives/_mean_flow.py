@@ -1,16 +1,15 @@
 """MeanFlow and what came of it as objectives."""
 
 import dataclasses
-from typing import Annotated, Any
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from .. import losses, times, weights
+from .. import losses, times
 from ..guidance import Guidance, Scales
 from ..models.field import NetworkField
-from ..ranges import Count, Positive, PositiveShare, Range, Several, Share
+from ..ranges import Count, MoreThanOne, Positive, PositiveShare, Several, Share
 from ..rows import check_groups
-from ..types import Batch, Cond, Field
+from ..types import Batch, Cond, Field, Number
 from ._base import Loss, Networks
 from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
 
@@ -26,16 +25,12 @@ class MeanFlow(LogitNormalTimes, Taught):
     log_variance: bool = False
     """Learn a weight of each t and d."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.mean_flow(field, batch, key, jvp=jvp(self.finite_difference), **self.options(networks, progress))
 
-    def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
+    def drawn(self, progress: Number) -> losses.Intervals:
         """The intervals of OnPairs, with rows of the posterior mean."""
         return dataclasses.replace(super().drawn(progress), posterior_every=self.posterior_every)
-
-    def extra(self, key: PRNGKeyArray) -> Any:
-        """The logarithm of the error's variance at each `t` and `d`, if it is learned."""
-        return weights.LogVariance() if self.log_variance else None
 
     def check(self, batch: int) -> None:
         """Raises ValueError as OnPairs does, and for posterior means beside a teacher: both stand for the velocity."""
@@ -75,7 +70,7 @@ class ESC(MeanFlow):
         super().check(batch)
         check_groups(batch, self.groups or 1)
 
-    def share_to_data(self, progress: Float[Array, ""]) -> Float[Array, ""]:
+    def share_to_data(self, progress: Number) -> Number:
         """The share of steps to the data, which falls to 0 and stays there."""
         return self.to_data * times.arccos_fall(progress, until=self.to_data_until)
 
@@ -86,7 +81,7 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
 
     bootstrap_every: Several = 2
     """One row in this many has a step size, the others have d = 0; must divide the batch (2 or more)."""
-    max_scale: Annotated[float, Range(above=1)] | None = None
+    max_scale: MoreThanOne | None = None
     """Highest of the guidance scales, from 1 on, that the network learns at once and is told; None: it learns `guidance`
     (more than 1)."""
     intervals: bool = False
@@ -106,7 +101,7 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
         """All scales from 1 to the highest, if there is one."""
         return None if self.max_scale is None else Scales(1.0, self.max_scale, self.intervals, self.interval)
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         assert isinstance(field, NetworkField)
         velocity, tangent = field.velocity if self.velocity_head else None, jvp(self.finite_difference)
         options = self.options(networks, progress)
@@ -128,7 +123,3 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
                 f"max_scale={self.max_scale}, guidance={self.guidance} and mix={self.mix} do not go together: a highest scale "
                 "leaves guidance at 1 and mix at 0"
             )
-
-    def guides(self, steps: int) -> bool:
-        """Always if the network is told its scale; else as MeanFlow."""
-        return self.told is not None or super().guides(steps)

@@ -2,18 +2,17 @@
 
 import dataclasses
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, tangents, times, weights
 from ..guidance import Guidance, Scales, draw_guided
-from ..models.field import NetworkField
-from ..ranges import BelowOne, Finite, NotNegative, Positive, Range, Several, Share
+from ..ranges import BelowOne, Finite, MoreThanOne, NotNegative, Positive, Several, Share
 from ..rows import check_share
-from ..types import Batch, Cond, Field, Weigh
+from ..types import Batch, Cond, Number, Weigh
 from ._base import Loss, Networks, Objective, OnField
 
 
@@ -62,11 +61,11 @@ class OnPairs(OnField, Objective):
         """The distribution of `t` at `d = 0`; None: where steps start."""
         return times.uniform if self.uniform_velocity else None
 
-    def share_to_data(self, progress: Float[Array, ""]) -> float | Float[Array, ""]:
+    def share_to_data(self, progress: Number) -> float | Number:
         """The share at this progress of training."""
         return self.to_data
 
-    def drawn(self, progress: Float[Array, ""]) -> losses.Intervals:
+    def drawn(self, progress: Number) -> losses.Intervals:
         """Times and step sizes after a part of training."""
         pairs = times.to_end(self.pairs, self.share_to_data(progress)) if self.to_data else self.pairs
         return losses.Intervals(pairs, self.bootstrap_every, self.velocity_times)
@@ -80,25 +79,17 @@ class OnPairs(OnField, Objective):
         adaptive = (weights.Adaptive(self.power, self.eps),) if self.power else ()
         return adaptive if networks.extra is None else (*adaptive, networks.extra)
 
-    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
+    def options(self, networks: Networks, progress: Number) -> dict[str, Any]:
         """The options of all losses on pairs."""
-        return {
-            "intervals": self.drawn(progress),
-            "guidance": self.guided(networks.null),
-            "weigh": self.weigh(networks),
-        }
+        return {"intervals": self.drawn(progress), "guidance": self.guided(networks.null), "weigh": self.weigh(networks)}
 
     def check(self, batch: int) -> None:
         """One row in `bootstrap_every` must be left for steps, and others for the velocity."""
         check_share(batch, self.bootstrap_every)
 
-    def sampling(self, network: Any) -> Field:
-        """The network, at any step size."""
-        return NetworkField(network)
-
     def guides(self, steps: int) -> bool:
-        """Unless trained with guidance, which every step size then contains."""
-        return not self.guided().inside
+        """Where the network is told its scale; else unless trained with guidance, which every step size then contains."""
+        return self.told is not None or not self.guided().inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,26 +99,16 @@ class Taught(OnPairs):
     autoguides: ClassVar[bool] = True
     distil: bool = False
     """Take the velocity from a teacher, which `guidance` guides; False: from the data."""
-    max_scale: Annotated[float, Range(above=1)] | None = None
+    max_scale: MoreThanOne | None = None
     """Highest of the teacher's guidance scales, uniform from 1 on, that the network learns at once and is told; None: it learns
     `guidance` (more than 1)."""
-
-    @property
-    def stages(self) -> int:
-        """One teacher throughout, or none."""
-        return int(self.distil)
-
-    @property
-    def teacher_step(self) -> float | None:
-        """0, with a teacher."""
-        return 0.0 if self.distil else None
 
     @property
     def told(self) -> Scales | None:
         """All scales from 1 to the highest, if there is one."""
         return None if self.max_scale is None else Scales(1.0, self.max_scale, interval=self.interval, uniform=True)
 
-    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def __call__(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         """`loss` of one batch, whose conditions tell each row's guidance if the network learns several scales."""
         if self.told is not None:
             like = jnp.zeros(batch.x.shape[0], batch.x.dtype)
@@ -135,7 +116,7 @@ class Taught(OnPairs):
             batch = dataclasses.replace(batch, cond=cond)
         return super().__call__(networks, batch, key, progress)
 
-    def options(self, networks: Networks, progress: Float[Array, ""]) -> dict[str, Any]:
+    def options(self, networks: Networks, progress: Number) -> dict[str, Any]:
         """Those of all losses on pairs, and the teacher, guided in place of the lines."""
         options = super().options(networks, progress)
         if not self.distil:
@@ -155,10 +136,6 @@ class Taught(OnPairs):
             raise ValueError(
                 f"mix={self.mix} is a share of the network's own velocity, and a teacher answers it: leave it at 0"
             )
-
-    def guides(self, steps: int) -> bool:
-        """Where the network is told its scale; else as the others."""
-        return self.told is not None or super().guides(steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,13 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, times
 from ..guidance import guided
 from ..models.field import NetworkField
 from ..ranges import NotNegative, Positive, Several
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import AtStep, Loss, Networks, Objective, OnField, Term
 
 
@@ -38,7 +38,7 @@ class ProgressiveDistillation(OnField, Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         teacher, level = self._teacher(networks, progress), self._level(progress)
         return losses.progressive_distillation(field, batch, key, teacher=teacher, level=level, clip=self.clip)
 
@@ -50,7 +50,7 @@ class ProgressiveDistillation(OnField, Objective):
         scale = 1.0 if self.guidance == 1 else jnp.where(first, self.guidance, 1.0)
         return guided(NetworkField(networks.teacher), scale, networks.null)
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Two half steps of the teacher at the step size of the stage."""
         target = partial(losses.progressive_target, self._teacher(networks, progress), clip=self.clip)
         return (Term("distillation", 1.0, 2 ** self._level(progress)[None], target),)

@@ -3,15 +3,15 @@
 import dataclasses
 import functools
 import importlib
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses
 from ..models.field import NetworkField
 from ..ranges import Count, Positive, Several
 from ..rows import check_groups
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import Loss, Networks, Objective, OnField
 
 
@@ -34,11 +34,6 @@ class Reward(OnField, Objective):
     def pushes(self) -> bool:
         return True
 
-    @property
-    def sets(self) -> int:
-        """`groups`."""
-        return self.groups
-
     @functools.cached_property
     def function(self) -> losses.Score:
         """The reward. Raises ValueError if it cannot be imported."""
@@ -48,7 +43,7 @@ class Reward(OnField, Objective):
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"score={self.score} cannot be had ({error}): name a reward, MODULE:FUNCTION") from error
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         options = {"score": self.function, "steps": self.steps, "groups": self.groups, "beta": self.beta}
         return losses.reward(field, batch, key, old=NetworkField(networks.ema), **options)
 
@@ -56,10 +51,6 @@ class Reward(OnField, Objective):
         """Sets of two rows or more, and a reward that there is."""
         check_groups(batch, self.groups)
         _ = self.function
-
-    def sampling(self, network: Any) -> Field:
-        """The network, at any step size."""
-        return NetworkField(network)
 
     def guides(self, steps: int) -> bool:
         """Never: what was rewarded was not guided."""

@@ -11,12 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
-from ..models.field import NetworkField
 from ..pretrained.small_classifier import load_classifier
 from ..ranges import BelowOne, Count, NotNegative, Positive
 from ..rows import check_groups
 from ..storage import checksum
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import Loss, Networks, Objective, OnField
 
 
@@ -34,7 +33,8 @@ class _OneStep(OnField, Objective):
         if not self.features:
             raise ValueError("features=() compares nothing: name pixels, or files of classifier.py")
         with jax.ensure_compile_time_eval():
-            return _all_of([_vectors(name) for name in self.features])
+            spaces = [_vectors(name) for name in self.features]
+        return lambda x: [vectors(x) for vectors in spaces]
 
     def check(self, batch: int) -> None:
         """Sets of two rows or more, and features that there are."""
@@ -47,10 +47,6 @@ class _OneStep(OnField, Objective):
         weights = {f"sha256 {checksum([pathlib.Path(name)])[:16]}" for name in files}
         pixels = any(name.startswith("pixels") for name in self.features) and protocol["network"].startswith("none, pixels")
         return pixels or protocol.get("weights") in weights
-
-    def sampling(self, network: Any) -> Field:
-        """The network; more steps than one ask it for what it does not learn here."""
-        return NetworkField(network)
 
     def guides(self, steps: int) -> bool:
         """Never: no label is hidden in training."""
@@ -65,11 +61,6 @@ class _OnSets(_OneStep):
     """Sets of one class each that a batch is made of; must divide it (1 or more)."""
     guidance: NotNegative = 1.0
     """Guidance scale inside; 1 is none (0 or more)."""
-
-    @property
-    def sets(self) -> int:
-        """`groups`."""
-        return self.groups
 
     @property
     def options(self) -> dict[str, Any]:
@@ -88,7 +79,7 @@ class SinkhornFlow(_OnSets):
     exponent: Positive = 1.0
     """The cost is the distance to the power of this (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         plans = {"epsilon": self.epsilon, "iterations": self.iterations, "exponent": self.exponent}
         return losses.sinkhorn_flow(field, batch, key, **plans, **self.options)
 
@@ -100,7 +91,7 @@ class Drifting(_OnSets):
     temperatures: tuple[Positive, ...] = (0.02, 0.05, 0.2)
     """Reaches of the kernels, in units of the mean distance (more than 0)."""
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.drifting(field, batch, key, temperatures=self.temperatures, **self.options)
 
 
@@ -121,10 +112,10 @@ class Frechet(_OneStep):
         found = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
         return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in found]
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return self._both(field, networks, batch, key)[0]
 
-    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> tuple[Loss, Any]:
+    def remembered(self, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> tuple[Loss, Any]:
         k_draws, k_mask = jax.random.split(key)
         return self._both(networks.field(k_mask), networks, batch, k_draws)
 
@@ -157,7 +148,3 @@ def _coarse(side: int, x: Float[Array, "rows height width channels"]) -> Float[A
     rows, height, width, channels = x.shape
     cut = x[:, : height // side * side, : width // side * side]
     return losses.flattened(jnp.mean(cut.reshape(rows, height // side, side, width // side, side, channels), axis=(2, 4)))
-
-
-def _all_of(features: list[losses.Features]) -> losses.Features:
-    return lambda x: [vectors(x) for vectors in features]

@@ -5,13 +5,13 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .. import losses, times
 from ..guidance import Guidance
 from ..models.field import NetworkField
 from ..ranges import NotNegative, Positive, Several, Share
-from ..types import Batch, Field
+from ..types import Batch, Field, Number
 from ._base import AtStep, Loss, Networks, Objective, OnField, Term, stopped
 
 
@@ -41,7 +41,7 @@ class Shortcut(OnField, Objective):
         """`1/steps`."""
         return 1 / self.steps
 
-    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Float[Array, ""]) -> Loss:
+    def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.shortcut(
             field,
             batch,
@@ -54,7 +54,7 @@ class Shortcut(OnField, Objective):
             clip=self.clip,
         )
 
-    def terms(self, networks: Networks, progress: Float[Array, ""]) -> tuple[Term, ...]:
+    def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Flow matching, and two half steps at each larger step size; guidance applies to the smallest step size, or to all."""
         target = NetworkField(networks.ema if self.bootstrap_ema else networks.online)
         share, sections = 1 / self.bootstrap_every, 2 ** jnp.arange(times.log2_steps(self.steps))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 from safetensors.numpy import save_file
 
+from .. import storage
 from ..models.layers import Dense
 from .classifier import Activations
 from .convolution import Conv
@@ -48,9 +49,8 @@ def save_classifier(path: str | pathlib.Path, network: SmallClassifier, record: 
     """Writes the network as safetensors, with a record of its training."""
     path = pathlib.Path(path)
     tensors = {name: jax.device_get(leaf) for name, leaf in _leaves(network).items()}
-    draft = path.with_name(f"{path.name}.part")
-    save_file(tensors, draft, metadata={HEADER: json.dumps({"classes": len(network.out.bias)} | record)})
-    draft.rename(path)
+    with storage.draft_of(path) as draft:
+        save_file(tensors, draft, metadata={HEADER: json.dumps({"classes": len(network.out.bias)} | record)})
 
 
 def load_classifier(path: str | pathlib.Path) -> tuple[SmallClassifier, dict[str, Any]]:

@@ -178,21 +178,13 @@ def _rules(storages: dict[str, _Storage]) -> Rules:
             raise UnpickleError(
                 f"describes storage {key[:50]} in two ways, or with less than nothing in it: copy the file again"
             )
-        machine.stack.append(known)
-
-    def append_all(machine: Machine, _: None) -> None:
-        items = machine.pop_mark()
-        _list(machine).extend(items)
-
-    def append(machine: Machine, _: None) -> None:
-        (item,) = machine.pop()
-        _list(machine).append(item)
+        machine.push(known)
 
     more: dict[str, Handler] = {
         "BINPERSID": persistent,
-        "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
-        "APPEND": append,
-        "APPENDS": append_all,
+        "EMPTY_LIST": lambda machine, _: machine.push([]),
+        "APPEND": lambda machine, _: _extend(machine, machine.pop()),
+        "APPENDS": lambda machine, _: _extend(machine, machine.pop_mark()),
         "SETITEM": lambda machine, _: _store(machine, machine.pop(2)),
         "SETITEMS": lambda machine, _: _store(machine, machine.pop_mark()),
     }
@@ -216,11 +208,11 @@ def _new(kind: Any, fields: Any) -> dict[str, Any]:
     return new_nothing(kind, fields)
 
 
-def _list(machine: Machine) -> list[Any]:
+def _extend(machine: Machine, items: list[Any]) -> None:
     target = machine.top()
     if not isinstance(target, list):
         raise UnpickleError("appends to what is no list")
-    return target
+    target.extend(items)
 
 
 def _call(function: Any, arguments: Any) -> Any:

@@ -15,7 +15,7 @@ from ..models.in_context import InContext
 from . import improved_mean_flow
 from .tensors import read_safetensors
 from .torchfile import is_torch, read_tensors
-from .transformers import POSITIONS, Kind, from_diffusers, from_flax, from_tensors, to_diffusers, with_positions
+from .transformers import CONVENTIONS, POSITIONS, Kind, from_diffusers, from_flax, from_tensors, to_diffusers, with_positions
 from .unpickle import UnpickleError
 
 SIDE = 32
@@ -64,7 +64,8 @@ def read_published(path: str | pathlib.Path, copy: Copy = "ema") -> Published:
     if not path.is_file():
         raise ValueError(f"no file {path}: check the path")
     tensors, note = _read(path, copy)
-    return Published(tensors, kind="meanflow" if "h_embedder.mlp.0.weight" in tensors else None, note=note)
+    told: list[Kind] = [kind for kind, known in CONVENTIONS.items() if f"{known.branch}.mlp.0.weight" in tensors]
+    return Published(tensors, kind=told[0] if told else None, note=note)
 
 
 def write_torch(path: pathlib.Path, network: DiT, kind: Kind) -> None:

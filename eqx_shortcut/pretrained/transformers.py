@@ -1,4 +1,4 @@
-"""Published diffusion transformers as ours, and ours as theirs: SiT, DiT and MeanFlow, which share names and layouts.
+"""Published diffusion transformers as ours, and ours as theirs: SiT, DiT, MeanFlow and ESC, which share names and layouts.
 
 What they mean by time, sign and answer stands in CONVENTIONS, and nowhere else.
 """
@@ -17,7 +17,7 @@ from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, StepEmbedding, TimeE
 from ..models.layers import Dense, ScalarEmbedding, position_table
 from .named import filled
 
-Kind = Literal["sit", "dit", "meanflow"]
+Kind = Literal["sit", "dit", "meanflow", "esc"]
 Tensors = Mapping[str, np.ndarray | Array]
 """Parameters under SiT's names and in PyTorch's layouts: dense `[out, in]`, patches `[out, in, rows, columns]`."""
 POSITIONS = "pos_embed"
@@ -34,6 +34,8 @@ class Convention(NamedTuple):
     """Its answer over ours."""
     predict: Literal["velocity", "noise"]
     """What it answers, which the network makes a velocity."""
+    branch: str = ""
+    """Its name of the embedding of `d`, if it has one."""
 
 
 CONVENTIONS: dict[Kind, Convention] = {
@@ -42,8 +44,12 @@ CONVENTIONS: dict[Kind, Convention] = {
     # Noise at levels 0 (nearly data) to 999 (nearly noise) of a variance-preserving path (DiT, gaussian_diffusion.py).
     "dit": Convention("linear", "none", 1, "noise"),
     # z_t = (1 - t) data + t noise, v = noise - data, shown t and h = t - r: our 1 - t and d (MeanFlow, meanflow.py).
-    "meanflow": Convention("reversed", "linear", -1, "velocity"),
+    "meanflow": Convention("reversed", "linear", -1, "velocity", "h_embedder"),
+    # The same, under the names of SiT (ESC, arch/sit_adpt.py, loss/esc_loss.py).
+    "esc": Convention("reversed", "linear", -1, "velocity", "r_embedder"),
 }
+WEIGHT = "logvar_linear."
+"""Begins the names of what ESC weighs its loss by, which enters no answer."""
 
 NEEDED = {
     "mlp": "gelu",
@@ -53,6 +59,7 @@ NEEDED = {
     "guided": "none",
     "observed": 0,
     "velocity_head": False,
+    "split": 0,
     "embed_scale": 1.0,
 }
 """The settings of a network that has theirs for its like."""
@@ -76,8 +83,8 @@ def to_tensors(network: DiT, kind: Kind) -> dict[str, Array]:
         **_linear("final_layer.adaLN_modulation.1", network.final.modulation),
         **out,
     }
-    if CONVENTIONS[kind].step != "none":
-        named |= _linear("h_embedder.mlp.0", network.step.hidden) | _linear("h_embedder.mlp.2", network.step.out)
+    if branch := CONVENTIONS[kind].branch:
+        named |= _linear(f"{branch}.mlp.0", network.step.hidden) | _linear(f"{branch}.mlp.2", network.step.out)
     for i in range(network.config.depth):
         block = jax.tree.map(lambda a, i=i: a[i], network.blocks)
         parts = {"adaLN_modulation.1": block.modulation, "attn.qkv": block.qkv, "attn.proj": block.out}
@@ -89,11 +96,13 @@ def to_tensors(network: DiT, kind: Kind) -> dict[str, Array]:
 def from_tensors(tensors: Tensors, kind: Kind, *, key: PRNGKeyArray, size: int | None = None, heads: int | None = None) -> DiT:
     """The network that holds these parameters; `size` is the side of its images where no positions tell it.
 
-    Half-precision becomes float32. Learned variances, the second half of the outputs, are dropped. A step branch that `kind`
-    has not adds nothing at first and can learn: its last layer is 0 and its first drawn from `key`. Raises ValueError for
-    what is missing, left over or of another shape, for positions that were trained, and where `size` or `heads` is needed.
+    Half-precision becomes float32. Learned variances, the second half of the outputs, and ESC's weight of the loss are
+    dropped. A step branch that `kind` has not adds nothing at first and can learn: its last layer is 0 and its first drawn
+    from `key`. Raises ValueError for what is missing, left over or of another shape, for positions that were trained, and
+    where `size` or `heads` is needed.
     """
-    tensors = {name: np.asarray(value, np.float32) for name, value in tensors.items()}
+    dropped = WEIGHT if kind == "esc" else ()
+    tensors = {name: np.asarray(value, np.float32) for name, value in tensors.items() if not name.startswith(dropped)}
     config, shape, classes = imported(tensors, kind, size=size, heads=heads)
     positions = tensors.pop(POSITIONS, None)
     table = position_table(config.hidden, shape[0] // config.patch, shape[1] // config.patch)
@@ -101,7 +110,7 @@ def from_tensors(tensors: Tensors, kind: Kind, *, key: PRNGKeyArray, size: int |
         raise ValueError(f"{POSITIONS} is not the sine-cosine table of {shape[0]} x {shape[1]}: only that one is known")
     like = eqx.filter_eval_shape(lambda key: config.build(shape, classes, key=key), key)
     network = filled(like, lambda network: to_tensors(network, kind), _without_variances(tensors, config, shape[-1]))
-    if CONVENTIONS[kind].step == "none":
+    if not CONVENTIONS[kind].branch:
         network = eqx.tree_at(lambda n: n.step.hidden, network, ScalarEmbedding(config.hidden, scale=1.0, key=key).hidden)
     return network
 
@@ -248,7 +257,7 @@ def _without_variances(tensors: Tensors, config: DiTConfig, channels: int) -> di
 
 def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     if name not in tensors:
-        raise ValueError(f"the tensors lack {name}: they are of no network of SiT, DiT or MeanFlow")
+        raise ValueError(f"the tensors lack {name}: they are of no network of SiT, DiT, MeanFlow or ESC")
     shape = tuple(tensors[name].shape)
     if len(shape) != axes or 0 in shape:
         raise ValueError(f"the tensor {name} has shape {shape}, and {axes} axes of size 1 or more are asked for")

@@ -155,6 +155,10 @@ class Machine:
     """The stacks under each mark."""
     memo: dict[int, Any] = dataclasses.field(default_factory=dict)
 
+    def push(self, value: Any) -> None:
+        """Puts a value on top."""
+        self.stack.append(value)
+
     def pop(self, count: int = 1) -> list[Any]:
         """The last values."""
         if len(self.stack) < count:
@@ -239,12 +243,8 @@ def _protocol(machine: Machine, version: int) -> None:
         raise UnpickleError(f"is of protocol {version}, but only 2 to 5 are read: save it with another")
 
 
-def _push(machine: Machine, value: Any) -> None:
-    machine.stack.append(value)
-
-
 def _constant(value: Any) -> Handler:
-    return lambda machine, _: machine.stack.append(value)
+    return lambda machine, _: machine.push(value)
 
 
 def _mark(machine: Machine, _: None) -> None:
@@ -252,21 +252,8 @@ def _mark(machine: Machine, _: None) -> None:
     machine.stack = []
 
 
-def _tuple(machine: Machine, _: None) -> None:
-    items = machine.pop_mark()
-    machine.stack.append(tuple(items))
-
-
 def _tuple_of(count: int) -> Handler:
-    return lambda machine, _: machine.stack.append(tuple(machine.pop(count)))
-
-
-def _set_item(machine: Machine, _: None) -> None:
-    _store(machine, machine.pop(2))
-
-
-def _set_items(machine: Machine, _: None) -> None:
-    _store(machine, machine.pop_mark())
+    return lambda machine, _: machine.push(tuple(machine.pop(count)))
 
 
 def _store(machine: Machine, items: list[Any]) -> None:
@@ -288,7 +275,7 @@ def _memoize(machine: Machine, _: None) -> None:
 def _get(machine: Machine, index: int) -> None:
     if index not in machine.memo:
         raise UnpickleError(f"refers to value {index}, which was never stored")
-    machine.stack.append(machine.memo[index])
+    machine.push(machine.memo[index])
 
 
 def _global(machine: Machine, name: str) -> None:
@@ -297,7 +284,7 @@ def _global(machine: Machine, name: str) -> None:
         raise UnpickleError(
             f"names the global {short(dotted)}, and only {', '.join(sorted(allowed))} are allowed: do not use this file"
         )
-    machine.stack.append(Global(dotted))
+    machine.push(Global(dotted))
 
 
 def _stack_global(machine: Machine, _: None) -> None:
@@ -307,51 +294,38 @@ def _stack_global(machine: Machine, _: None) -> None:
     _global(machine, f"{module}.{name}")
 
 
-def _reduce(machine: Machine, _: None) -> None:
-    function, arguments = machine.pop(2)
-    machine.stack.append(machine.rules.call(function, arguments))
-
-
 def _set_state(machine: Machine, _: None) -> None:
     (state,) = machine.pop()
     machine.stack[-1:] = [machine.rules.build(machine.top(), state)]
 
 
-def _new(machine: Machine, _: None) -> None:
-    kind, fields = machine.pop(2)
-    machine.stack.append(machine.rules.new(kind, fields))
-
-
-def _nothing(machine: Machine, argument: Any) -> None:
-    """A hint on reading ahead, or the end."""
-
-
 OPCODES: dict[str, Handler] = {
     "PROTO": _protocol,
-    **dict.fromkeys(("FRAME", "STOP"), _nothing),
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), _push),
-    **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), _push),
-    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), _push),
+    # A hint on reading ahead, and the end.
+    **dict.fromkeys(("FRAME", "STOP"), lambda machine, _: None),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"), Machine.push),
+    **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"), Machine.push),
+    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8"), Machine.push),
     "NONE": _constant(None),
     "NEWTRUE": _constant(True),
     "NEWFALSE": _constant(False),
     "MARK": _mark,
     "EMPTY_TUPLE": _constant(()),
-    "TUPLE": _tuple,
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
     "TUPLE1": _tuple_of(1),
     "TUPLE2": _tuple_of(2),
     "TUPLE3": _tuple_of(3),
-    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
-    "SETITEM": _set_item,
-    "SETITEMS": _set_items,
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "SETITEM": lambda machine, _: _store(machine, machine.pop(2)),
+    "SETITEMS": lambda machine, _: _store(machine, machine.pop_mark()),
     "MEMOIZE": _memoize,
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
-    "REDUCE": _reduce,
+    "REDUCE": lambda machine, _: machine.push(machine.rules.call(*machine.pop(2))),
     "BUILD": _set_state,
-    "NEWOBJ": _new,
+    "NEWOBJ": lambda machine, _: machine.push(machine.rules.new(*machine.pop(2))),
 }
 """What each opcode does; those that protocols 3 to 5 write for arrays in dictionaries, and no others."""
 

@@ -6,8 +6,7 @@ network = reference.from_parameters(checkpoint.average, config, (32, 32, channel
 """
 
 from ._checkpoint import Checkpoint, read, train_state
-from ._errors import ReferenceCheckpointError
-from ._parameters import Parameters, architecture, from_parameters, nested, to_parameters
+from ._parameters import Parameters, ReferenceCheckpointError, architecture, from_parameters, nested, to_parameters
 
 __all__ = [
     "Checkpoint",

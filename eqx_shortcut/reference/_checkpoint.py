@@ -13,16 +13,19 @@ from jaxtyping import PRNGKeyArray
 
 from ..models.dit import DiTConfig
 from ..objectives import Networks
-from ..pretrained.unpickle import Leaf, UnpickleError
+from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, load, new_nothing
 from ..train import TrainState
-from ._errors import ReferenceCheckpointError
-from ._parameters import from_parameters
-from ._pickle import Node, load
+from ._parameters import ReferenceCheckpointError, from_parameters
 
 DEEPEST = 8
 """Levels of names; the reference has four."""
 LONGEST = 100
 """Characters of one name."""
+NAMEDTUPLES = ("EmptyState", "ScaleByAdamState", "ScaleByScheduleState")
+"""Classes of the optimizer's state."""
+OPTAX = frozenset(
+    {"optax._src.base.EmptyState", "optax._src.transform.ScaleByAdamState", "optax._src.transform.ScaleByScheduleState"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     path = _file(pathlib.Path(path))
     try:
         with path.open("rb") as file:
-            return _checkpoint(load(file))
+            return _checkpoint(load(file, Rules(NUMPY | OPTAX, new=_namedtuple)))
     except (ReferenceCheckpointError, UnpickleError) as error:
         raise ReferenceCheckpointError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # whatever else bytes at random bring about
@@ -110,6 +113,21 @@ def _file(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+@dataclasses.dataclass(frozen=True)
+class _Node:
+    """One of the reference's namedtuples by its class's name, with its fields in order."""
+
+    kind: str
+    fields: tuple[Any, ...]
+
+
+def _namedtuple(kind: Any, fields: Any) -> _Node:
+    match kind, fields:
+        case Global(last=last), tuple() if last in NAMEDTUPLES:
+            return _Node(last, fields)
+    return new_nothing(kind, fields)
+
+
 def _checkpoint(content: Any) -> Checkpoint:
     match content:
         case {"train_state": {"params": params, "params_ema": params_ema, "step": step, **rest}}:
@@ -125,7 +143,7 @@ def _checkpoint(content: Any) -> Checkpoint:
     match rest.get("opt_state"):
         case None:
             pass
-        case ((Node("ScaleByAdamState", (first, mu, nu)), Node("EmptyState"), Node("ScaleByScheduleState", (second,))),):
+        case ((_Node("ScaleByAdamState", (first, mu, nu)), _Node("EmptyState"), _Node("ScaleByScheduleState", (second,))),):
             mu, nu, count = _flat(mu, "mu"), _flat(nu, "nu"), _number(first, "count of the optimizer")
             _agree(parameters, mu, "mu")
             _agree(parameters, nu, "nu")

@@ -12,7 +12,11 @@ from jaxtyping import Array, Float
 from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, StepEmbedding
 from ..models.layers import Dense
 from ..pretrained.named import filled
-from ._errors import ReferenceCheckpointError
+
+
+class ReferenceCheckpointError(ValueError):
+    """A checkpoint of the reference that cannot be used: says what was found, what is asked for, and what to do."""
+
 
 Parameters = Mapping[str, np.ndarray | Array]
 """The reference's parameters by path, such as `DiTBlock_0/Dense_0/kernel`; dense kernels are `[in, out]`."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from .. import settings
+from .. import settings, storage
 from ..models.dit import DiT, DiTConfig
 from ..pretrained.tensors import read_safetensors
 from . import architecture, from_parameters, to_parameters
@@ -27,9 +27,8 @@ def save(path: str | pathlib.Path, network: DiT, metadata: Mapping[str, Any]) ->
     path = pathlib.Path(path)
     tensors = {name: np.ascontiguousarray(value) for name, value in to_parameters(network).items()}
     header = {"network": settings.dump(network.config), "shape": list(network.shape), "classes": network.classes}
-    draft = path.with_name(f"{path.name}.part")
-    save_file(tensors, draft, metadata={HEADER: json.dumps({**header, "metadata": settings.dump(dict(metadata))})})
-    draft.rename(path)
+    with storage.draft_of(path) as draft:
+        save_file(tensors, draft, metadata={HEADER: json.dumps({**header, "metadata": settings.dump(dict(metadata))})})
 
 
 def load(path: str | pathlib.Path) -> tuple[DiT, dict[str, Any]]:

@@ -8,12 +8,11 @@ import numpy as np
 
 from .. import figures, storage
 from .policy import Policy
-from .simulation import LIMIT, STARTS, milliseconds, people, roll_out
+from .simulation import LIMIT, STARTS, milliseconds, roll_out
 
 if TYPE_CHECKING:
     from ..experiment import Quality
     from ..trained import Trained
-    from .demonstrations import Episodes
 
 
 def judged(model: "Trained", steps: int, quality: "Quality", folder: storage.Path) -> dict[str, Any]:
@@ -42,11 +41,6 @@ def summary(scores: Sequence[float]) -> dict[str, float]:
     """Mean and standard deviation of scores over episodes, and the share of successes."""
     values = np.array(scores)
     return {"score": float(values.mean()), "score std": float(values.std()), "success": float((values >= 1).mean())}
-
-
-def people_scored(episodes: "Episodes", spans: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """The summary of the recorded episodes at these spans, replayed in the simulator."""
-    return summary(people(episodes, spans))
 
 
 def animate(models: Sequence[tuple["Trained", int]], folder: storage.Path, *, seed: int = STARTS, strip: int = 8) -> None:

@@ -68,15 +68,16 @@ class PushT(ranges.Checked):
 
         The episodes of each number of steps are kept in FOLDER/episodes, so that an evaluation that was stopped goes on.
         """
-        from .judging import animate, judged, people_scored
+        from .judging import animate, judged, summary
+        from .simulation import people
 
         protocol = {"score": "best coverage of the place over 0.95, clipped at 1", "samples": quality.count}
         results = [judged(model, steps, quality, folder / "episodes") for steps in quality.steps]
         episodes = self.episodes()
-        people = people_scored(episodes, self.parts(episodes)[1])
+        held_out = summary(people(episodes, self.parts(episodes)[1]))
         animate([(model, steps) for steps in sorted({min(quality.steps), max(quality.steps)})], folder)
         return {
             "protocol": {**protocol, "floor": "people, replayed", "training step": model.step, "seed of noise": quality.seed},
-            "held_out": people,
+            "held_out": held_out,
             "results": results,
         }

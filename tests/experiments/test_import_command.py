@@ -1,5 +1,6 @@
 """Runs made of the reference's checkpoints and of safetensors files: the same numbers, open to the other commands."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -7,6 +8,7 @@ import math
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 from typing import Any
@@ -18,18 +20,33 @@ import optax
 import orbax.checkpoint as ocp
 import PIL.Image
 import pytest
+from safetensors.numpy import save_file
 
 import eqx_shortcut
 import published
 import torchfiles
+from commands import in_process
 from eqx_shortcut import reference, settings
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.commands import weights
+from eqx_shortcut.data import Digits
+from eqx_shortcut.experiment.config import Config
+from eqx_shortcut.experiment.initial import adopted, check_teacher
+from eqx_shortcut.experiment.log import read_lines
 from eqx_shortcut.guidance import Guided
 from eqx_shortcut.models import DiTConfig, NetworkField
 from eqx_shortcut.models.dit import DiT
 from eqx_shortcut.models.layers import position_table
-from eqx_shortcut.objectives import FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Objective, Shortcut
+from eqx_shortcut.objectives import (
+    ESC,
+    ConsistencyDistillation,
+    FlowMatching,
+    ImprovedMeanFlow,
+    LiveReflow,
+    MeanFlow,
+    Objective,
+    Shortcut,
+)
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.reference import safetensors
 from eqx_shortcut.train import TrainState, init_state
@@ -184,8 +201,7 @@ def test_weights_of_unknown_training_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-PUBLISHED = pathlib.Path(__file__).parents[1] / "golden"
-SHAPES = json.loads((PUBLISHED / "transformer_shapes.json").read_text())
+SHAPES = published.shapes("transformer_shapes.json")
 SMALL = SHAPES["small"]
 
 
@@ -205,7 +221,7 @@ def test_a_sit_becomes_a_run_that_samples_and_goes_out_again(sit, tmp_path, caps
     assert f"sit; {count:,} parameters (width 24, depth 2, heads 2, patch 2; 5 classes)" in capsys.readouterr().out
     model = eqx_shortcut.load(run)
     assert (model.shape, model.classes, model.objective) == ((8, 8, 4), 5, FlowMatching())
-    with np.load(PUBLISHED / "transformers.npz") as file:
+    with np.load(published.GOLDEN / "transformers.npz") as file:
         expected = file["sit"]
     x, t, labels = map(jax.numpy.asarray, (published.images(), published.T, published.LABELS))
     np.testing.assert_allclose(model.field(x, t, jax.numpy.ones(4), labels), expected, rtol=0, atol=2e-4)
@@ -222,6 +238,57 @@ def test_a_dit_becomes_a_run_of_velocities(sit, tmp_path):
     assert jax.numpy.isfinite(eqx_shortcut.sample(model, jax.random.key(0), 2, steps=2)).all()
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of a DiT of digits, with its learned variances."""
+    sizes = {"x_embedder.proj.weight": (24, 1, 2, 2), "y_embedder.embedding_table.weight": (11, 24)}
+    sizes |= {"final_layer.linear.weight": (8, 24), "final_layer.linear.bias": (8,)}
+    folder = tmp_path_factory.mktemp("taught")
+    save_file(published.weights(SMALL | sizes), folder / "DiT.safetensors")
+    told = ["--from", "dit", "--out", str(folder / "dit"), "--size", "8", "--heads", "2"]
+    assert in_process("import", [str(folder / "DiT.safetensors"), *told])[0] == 0
+    return folder / "dit"
+
+
+def test_a_dit_may_teach_and_its_student_begins_there(teacher):
+    """At every step size as at the only one that the DiT was told."""
+    taught, objective = eqx_shortcut.load(teacher), ConsistencyDistillation()
+    check_teacher(Config(Digits(), taught.network.config, objective, AdamW(), 1, teacher=teacher), taught, teacher)
+    config = dataclasses.replace(taught.network.config, step="log2")
+    fresh = eqx.filter_jit(config.build)(taught.shape, taught.classes, key=jax.random.key(1))
+    student, answer = NetworkField(adopted(fresh, taught, teacher)), eqx.filter_jit(lambda field, *given: field(*given))
+    x, t, labels = (jax.numpy.asarray(a) for a in (published.images()[..., :1], published.T, published.LABELS))
+    expected = answer(taught.field, x, t, jax.numpy.ones(4), labels)
+    assert expected.std() > 0.5
+    for d in (1 / 128, 1.0):
+        np.testing.assert_allclose(answer(student, x, t, jax.numpy.full(4, d), labels), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "step", "options"),
+    [
+        ("consistency-distillation", "log2", []),
+        ("lagrangian", "linear", ["--objective.distil", "--objective.bootstrap-every", "4"]),
+    ],
+)
+def test_a_dit_teaches(teacher, tmp_path, objective, step, options):
+    """Its noise is the velocity that it teaches, and its weights are where the other begins."""
+    network = {"hidden": 24, "depth": 2, "heads": 2, "patch": 2, "mlp-ratio": 4, "embed-scale": 1}
+    network |= {"logits": "root", "predict": "noise", "step": step}
+    args = [f"objective:{objective}", *options, "--teacher", str(teacher), "--runs", str(tmp_path), "--optimizer.lr", "1e-3"]
+    args += [word for name, value in network.items() for word in (f"--network.{name}", str(value))]
+    args += "--steps 2 --batch 8 --log-every 1 --quality.steps --figures.batches 0 --sample-every 1000".split()
+    code, out, err = in_process("digits", args)
+    assert code == 0, err
+    assert f"teacher and first weights: {teacher} after step 1" in out
+    run = tmp_path / "digits" / objective
+    assert all(np.isfinite(line["loss"]) for line in read_lines(run / "metrics.jsonl"))
+    taught, student = eqx_shortcut.load(teacher).network, eqx_shortcut.load(run, weights="online").network
+    moved = [float(np.abs(a - b).max()) for a, b in zip(taught.blocks.qkv.kernel, student.blocks.qkv.kernel, strict=True)]
+    assert 0 < min(moved) and max(moved) < 0.01
+
+
 def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):
     run = tmp_path / "run"
     refused(command.Config(sit, run, heads=2), "--from sit or --from dit")
@@ -230,17 +297,102 @@ def test_a_published_file_of_another_kind_leaves_no_folder(sit, tmp_path):
     refused(command.Config(sit, run, "sit", heads=5), "not divisible by heads=5")
 
 
-@pytest.mark.parametrize(
-    ("kind", "objective"), [pytest.param("meanflow", MeanFlow, marks=pytest.mark.slow), ("imf", ImprovedMeanFlow)]
-)
-def test_states_of_mean_flow_become_runs(tmp_path, kind, objective):
+class Executed:
+    """What makes a folder when pickle reads it."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def half_a_state(path: pathlib.Path) -> None:
+    write_state(path, "meanflow")
+    for file in path.rglob("d/*"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def parts(path: pathlib.Path) -> None:
+    path.mkdir()
+    config = {"_class_name": "DiTTransformer2DModel", "num_attention_heads": 2, "sample_size": 8}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+
+
+def cut(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    save_file(tensors, path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+SPREAD = {"ema": {"x": torchfiles.Name("torch.distributed.tensor", "DTensor")}}
+FILES = {
+    "another family": (lambda p: save_file({"conv_in.weight": np.ones((4, 4))}, p), "lack x_embedder.proj.weight"),
+    "ESC for SiT": (
+        lambda p: save_file(published.weights(SHAPES["esc"]), p),
+        "--from sit, and the names .* are of esc: say that",
+    ),
+    "another size": (
+        lambda p: save_file(published.weights({**SMALL, "t_embedder.mlp.2.bias": (7,)}), p),
+        r"t_embedder.mlp.2.bias has shape \(7,\), the architecture asks for \(24,\)",
+    ),
+    "another side": (lambda p: save_file({**published.weights(SMALL), "pos_embed": np.ones((1, 9, 24))}, p), "images of 6 x 6"),
+    "truncated.pt": (
+        lambda p: p.write_bytes(torchfiles.archive(published.weights(SMALL))[:9999]),
+        "cannot be read as a file of",
+    ),
+    "truncated": (lambda p: cut(published.weights(SMALL), p), "cannot be read as safetensors .*: copy it again"),
+    "truncated state": (half_a_state, "cannot be read as a state of MeanFlow"),
+    "executable": (lambda p: p.write_bytes(pickle.dumps({"ema": Executed(p.with_name("ran"))}, 2)), "cannot be read"),
+    "DTensor": (lambda p: p.write_bytes(torchfiles.archive(content=SPREAD)), "spread over devices .* gather the weights"),
+    "all.index.json": (lambda p: p.write_text("{}"), "cut into several files: gather the weights"),
+    "parts": (parts, "holds parts of a network: gather the weights"),
+    "no average": (
+        lambda p: p.write_bytes(torchfiles.archive(content={"model": torchfiles.tensors(published.weights(SMALL))})),
+        "holds model and no ema weights: use --weights online",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_not_what_it_should_be_is_one_sentence(tmp_path, name):
+    """By the command; no run is made, and nothing of the file is run."""
+    write, said = FILES[name]
+    write(tmp_path / name)
+    told = ["--from", "sit", "--size", "8", "--heads", "2", "--out", str(tmp_path / "run")]
+    code, _, err = in_process("import", [str(tmp_path / name), *told])
+    assert code == 1 and err.startswith("error: ") and err.count("\n") == 1
+    assert re.search(said, err), err
+    assert {path.name for path in tmp_path.iterdir()} == {name}
+
+
+def write_esc(path: pathlib.Path) -> None:
+    """A file as ESC's train.py leaves it, but for its optimizer."""
+    both = {name: torchfiles.tensors(published.weights(SHAPES["esc"], seed)) for name, seed in (("model", 1), ("ema", 0))}
+    for number, tensor in enumerate([*both["model"].values(), *both["ema"].values()]):
+        tensor.call[0].key = str(number)
+    path.write_bytes(torchfiles.archive(content={**both, "model_tgt": both["model"], "steps": 3}))
+
+
+def write_state(path: pathlib.Path, kind: str) -> None:
     tree: dict = {}
     for name, value in published.weights(SHAPES[kind]).items():
         *groups, last = name.split("/")
         functools.reduce(lambda at, group: at.setdefault(group, {}), groups, tree)[last] = value
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
-        writer.save(tmp_path / "checkpoint_1", {"ema_params": {"net": tree}})
-    command.main(command.Config(tmp_path / "checkpoint_1", tmp_path / "run", heads=published.HEADS, size=published.SIZE))
+        writer.save(path, {"ema_params": {"net": tree}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [pytest.param("meanflow", MeanFlow, marks=pytest.mark.slow), ("esc", ESC), ("imf", ImprovedMeanFlow)],
+)
+def test_networks_of_average_velocities_become_runs(tmp_path, capsys, kind, objective):
+    """Told by the names of their tensors."""
+    path = tmp_path / "checkpoint_1"
+    write_esc(path) if kind == "esc" else write_state(path, kind)
+    command.main(command.Config(path, tmp_path / "run", heads=published.HEADS, size=published.SIZE))
+    assert f"{kind}, took {'ema, not model' if kind == 'esc' else 'ema_params of checkpoint_1'}; " in capsys.readouterr().out
     model = eqx_shortcut.load(tmp_path / "run")
     assert isinstance(model.objective, objective)
     steps = eqx_shortcut.Sampling(1, guidance=4.0) if kind == "imf" else 1

@@ -14,7 +14,7 @@ from eqx_shortcut import sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment import initial
 from eqx_shortcut.experiment.config import Config
-from eqx_shortcut.experiment.initial import adopted, check_teacher
+from eqx_shortcut.experiment.initial import adopted, check_same, check_teacher
 from eqx_shortcut.models import DiTConfig, MLPConfig, NetworkField
 from eqx_shortcut.objectives import (
     ConsistencyDistillation,
@@ -29,6 +29,7 @@ from eqx_shortcut.objectives import (
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import init_state
 from eqx_shortcut.trained import Trained
+from scripts import script
 
 EIGHT_DEVICES = True
 NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2, precision="float32"), (4, 4, 1), 3
@@ -50,6 +51,24 @@ def other_of(objective: Objective, at: int = 5, **options) -> Trained:
 def answers(network, d):
     x, t = jnp.linspace(-1, 1, 3 * 16).reshape(3, *SHAPE), jnp.array([0.0, 0.3, 0.9])
     return NetworkField(network)(x, t, jnp.full(3, d), jnp.arange(3))
+
+
+def test_a_split_network_starts_as_the_flow_model_at_no_step():
+    """Whatever the flow model saw of its one step: that is a constant now."""
+    other = other_of(FlowMatching(steps=8), depth=2)
+    taken = adopted(network_of(depth=2, split=1, step="none"), other, HERE)
+    there = answers(other.network, jnp.float32(1 / 8))
+    np.testing.assert_allclose(answers(taken, jnp.float32(0)), there, atol=1e-5)
+    assert float(jnp.abs(answers(taken, jnp.float32(0.5)) - there).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["from-flow", "from-flow-low-rank"])
+def test_presets_from_a_flow_model_have_its_settings(name):
+    """And name the run that its command leaves."""
+    flow, config = (script("fashion_mnist").EXPERIMENT.parse(w) for w in (["quick", "objective:flow-matching"], [name]))
+    built = lambda config: eqx.filter_eval_shape(lambda k: config.network.build((28, 28, 1), 10, key=k), jax.random.key(0))  # noqa: E731
+    assert config.init_from == pathlib.Path("runs/fashion_mnist/flow-matching")
+    check_same(built(config), Trained(built(flow), flow.objective, (28, 28, 1), 10, 1), config.init_from)
 
 
 @pytest.mark.parametrize("theirs", ["log2", "linear", "none"])

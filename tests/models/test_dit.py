@@ -15,7 +15,7 @@ from eqx_shortcut.models.attention import QKNormed, rotary_table
 from eqx_shortcut.models.dit import PRESETS, TwoHeads, _step_input, from_patches, preset, to_patches
 from eqx_shortcut.models.guided import GuidedLabel
 from eqx_shortcut.models.layers import Dense, position_table
-from eqx_shortcut.objectives import ContinuousConsistency, Lagrangian, MeanFlow, Shortcut, SoFlow
+from eqx_shortcut.objectives import ContinuousConsistency, FlowMatching, Lagrangian, MeanFlow, Shortcut, SoFlow
 
 SHAPE, CLASSES = (4, 6, 2), 3
 CONFIG = DiTConfig(hidden=16, depth=2, heads=2, patch=2, mlp_ratio=1, precision="float32")
@@ -108,6 +108,35 @@ def test_auto_precision_is_float32_on_cpu():
 # What the network sees of the step
 
 
+def blocks_of(network, x, t, d):
+    """Tokens behind each block, and what the first is told."""
+    found = network.activations(x, jnp.float32(t), jnp.float32(d), jnp.int32(1))
+    return found["blocks"], found["conditioning"], found["final"]
+
+
+def test_a_split_network_sees_the_time_and_then_the_end_of_the_step():
+    """Blocks before the split answer the same at every `d`; those behind are those of a plain network at `t + d`."""
+    split, plain, x, t, d = network_of(split=1, step="none"), network_of(step="none"), inputs()[0][1], 0.25, 0.5
+    (first, second), _, final = blocks_of(split, x, t, d)
+    (early, at_start), _, _ = blocks_of(plain, x, t, d)
+    np.testing.assert_array_equal(first, early)
+    assert float(jnp.abs(second - at_start).max()) > 1e-2
+    _, later, _ = blocks_of(plain, x, t + d, 0.0)
+    block = jax.tree.map(lambda a: a[1], plain.blocks)
+    expected = block(first, jax.nn.silu(later), plain.config, None, None)
+    np.testing.assert_allclose(second, expected, atol=1e-5)
+    np.testing.assert_allclose(final, plain.final(expected, jax.nn.silu(later), "layer"), atol=1e-5)
+    for a, b in zip(blocks_of(split, x, t, 0.0), blocks_of(plain, x, t, 0.0), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6, err_msg="a flow model's answer at d = 0")
+
+
+def test_a_split_network_is_for_several_step_sizes_told_by_their_ends():
+    config = dataclasses.replace(CONFIG, split=1, step="none")
+    config.check(Shortcut())
+    with pytest.raises(ValueError, match=r"FlowMatching knows one step size, and --network.split is for several"):
+        config.check(FlowMatching())
+
+
 def test_step_none_ignores_d():
     x, t, d, label = inputs()
     network = network_of(step="none")
@@ -169,7 +198,7 @@ def test_linear_is_finite_at_zero_with_its_tangent():
 
 
 OPTIONS = [{"norm": "rms"}, {"qk_norm": True}, {"positions": "rotary"}, {"positions": "both"}, {"mlp": "swiglu"}]
-OPTIONS += [{"guided": "scale"}, {"guided": "interval"}, {"velocity_head": True}]
+OPTIONS += [{"guided": "scale"}, {"guided": "interval"}, {"velocity_head": True}, {"split": 1, "step": "none"}]
 TOLD = {"guided": "interval", "velocity_head": True}
 MODERN = {"norm": "rms", "qk_norm": True, "positions": "both", "mlp": "swiglu"}
 
@@ -393,11 +422,16 @@ def test_log_variance_reads_its_table_and_ends_at_one():
         (lambda: DiTConfig(hidden=16, heads=3), r"hidden=16 is not divisible by heads=3: choose heads"),
         (lambda: DiTConfig(hidden=18, heads=3), r"hidden=18 is not a multiple of 4, .*: round it up"),
         (lambda: DiTConfig(hidden=12, heads=2, positions="both"), r"heads=2 of hidden=12 have 6 .*positions=both need: choose"),
+        (lambda: dataclasses.replace(CONFIG, split=2, step="none"), r"split=2 of depth=2 leaves no block that sees the end"),
+        (
+            lambda: dataclasses.replace(CONFIG, split=1),
+            r"split=1 shows the step by .* step=log2, .*: use step=none",
+        ),
         (lambda: CONFIG.build((5, 4, 1), 1, key=jax.random.key(0)), r"5 x 4 is not divisible by patch=2: choose a patch"),
         (lambda: CONFIG.build((4, 5, 1), 1, key=jax.random.key(0)), r"4 x 5 is not divisible by patch=2: choose a patch"),
         (lambda: preset("B/3"), r"unknown preset 'B/3': choose one of .*B/2.*XL/2"),
     ],
-    ids=["heads", "hidden", "rotary", "height", "width", "preset"],
+    ids=["heads", "hidden", "rotary", "split", "split and step", "height", "width", "preset"],
 )
 def test_impossible_sizes_are_refused_with_the_remedy(make, message):
     with pytest.raises(ValueError, match=message):

@@ -1,8 +1,6 @@
 """Improved MeanFlow's transformer: its authors' two answers, and the same weights in and out."""
 
 import functools
-import json
-import pathlib
 
 import equinox as eqx
 import jax
@@ -13,15 +11,12 @@ import pytest
 import published
 from eqx_shortcut.guidance import Guided
 from eqx_shortcut.models import NetworkField
-from eqx_shortcut.models.in_context import InContextConfig
 from eqx_shortcut.models.network import check_network
 from eqx_shortcut.objectives import ImprovedMeanFlow
 from eqx_shortcut.pretrained.improved_mean_flow import from_parameters, to_parameters
 from eqx_shortcut.types import Batch
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-SHAPES = json.loads((GOLDEN / "transformer_shapes.json").read_text())["imf"]
-WEIGHTS = published.weights(SHAPES)
+WEIGHTS = published.weights(published.shapes("transformer_shapes.json")["imf"])
 
 
 @functools.cache
@@ -41,7 +36,7 @@ def condition() -> Guided:
 @pytest.mark.parametrize(("name", "view"), [("imf", lambda n: n), ("imf_velocity", lambda n: n.velocity)])
 def test_it_answers_as_its_code_does(name, view):
     """Its times are those of noise, so that guidance from `start` to `stop` is from `1 - stop` to `1 - start`; no `t`."""
-    with np.load(GOLDEN / "transformers.npz") as file:
+    with np.load(published.GOLDEN / "transformers.npz") as file:
         expected = file[name]
     assert expected.std() > 0.1
     for t in (published.T, published.T[::-1].copy()):
@@ -75,13 +70,3 @@ def test_its_objective_trains_it():
     example = Batch(jnp.zeros((published.SIZE, published.SIZE, published.CHANNELS)), jnp.zeros((), jnp.int32))
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), example)
     check_network(config, objective, shapes, published.CLASSES)
-
-
-def test_the_largest_of_its_authors_has_its_shapes():
-    config = InContextConfig(1024, 48, 8, 16, 2, 2730)
-    built = eqx.filter_eval_shape(lambda key: config.build((32, 32, 4), 1000, key=key), jax.random.key(0))
-    x, scalar = jax.ShapeDtypeStruct((32, 32, 4), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
-    assert eqx.filter_eval_shape(lambda n, *a: n(*a), built, x, scalar, scalar, None).shape == x.shape
-    named = eqx.filter_eval_shape(to_parameters, built)
-    assert len([name for name in named if name.startswith("shared_blocks_")]) == 40 * 13
-    assert named["v_heads_7/mlp/w3/_flax_linear/kernel"].shape == (1024, 2730), "8/3 of the width"

@@ -19,7 +19,7 @@ from eqx_shortcut.pretrained.transformer_files import kind_of, network_of, read_
 from eqx_shortcut.pretrained.transformers import POSITIONS, from_flax, to_diffusers
 from torchfiles import Name
 
-SHAPES = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "transformer_shapes.json").read_text())
+SHAPES = published.shapes("transformer_shapes.json")
 
 
 @functools.cache

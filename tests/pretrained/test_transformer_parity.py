@@ -1,8 +1,6 @@
 """Transformers written for torch and diffusers, read by those; `pip install -e ".[parity]"` brings them."""
 
 import functools
-import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +17,7 @@ REASON = "needs torch and diffusers: install the extra `parity`"
 torch = pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("diffusers", reason=REASON)
 diffusers = load("diffusers")
-SHAPES = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "transformer_shapes.json").read_text())["small"]
+SHAPES = published.shapes("transformer_shapes.json")["small"]
 
 
 @functools.cache
@@ -38,10 +36,10 @@ def test_what_is_written_for_torch_has_the_names_of_sit(tmp_path, name):
     """Without variances, as its code has them with `learn_sigma=False`; the file comes back to the bit."""
     write_torch(tmp_path / name, network("sit"), "sit")
     found = read_published(tmp_path / name)
-    halved = {"final_layer.linear.bias": [SHAPES["final_layer.linear.bias"][0] // 2]}
-    halved["final_layer.linear.weight"] = [SHAPES["final_layer.linear.weight"][0] // 2, published.WIDTH]
-    expected = {**SHAPES, **halved, "pos_embed": [1, 16, published.WIDTH]}
-    assert {name: list(value.shape) for name, value in found.tensors.items()} == expected
+    outputs = SHAPES["final_layer.linear.bias"][0] // 2
+    halved = {"final_layer.linear.bias": (outputs,), "final_layer.linear.weight": (outputs, published.WIDTH)}
+    expected = {**SHAPES, **halved, "pos_embed": (1, 16, published.WIDTH)}
+    assert {name: value.shape for name, value in found.tensors.items()} == expected
     if name.endswith(".pt"):
         state = torch.load(tmp_path / name, weights_only=True)
         assert all(torch.equal(state[key], torch.from_numpy(value.copy())) for key, value in found.tensors.items())
