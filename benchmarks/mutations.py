@@ -4,9 +4,10 @@
     python benchmarks/mutations.py --sample 100 --seed 0 --out results.jsonl  # that many mutants, drawn from all
     python benchmarks/mutations.py --module guidance --module losses/_intervals   # all of these modules
 
-Prints a line for each survivor and, at the end, the score. With `--out` each result is written as it comes, and a run that
-finds results there goes on after them; a module that has changed since starts anew. A mutant is killed when a test fails, or
-takes longer than `--limit`. Each is a fork of one process that has imported what tests import but for this package.
+Prints a line for each survivor and, at the end, the score, with and without those that are known to change nothing. With
+`--out` each result is written as it comes, and a run that finds results there goes on after them; a module that has changed
+since starts anew. A mutant is killed when a test fails, or takes longer than `--limit`. Each is a fork of one process that has
+imported what tests import but for this package.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import sys
 import time
@@ -42,12 +44,25 @@ def reference(*names: str) -> tuple[str, ...]:
     return tuple(f"losses/test_papers_reference.py::test_{name}" for name in names)
 
 
-OBJECTIVES = (
-    "test_objectives.py",
-    "test_continuous_objectives.py",
-    "losses/test_papers_objectives.py",
-    "evaluate/test_by_time.py",
+def formulas(*names: str) -> tuple[str, ...]:
+    """The gradients of these objectives beside their papers'."""
+    return tuple(f"losses/test_papers_objectives.py::test_the_gradient_is_that_of_the_formula[{name}]" for name in names)
+
+
+QUICK = tuple(
+    f"{file}.py::test_{name}"
+    for file, name in (
+        ("test_objectives", "check_names_value_and_remedy"),
+        ("test_objectives", "what_each_teaches_and_is_taught"),
+        ("test_continuous_objectives", "check_names_value_and_remedy"),
+        ("test_continuous_objectives", "they_are_continuous_and_have_what_they_train_beside_the_network"),
+    )
 )
+"""Tests of objectives that compile nothing."""
+FORMULAS = ("losses/test_papers_objectives.py",)
+DISCRETE = ("test_objectives.py", "evaluate/test_by_time.py", *FORMULAS)
+CONTINUOUS = ("test_continuous_objectives.py", *FORMULAS)
+STOPPED = "no_gradient_passes_what_a_field_should_answer"
 ON_PAIRS = ("losses/test_every_continuous_loss.py",)
 EVERY = ("losses/test_every_loss.py",)
 TEACHER = ("losses/test_teacher_laws.py", "losses/test_papers_teacher.py")
@@ -68,6 +83,7 @@ TESTS = {
         ),
         *ON_PAIRS,
         "losses/test_continuous_consistency_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_diffusion": (*reference("flow_matching_and_diffusion"), *EVERY, "losses/test_diffusion_laws.py"),
     "losses/_flow_map": (
@@ -75,6 +91,7 @@ TESTS = {
         *TEACHER,
         *ON_PAIRS,
         "losses/test_flow_map_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_flow_matching": (*reference("flow_matching_and_diffusion"), "losses/test_flow_matching.py"),
     "losses/_live_reflow": (*reference("live_reflow"), *EVERY, "losses/test_reflow_laws.py"),
@@ -85,12 +102,14 @@ TESTS = {
         *TEACHER,
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_intervals": (
         *papers("lagrangian", "mean_flow", "esc_learns_from_the_lines_of_its_batch", "alpha_flow"),
         *TEACHER,
         *ON_PAIRS,
         "losses/test_mean_flow_laws.py",
+        *papers(STOPPED),
     ),
     "losses/_mid_training": ("losses/test_papers_teacher.py::test_mid_training", "losses/test_teacher_laws.py"),
     "losses/_progressive": (*reference("progressive_distillation"), *EVERY, "losses/test_distillation_laws.py"),
@@ -98,34 +117,68 @@ TESTS = {
         *papers("lagrangian", "alpha_flow"),
         *reference("shortcut"),
         "losses/test_shortcut.py",
+        *papers("magnitudes_of_velocities_are_those_of_the_targets"),
         *ON_PAIRS,
     ),
     "losses/_frechet": ("losses/test_frechet_laws.py", "test_set_objectives.py"),
     "losses/_reward": ("losses/test_reward_laws.py",),
     "losses/_sets": ("losses/test_sets_laws.py", "test_set_objectives.py"),
-    "losses/_shortcut": (*reference("shortcut", "shortcut_biased_to_large_steps"), "losses/test_shortcut.py"),
-    **{f"objectives/{path.stem}": OBJECTIVES for path in sorted((PACKAGE / "objectives").glob("_[a-z]*.py"))},
+    "losses/_shortcut": (
+        *reference("shortcut", "shortcut_biased_to_large_steps"),
+        "losses/test_shortcut.py",
+        "test_objectives.py::test_check_names_value_and_remedy",
+        "test_objectives.py::test_shortcut_accepts_the_smallest_batch",
+    ),
+    "objectives/_alpha_flow": (*formulas("AlphaFlow", "AlphaFlow, at its end", "SoFlow"), *CONTINUOUS),
+    "objectives/_base": (*QUICK, *DISCRETE, *CONTINUOUS),
+    "objectives/_consistency": (
+        *QUICK,
+        *formulas("ConsistencyTraining", "ConsistencyDistillation", "ContinuousConsistency from a teacher", "MidTraining"),
+        *DISCRETE,
+        *CONTINUOUS,
+    ),
+    "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *CONTINUOUS),
+    "objectives/_flow_matching": (*formulas("FlowMatching", "Diffusion"), *DISCRETE),
+    "objectives/_live_reflow": (*QUICK, *formulas("LiveReflow"), *DISCRETE),
+    "objectives/_mean_flow": (*QUICK, *formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
+    "objectives/_pairs": (*QUICK, *formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
+    "objectives/_progressive": (*formulas("ProgressiveDistillation", "ProgressiveDistillation, later"), *DISCRETE),
+    "objectives/_reward": ("test_set_objectives.py",),
     "objectives/_sets": ("test_set_objectives.py",),
+    "objectives/_shortcut": (*QUICK, *formulas("Shortcut"), *DISCRETE),
     "ema": ("test_ema.py",),
-    "models/prediction": ("losses/test_data_prediction.py",),
-    "trained": ("losses/test_data_prediction.py", "test_trained.py"),
     "guidance": (
-        *TEACHER,
         "test_guidance.py",
+        "losses/test_options.py",
         *papers("mean_flow", "improved_mean_flow_is_told_its_scale"),
         *reference("shortcut"),
+        *TEACHER,
     ),
+    "rows": ("test_rows.py", *reference("shortcut"), "test_guidance.py"),
     "samplers": ("test_samplers.py", "losses/test_diffusion_laws.py"),
     "steps": (
         "test_steps.py",
+        "losses/test_papers_teacher.py::test_mid_training",
         *papers("alpha_flow"),
         *reference("shortcut"),
-        "losses/test_papers_teacher.py::test_mid_training",
+        "test_samplers.py",
+    ),
+    "tangents": (
+        *papers("mean_flow", "tangents_are_taken_by_the_function_that_is_given", "eulerian"),
+        "losses/test_mean_flow_laws.py::test_finite_differences_tend_to_the_tangent_at_second_order",
+        "losses/test_every_continuous_loss.py",
+        "test_tangent_training.py",
     ),
     "times": ("test_times.py", "test_continuous_objectives.py", *reference("shortcut", "consistency_training")),
     "weights": ("test_weights.py", *papers("lagrangian", "alpha_flow")),
 }
 """The modules that are changed, and the tests of each, the keenest first."""
+
+ELSEWHERE = {
+    "models/prediction": ("losses/test_data_prediction.py",),
+    "trained": ("losses/test_data_prediction.py", "test_trained.py"),
+}
+"""Modules that are no mathematics throughout, and are changed where they are listed below or asked for by `--module`."""
 
 
 class Patch(NamedTuple):
@@ -196,9 +249,9 @@ KNOWN = {
     ),
     "MeanFlow without its teacher": Patch("losses/_mean_flow", "guidance, teacher=teacher), intervals", "guidance), intervals"),
     "the teacher's path by Euler": Patch("losses/_mid_training", "last=t == times[-1]", "last=True"),
-    "the teacher's path asked at its step": Patch(
-        "steps", "first = predict(field, x, t, jnp.zeros_like(d), cond)", "first = predict(field, x, t, d, cond)"
-    ),
+    "Heun's step by Euler": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "end"),
+    "Heun's last step corrected": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "corrected()"),
+    "Heun's step asked at its size": Patch("steps", "jnp.zeros_like(d), cond)) / 2", "d, cond)) / 2"),
     "a teacher guided at all times": Patch("guidance", "return where_rows(_within(t, within), found, strong)", "return found"),
     "a teacher told its guidance": Patch("guidance", "cond, here, within = cond.cond,", "cond, here, within = cond,"),
     "the weak network not asked": Patch(
@@ -211,17 +264,48 @@ KNOWN = {
 """What tests did not see once, and what a method is easily got wrong by."""
 
 
+EQUIVALENT = {
+    r"without strict: zip|(guidance _same|_sets _on_sets|_sets features_of_both): constant: True ": (
+        "both have the same length by construction, which `strict` only states"
+    ),
+    r"guidance guided.some_rows: constant: 1 |rows interleaved: constant: 1 ": "NumPy takes any negative size for what is left",
+    r"weights Adaptive.__call__: constant: 0 ": "one row has as many elements as another",
+    r"_sets entropic_map: function: jnp.zeros_like": "a start that is the same everywhere cancels",
+    r"_sets features_of_both: argument itself": "data depend on nothing that is trained",
+    r"ema inner_product: comparison: a.t <= b.t": "of equal lengths the share is 1, to any power",
+    r"ema combination: without rcond": "None is NumPy's default",
+    r"_sets Frechet.memory: constant: 2 ": "features are of one size, however many rows there are",
+    r"check_divides: comparison: k [<>] every": "what divides the batch is not what does not",
+    r"_frechet frechet_distance: argument itself": "data carry no gradient; stopped, the slope of their root is not computed",
+    r"_frechet frechet_distance: constant: 1 ": "stands where the outer `where` takes 0: any positive number serves",
+    r"_base stopped: argument itself|argument itself: stopped\(": "losses stop what a target answers, too",
+    r"_base Objective.pushes: constant: 0.0": "no number is None",
+    r"_intervals Intervals.draw: constant: 1.0": "a probability of 1 drops every label, and so does a larger one",
+    r"samplers _loop: and, or": "where one of the numbers is traced the loop is the same; JAX converts the other",
+}
+"""Changes that change nothing, by a regular expression of module and change, and why: no test can see these."""
+
+
 class Mutant(NamedTuple):
-    """A module with one change, its source, and what the change is."""
+    """A module with one change, its source, what the change is, and the line where it is."""
 
     module: str
     change: str
     source: str
+    line: int = 0
 
     @property
     def name(self) -> str:
         """An identifier that holds as long as its module stays as it is."""
         return f"{self.module} {hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
+
+    def __str__(self) -> str:
+        return f"{self.module}.py:{self.line} {self.change}"
+
+    @property
+    def equivalent(self) -> str | None:
+        """Why it does what the code does, if that is known."""
+        return next((why for form, why in EQUIVALENT.items() if re.search(form, f"{self.module} {self.change}")), None)
 
 
 # Changes
@@ -256,8 +340,15 @@ def mutants_of(module: str) -> list[Mutant]:
         for what, other in changes(node):
             with replaced(parent, field, index, other):
                 changed = ast.unparse(tree)
-            mutants.append(Mutant(module, f"line {node.lineno}: {what}: {shown(node)}  ->  {shown(other)}", changed))
+            change = f"{function_at(tree, node.lineno)}: {what}: {shown(node)}  ->  {shown(other)}"
+            mutants.append(Mutant(module, change, changed, node.lineno))
     return mutants
+
+
+def function_at(tree: ast.Module, line: int) -> str:
+    """The names of the classes and functions around a line."""
+    around = (ast.ClassDef, ast.FunctionDef)
+    return ".".join(n.name for n in ast.walk(tree) if isinstance(n, around) and n.lineno <= line <= (n.end_lineno or 0))
 
 
 def places(node: ast.AST) -> Iterator[tuple[Any, ast.AST, str, int | None]]:
@@ -389,39 +480,60 @@ def shown(node: ast.AST) -> str:
 # Runs
 
 
-def is_killed(mutant: Mutant, limit: float) -> bool:
-    """Whether a test of its module fails in a fork of this process, or does not end in `limit` seconds."""
+def killer(mutant: Mutant, limit: float) -> str | None:
+    """The test of its module that fails in a fork of this process, "time" if that takes `limit` seconds, None if all pass."""
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.setsid()
-        os._exit(tested(mutant))
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status) != 0
-        time.sleep(0.05)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return True
-
-
-def tested(mutant: Mutant) -> int:
-    """The exit status of the tests with the mutant in place of its module."""
-    if mutant.source:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-            os.dup2(nowhere.fileno(), 2)
+        os._exit(tested(mutant, writing))
+    os.close(writing)
     try:
-        substitute(path_of(mutant.module), mutant.source)
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                first = os.read(reading, 4096).decode()
+                return (first or "an import") if os.waitstatus_to_exitcode(status) else None
+            time.sleep(0.05)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return "time"
+    finally:
+        os.close(reading)
+
+
+def tested(mutant: Mutant, told: int) -> int:
+    """The exit status of the tests with the mutant in place of its module; the name of one that fails is written to `told`."""
+    try:
         import pytest
 
-        files = [str(ROOT / "tests" / name) for name in TESTS[mutant.module]]
+        if mutant.source:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+                os.dup2(nowhere.fileno(), 2)
+            substitute(path_of(mutant.module), mutant.source)
+        files = [str(ROOT / "tests" / name) for name in tests_of(mutant.module)]
         # Pytest wants to import the plugins that are there already.
         options = "-x -q -p no:cacheprovider -p no:xdist -W ignore::pytest.PytestAssertRewriteWarning"
-        return int(pytest.main([*options.split(), *files]))
+        return int(pytest.main([*options.split(), *files], plugins=[Teller(told)]))
     except BaseException:
         return 1
+
+
+class Teller:
+    """A plugin of pytest that writes the name of the test that fails."""
+
+    def __init__(self, told: int):
+        self._told = told
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            os.write(self._told, report.nodeid.encode())
+
+
+def tests_of(module: str) -> tuple[str, ...]:
+    return (TESTS | ELSEWHERE)[module]
 
 
 def substitute(module: pathlib.Path, source: str) -> None:
@@ -452,40 +564,49 @@ def results(path: pathlib.Path | None) -> dict[str, dict[str, Any]]:
     return {found["name"]: found for found in map(json.loads, lines)}
 
 
-def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float) -> list[Mutant]:
-    """The survivors; results are written to `out` as they come."""
+def run(mutants: list[Mutant], out: pathlib.Path | None, limit: float, *, again: bool = False) -> list[Mutant]:
+    """The survivors; results are written to `out` as they come; with `again` its survivors that may be seen are tried anew."""
     known, survivors = results(out), []
+    if again:
+        known = {m.name: known[m.name] for m in mutants if m.name in known and (known[m.name]["killer"] or m.equivalent)}
     bar = tqdm.tqdm(mutants, unit="mutant")
     for mutant in bar:
         if mutant.name not in known:
             start = time.monotonic()
-            outcome = {"name": mutant.name, "change": mutant.change, "killed": is_killed(mutant, limit)}
+            outcome = {"name": mutant.name, "change": mutant.change, "killer": killer(mutant, limit)}
             known[mutant.name] = outcome | {"seconds": round(time.monotonic() - start, 1)}
             if out is not None:
                 with out.open("a") as file:
                     file.write(json.dumps(known[mutant.name]) + "\n")
-        if not known[mutant.name]["killed"]:
+        if known[mutant.name]["killer"] is None:
             survivors.append(mutant)
-            bar.write(f"survives: {mutant.module} {mutant.change}")
+            bar.write(fate(mutant))
         bar.set_postfix(survivors=len(survivors))
     return survivors
 
 
+def fate(survivor: Mutant) -> str:
+    """A line that names it, with the reason if it is equivalent."""
+    why = survivor.equivalent
+    return f"survives: {survivor}" if why is None else f"equivalent: {survivor}: {why}"
+
+
 def check_tests(modules: list[str], limit: float) -> None:
     """Raise SystemExit unless the tests pass on the code as it is: they would kill every mutant."""
-    files = tuple(dict.fromkeys(name for module in modules for name in TESTS[module]))
-    TESTS["unchanged"] = files
-    if is_killed(Mutant("unchanged", "", ""), limit * len(files)):
-        raise SystemExit(f"the tests {' '.join(files)} fail, or take more than --limit each, on the code as it is")
+    files = tuple(dict.fromkeys(name for module in modules for name in tests_of(module)))
+    ELSEWHERE["unchanged"] = files
+    if failed := killer(Mutant("unchanged", "", ""), limit * len(files)):
+        raise SystemExit(f"of the tests {' '.join(files)} {failed} fails on the code as it is, or they take --limit each")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--known", action="store_true", help="only the listed changes that tests once did not see")
-    parser.add_argument("--module", action="append", choices=TESTS, help="may be given several times; default: all")
+    parser.add_argument("--module", action="append", choices=TESTS | ELSEWHERE, help="may be given several times; default: all")
     parser.add_argument("--sample", type=int, help="this many mutants, drawn from all of the modules")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, help="file of results, one JSON object a line")
+    parser.add_argument("--again", action="store_true", help="try what survived in --out again, after tests were added")
     parser.add_argument("--limit", type=float, default=300, help="seconds after which a mutant counts as killed")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests on the code as it is first")
     arguments = parser.parse_args()
@@ -504,11 +625,11 @@ def main() -> None:
     imported()
     if not arguments.unchecked:
         check_tests(list(dict.fromkeys(mutant.module for mutant in mutants)), arguments.limit)
-    survivors = run(mutants, arguments.out, arguments.limit)
-    killed = len(mutants) - len(survivors)
+    survivors = run(mutants, arguments.out, arguments.limit, again=arguments.again)
+    killed, seen = len(mutants) - len(survivors), len(mutants) - sum(mutant.equivalent is not None for mutant in survivors)
     print(f"{killed} of {len(mutants)} mutants killed ({killed / max(1, len(mutants)):.1%}), of {of} in all")
-    for mutant in survivors:
-        print(f"survives: {mutant.module} {mutant.change}")
+    print(f"{killed / max(1, seen):.1%} of those that change what the code does")
+    print("\n".join(map(fate, survivors)))
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ class Through:
             raise ValueError(f"times={self.times}: name two or more in rising order, the first 0 and the last 1")
 
     def __call__(self, share: Number) -> Number:
-        shares = jnp.linspace(0, 1, len(self.times), dtype=share.dtype)
-        return jnp.interp(share, shares, jnp.asarray(self.times, share.dtype))
+        dtype = share.dtype if share.dtype.itemsize > 2 else jnp.float32  # jnp.interp refuses bfloat16
+        shares = jnp.linspace(0, 1, len(self.times), dtype=dtype)
+        return jnp.interp(share.astype(dtype), shares, jnp.asarray(self.times, dtype)).astype(share.dtype)
 
 
 def trigonometric_time(angle: float, std: float) -> float:

@@ -13,6 +13,8 @@ import pytest
 import flat
 import toy
 from eqx_shortcut import Batch, losses, samplers, tangents, times, weights
+from eqx_shortcut.data import Images
+from eqx_shortcut.data.pipeline import WholeBatches
 from eqx_shortcut.guidance import Guidance, Scales, autoguided, draw_guided, unlabelled
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
@@ -195,6 +197,20 @@ def test_esc_is_mean_flow_on_posterior_means_with_more_steps_to_the_data_early(k
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("groups", "share"), [(None, 0.113), (16, 0.5)])
+def test_every_second_row_has_a_posterior_mean_where_a_batch_is_sets_of_a_class(key, groups, share):
+    """Of 1,000 classes a row of a random batch of 256 has another of its class with probability 1 - 0.999^255 = 0.225."""
+    objective, rng = ESC(groups=groups), np.random.default_rng(0)
+    assert objective.sets == groups
+    objective.check(256)
+    images = Images(np.zeros((20_000, 1, 1, 1), np.uint8), np.repeat(np.arange(1000, dtype=np.int32), 20), classes=1000)
+    labels = WholeBatches(images, 256, seed=0, groups=groups)[0]["labels"]
+    batch = Batch(jnp.asarray(rng.standard_normal((256, 2)), jnp.float32), jnp.asarray(labels))
+    draws = objective.drawn(jnp.float32(0.5)).draw(batch, key)
+    moved = np.mean(np.any(np.asarray(draws.x != batch.x), axis=1))
+    assert abs(moved - share) < (0.1 if groups is None else 0.02)  # near the data a mean is the row itself
+
+
 @pytest.mark.parametrize(("progress", "warmup"), [(0.0, 0.0), (0.05, 0.5), (1.0, 1.0)])
 @pytest.mark.parametrize("distil", [False, True])
 def test_continuous_consistency_warms_up_from_the_data_or_a_teacher(key, progress, warmup, distil):
@@ -232,6 +248,7 @@ def test_they_are_continuous_and_have_what_they_train_beside_the_network(objecti
         0.0 if distils else None,
         velocity,
     )
+    assert objective.pushes is not isinstance(objective, SplitMeanFlow | SoFlow | ProgressiveMap)
     learned = isinstance(objective, ESC | ContinuousConsistency | Lagrangian | Eulerian | ProgressiveMap)
     assert isinstance(objective.extra(jax.random.key(0)), weights.LogVariance) is learned
     every = {ImprovedMeanFlow: 2, ContinuousConsistency: None}.get(type(objective), 4)
@@ -250,11 +267,19 @@ def test_the_network_and_what_is_beside_it_alone_are_trained(key, objective):
 @each
 def test_they_are_asked_at_any_step_or_the_whole_way(objective):
     whole = isinstance(objective, ContinuousConsistency)
-    x, t, d = jnp.ones((3, 2)), jnp.array([0.0, 0.5, 0.9]), jnp.array([1.0, 0.5, 1 / 1000])
+    x, t, d = jnp.ones((3, 2)), jnp.array([0.0, 0.5, 0.99]), jnp.array([1.0, 0.5, 1 / 1000])
     network = networks().online
     field, expected = objective.sampling(network), NetworkField(network)(x, t, 1 - t if whole else d, jnp.arange(3))
     np.testing.assert_allclose(field(x, t, d, jnp.arange(3)), expected, rtol=1e-6)
     assert objective.guides(1) is objective.guides(1000) is not whole
+
+
+def test_mid_training_has_one_teacher_which_it_asks_for_the_velocity():
+    objective, network = MidTraining(), networks().online
+    assert objective.continuous and (objective.stages, objective.teacher_step) == (1, 0.0) and not objective.guides(1)
+    x, t = jnp.ones((3, 2)), jnp.array([0.0, 0.5, 0.99])
+    expected = NetworkField(network)(x, t, 1 - t, jnp.arange(3))
+    np.testing.assert_allclose(objective.sampling(network)(x, t, jnp.ones(3), jnp.arange(3)), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("objective", [MeanFlow(), ContinuousConsistency(), ContinuousConsistency(renoise=False)])
@@ -288,6 +313,8 @@ def test_what_contains_guidance_is_not_guided_again(inside):
             r"mix=0.5 is a share of the network's own velocity, and a teacher .* leave it at 0",
         ),
         (ESC(distil=True), 64, r"posterior_every=2 averages velocities of lines, and a teacher answers it: leave it None"),
+        (ESC(groups=48), 64, r"batch 64 is not a multiple of groups=48"),
+        (ESC(groups=64), 64, r"groups=64 of a batch of 64 are sets of one row, which tell nothing: use 32 or fewer"),
         (MidTraining(), 24, r"batch 24 is not a multiple of rollout=16: use a batch of 16 or 32, or rollout=12 or 24"),
         (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),
         (AlphaFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),

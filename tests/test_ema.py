@@ -130,3 +130,5 @@ def test_combined_is_the_sum_array_by_array():
     found = ema.combined([AVERAGE, ONLINE, other], [2.0, -1.5, 0.5])
     np.testing.assert_allclose(found["w"], [2 - 7.5 + 0.5, -4 + 0.5])
     assert int(found["count"]) == 3 and found["f"] is abs and found["h"].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="shorter"):
+        ema.combined([AVERAGE, ONLINE, other], [2.0, -1.5])

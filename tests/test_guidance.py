@@ -9,6 +9,7 @@ from eqx_shortcut.guidance import (
     Guided,
     Scales,
     at_scale,
+    autoguided,
     draw_guided,
     drop_condition,
     guided,
@@ -65,6 +66,14 @@ def test_calls_the_field_once(key, scale, first, calls):
     counted = Counted()
     guided(counted, scale, NULL, first=first)(*inputs(key))
     assert counted.calls == calls
+
+
+def test_a_scale_of_one_asks_no_weak_network(key):
+    counted = Counted()
+    np.testing.assert_array_equal(autoguided(field, counted, 1.0)(*inputs(key)), field(*inputs(key)))
+    assert not counted.calls
+    twice = lambda x, t, d, cond: 2 * field(x, t, d, cond)  # noqa: E731
+    np.testing.assert_allclose(autoguided(field, twice, 2.0)(*inputs(key)), jnp.zeros((N, 3)), atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [0.0, 3.0])
@@ -175,7 +184,7 @@ def test_missing_null_is_named(key, first):
 def test_of_rows_interleaved_over_groups_the_first_are_guided(key, groups, calls):
     """Row b of group a was number `b groups + a`; where 4 are not a multiple of the groups, more are evaluated."""
     counted, (x, t, d, cond) = Counted(), inputs(key, 12)
-    found = guided(counted, 3.0, NULL, first=4, groups=groups)(x, t, d, cond)
+    found = Guidance(NULL, 0.0, 3.0).of(counted, first=4, groups=groups)(x, t, d, cond)
     u, u_null = field(x, t, d, cond), field(x, t, d, jnp.full_like(cond, NULL))
     a, b = np.divmod(np.arange(12), 12 // groups)
     first = (b * groups + a < 4)[:, None]
@@ -307,7 +316,9 @@ def test_scales_are_drawn_with_density_one_over_scale(key):
     share = np.mean(np.asarray(found.scale) < 8**0.5)
     assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(n)
     assert float(found.scale.min()) >= 1 and float(found.scale.max()) <= 8
-    assert 0 <= float(found.start.min()) and float(found.start.max()) <= 0.5 <= float(found.stop.min())
+    for ends, low in ((found.start, 0.0), (found.stop, 0.5)):  # both uniform
+        assert low <= float(ends.min()) and float(ends.max()) <= low + 0.5
+        assert abs(float(ends.mean()) - low - 0.25) < 5 * 0.5 / np.sqrt(12 * n)
     plain = draw_guided(key, None, Scales(2, 2), jnp.zeros(3))
     np.testing.assert_allclose([plain.scale, plain.start, plain.stop], [[2] * 3, [0] * 3, [1] * 3], rtol=1e-6)
     fixed = draw_guided(key, None, Scales(interval=(0.25, 0.5)), jnp.zeros(3))

@@ -21,7 +21,7 @@ def test_the_listed_changes_fit_the_code():
 
 
 def test_every_module_has_tests_that_exist():
-    for module, tests in mutations.TESTS.items():
+    for module, tests in (mutations.TESTS | mutations.ELSEWHERE).items():
         assert mutations.path_of(module).exists()
         assert all((ROOT / "tests" / name.partition("::")[0]).exists() for name in tests)
 
@@ -44,6 +44,13 @@ def test_operators_comparisons_branches_keywords_and_stopped_gradients_are_chang
     assert found == {"a + f(b, key=3) if c < 2 else -d", "a - f(b, key=3)", "a", "f(b)", "4", "c <= 2", "3", "d"} | {
         "-d if c < 2 else a + f(b, key=3)"
     }
+
+
+@pytest.mark.slow
+def test_every_equivalent_change_is_one_of_the_code():
+    mutants = [mutant for module in mutations.TESTS for mutant in mutations.mutants_of(module)]
+    reasons = {mutant.equivalent for mutant in mutants}
+    assert set(mutations.EQUIVALENT.values()) <= reasons, "the code has changed: drop the entry, or write it anew"
 
 
 @pytest.mark.slow

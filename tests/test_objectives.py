@@ -72,12 +72,22 @@ class Bare(Objective):
 def test_an_objective_inherits_what_it_does_not_say(key):
     bare = Bare()
     assert isinstance(bare, Objective) and bare.stages == 0 and not bare.continuous and bare.guides(1)
-    assert bare.teacher_step is bare.velocity_step is bare.only_step is None
+    assert bare.teacher_step is bare.velocity_step is bare.only_step is bare.sets is bare.told is bare.memory((3,)) is None
+    assert not (bare.pushes or bare.second_head or bare.trained_in({}) or bare.terms(networks(), PROGRESS))
     assert bare.snapshot(networks()).weight == networks().ema.weight
     bare.check(1)
     noise, field = jax.random.normal(key, (4, 3)), bare.sampling(networks().online)
     found = bare.sample(field, noise, jnp.arange(4), steps=3, renoise=lambda i: noise)
     np.testing.assert_array_equal(found, samplers.euler(field, noise, jnp.arange(4), steps=3))
+
+
+def test_what_is_trained_goes_back_where_it_came_from():
+    both = networks()
+    assert both.trained is both.online
+    assert both.with_trained(both.ema).online is both.ema and both.with_trained(both.ema).ema is both.ema
+    both = networks(extra=both.teacher)
+    found = both.with_trained((both.extra, both.ema))
+    assert found.trained == (both.extra, both.ema) and found.teacher is both.teacher
 
 
 KNOWN = {  # stages, the step its teacher is asked at, the step of its velocity, its only step
@@ -238,7 +248,8 @@ SETTINGS = {"guidance": 2.0, "dt_bias": True, "clip": 1.0}
 def test_shortcut_is_its_loss_on_targets_without_dropout(key, average):
     k_draws, k_mask = jax.random.split(key)
     both = networks()
-    objective = Shortcut(steps=4, bootstrap_every=4, bootstrap_ema=average, label_dropout=0.5, **SETTINGS)
+    settings = SETTINGS | {"guide_all": not average}
+    objective = Shortcut(steps=4, bootstrap_every=4, bootstrap_ema=average, label_dropout=0.5, **settings)
     found, metrics = objective(both, batch(), key, PROGRESS)
     expected, _ = flat.shortcut(
         NetworkField(both.online, k_mask),
@@ -249,7 +260,7 @@ def test_shortcut_is_its_loss_on_targets_without_dropout(key, average):
         bootstrap_every=4,
         null=both.null,
         dropout=0.5,
-        **SETTINGS,
+        **settings,
     )
     np.testing.assert_allclose([found, metrics["loss"]], expected, rtol=1e-6)
 

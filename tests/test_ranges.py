@@ -163,6 +163,10 @@ def test_the_sentence_names_value_rule_and_remedy(kind, given, sentence):
     assert str(caught.value) == sentence
 
 
+def test_an_interval_may_be_one_time():
+    assert objectives.MeanFlow(interval=(0.5, 0.5)).interval == (0.5, 0.5)
+
+
 @pytest.mark.parametrize("command", ["sample", "evaluate", "interpolate", "trajectory", "export"])
 @pytest.mark.parametrize(
     ("flag", "values", "sentence"),

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import sharding
-from eqx_shortcut.rows import check_divides, check_share, expand, merge_rows, split_rows, where_rows
+from eqx_shortcut.rows import (
+    check_divides,
+    check_groups,
+    check_share,
+    expand,
+    merge_microbatches,
+    merge_rows,
+    parts,
+    split_microbatches,
+    split_rows,
+    where_rows,
+)
 
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -45,6 +56,24 @@ def test_split_takes_rows_by_stride_and_the_rest_in_order(every):
     np.testing.assert_array_equal(first["x"], tree_of(12)["x"][::every])
 
 
+def test_microbatches_are_rows_by_stride_and_merge_inverts_them():
+    tree = tree_of(12)
+    found = split_microbatches(tree, 4)
+    np.testing.assert_array_equal(found["label"], np.arange(12).reshape(3, 4).T)
+    np.testing.assert_array_equal(found["x"][1], tree["x"][1::4])
+    jax.tree.map(np.testing.assert_array_equal, merge_microbatches(found), tree)
+    with pytest.raises(ValueError, match="12 rows cannot be cut into 5 equal microbatches"):
+        split_microbatches(tree, 5)
+
+
+@pytest.mark.parametrize(("n", "groups", "expected"), [(24, 3, 24), (48, 4, 8), (40, 8, 8), (16, 1, 8), (12, 3, 3)])
+def test_no_part_lies_on_two_devices_where_the_rows_divide_so(n, groups, expected):
+    """Over 8 devices; without a mesh there is one."""
+    assert parts(n, groups) == groups
+    with jax.set_mesh(sharding.make_mesh()):
+        assert parts(n, groups) == expected
+
+
 def test_split_names_batch_rule_and_remedy():
     with pytest.raises(ValueError, match=r"batch 9 is not a multiple of every=8: use a batch of 8 or 16, or every=3 or 9$"):
         split_rows(jnp.zeros((9, 2)), 8)
@@ -67,6 +96,17 @@ def test_a_share_divides_the_batch():
         ValueError, match=r"batch 12 is not a multiple of bootstrap_every=5: .* 10 or 15, or bootstrap_every=4 or 6$"
     ):
         check_share(12, 5)
+
+
+def test_divisors_that_are_offered_are_the_nearest():
+    with pytest.raises(ValueError, match=r"batch 10 is not a multiple of every=3: use a batch of 9 or 12, or every=2 or 5$"):
+        check_divides(10, 3)
+
+
+def test_sets_are_of_two_rows_or_more():
+    check_groups(12, 6)
+    with pytest.raises(ValueError, match="groups=12 of a batch of 12 are sets of one row, which tell nothing: use 6 or fewer"):
+        check_groups(12, 12)
 
 
 @pytest.mark.parametrize("every", range(2, 9))

@@ -134,6 +134,7 @@ def test_times_rise_from_noise_to_data(times):
     found = jax.vmap(times)(jnp.linspace(0, 1, 33))
     np.testing.assert_allclose([found[0], found[-1]], [0, 1], atol=1e-6)
     assert bool(jnp.all(jnp.diff(found) > 0))
+    assert times(jnp.bfloat16(0.5)).dtype == jnp.bfloat16
 
 
 def test_times_are_those_of_their_papers():
@@ -143,6 +144,7 @@ def test_times_are_those_of_their_papers():
     stretched = (1 / (1 + sigma) - 1 / 81) / (1 / 1.002 - 1 / 81)
     np.testing.assert_allclose(samplers.PowerSteps()(share), stretched, rtol=1e-4)
     np.testing.assert_allclose(samplers.Through((0.0, 0.3, 1.0))(jnp.array(0.75)), 0.65, rtol=1e-6)
+    np.testing.assert_allclose(samplers.Through((0.0, 1.0))(share), share)
     # On the trigonometric path x = cos(s) data + sin(s) std noise the noise over data is std tan(s).
     t = samplers.trigonometric_time(1.1, 0.5)
     np.testing.assert_allclose((1 - t) / t, 0.5 * np.tan(1.1), rtol=1e-9)
@@ -165,6 +167,7 @@ def test_two_jumps_put_the_point_back_at_the_time_between(x64, key):
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     same = samplers.Sampler(samplers.consistency, samplers.Through((0.0, 0.3, 1.0)))
     assert sampler == same and hash(sampler) == hash(same)
+    assert sampler.name == "consistency at times Through(times=(0.0, 0.3, 1.0))" and samplers.Sampler().name == "euler"
 
 
 # Consistency sampling

@@ -17,7 +17,7 @@ from eqx_shortcut.commands import evaluate
 from eqx_shortcut.evaluate import Pixels
 from eqx_shortcut.evaluate.networks import classifier_features
 from eqx_shortcut.models import NetworkField
-from eqx_shortcut.objectives import Drifting, Frechet, MeanFlow, Networks, SinkhornFlow
+from eqx_shortcut.objectives import Drifting, Frechet, MeanFlow, Networks, Reward, SinkhornFlow
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
 from eqx_shortcut.train import init_state, make_step
 
@@ -60,6 +60,34 @@ def test_an_objective_is_its_loss_with_dropout_on(key, objective):
     assert objective.sets == 2 and not objective.guides(1) and objective.memory((3,)) is None
 
 
+def test_the_frechet_objective_is_its_loss_of_the_moments_it_remembers(key):
+    objective, k_draws = Frechet(decay=0.5, eps=0.2), jax.random.split(key)[0]
+    memory = [losses.Streams(losses.Stream.of(3).updated(batch().x + 1, 1.0), losses.Stream.of(3).updated(batch().x, 1.0))]
+    all = eqx.tree_at(lambda n: n.memory, networks(), memory, is_leaf=lambda leaf: leaf is None)
+    field = NetworkField(all.online, jax.random.split(key)[1])
+    expected, kept = losses.frechet(field, batch(), k_draws, memory=memory, decay=0.5, eps=0.2)
+    for (loss, metrics), rest in (
+        (objective(all, batch(), key, PROGRESS), kept),
+        objective.remembered(all, batch(), key, PROGRESS),
+    ):
+        np.testing.assert_allclose([loss, metrics["frechet"]], [expected[0], expected[1]["frechet"]], rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), rest, kept)
+
+
+def total(x, cond):
+    """A reward."""
+    return jnp.sum(x, axis=1) + cond.astype(x.dtype)
+
+
+def test_the_reward_objective_is_its_loss_on_samples_of_the_average(key):
+    objective = Reward(score=f"{__name__}:total", groups=2, steps=2, beta=0.3)
+    k_draws, k_mask = jax.random.split(key)
+    field, old = NetworkField(networks().online, k_mask), NetworkField(networks().ema)
+    expected, _ = losses.reward(field, batch(), k_draws, old=old, score=total, groups=2, steps=2, beta=0.3)
+    np.testing.assert_allclose(objective(networks(), batch(), key, PROGRESS)[0], expected, rtol=1e-5)
+    assert objective.pushes and objective.sets == 2 and not objective.guides(1)
+
+
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
     path = tmp_path_factory.mktemp("features") / "small.safetensors"
@@ -75,6 +103,9 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     np.testing.assert_array_equal(rows, x.reshape(2, -1))
     np.testing.assert_allclose(vectors, judge(np.asarray(x)).vectors, atol=1e-5)
     assert both.trained_in(judge.protocol) and both.trained_in(Pixels().protocol)
+    np.testing.assert_allclose(both.vectors(jnp.broadcast_to(x, (2, 16, 16, 3)))[1], vectors, rtol=1e-5)
+    uneven = SinkhornFlow(features=("pixels/5",)).vectors(x)[0]  # what is left at the edges is not seen
+    np.testing.assert_allclose(uneven, x[:, :15, :15, 0].reshape(2, 3, 5, 3, 5).mean((2, 4)).reshape(2, 9), rtol=1e-4)
     coarse = SinkhornFlow(features=("pixels/4",))
     np.testing.assert_allclose(coarse.vectors(x)[0][0, 1], jnp.mean(x[0, :4, 4:8]), rtol=1e-5)
     alone = SinkhornFlow()
@@ -94,6 +125,10 @@ def test_a_judge_that_trained_is_marked():
         assert not said or "pixel Frechet distance, which therefore says nothing of them" in protocol["caution"]
 
 
+def test_a_loss_of_moments_takes_any_batch():
+    Frechet().check(3)
+
+
 def test_features_of_images_are_not_asked_of_other_rows(classifier):
     with pytest.raises(ValueError, match=r"are of images of 1 or 3 channels, and rows are of shape \(3,\): name pixels"):
         Frechet(features=(str(classifier),)).memory((3,))
@@ -107,6 +142,8 @@ REFUSED = [
         Frechet(features=("inception",)),
         r"features=inception: name pixels, pixels/2, or a file FILE.safetensors of classifier.py",
     ),
+    (Reward(groups=8, score=f"{__name__}:total"), r"groups=8 of a batch of 8 are sets of one row"),
+    (Reward(score="nowhere:total"), r"score=nowhere:total cannot be had .*: name a reward, MODULE:FUNCTION"),
     (SinkhornFlow(features=("none.safetensors",)), r"no file none.safetensors: train a classifier with classifier.py"),
 ]
 

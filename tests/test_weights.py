@@ -73,3 +73,8 @@ def test_a_learned_weight_of_errors_that_vanish_stays_bounded():
 
     weight, _ = jax.lax.scan(descend, weights.LogVariance(), length=500)
     assert 0.5 < float(jnp.abs(weight.of(t, d)).max()) < 8
+
+
+def test_a_learned_weight_has_the_dtype_of_the_times():
+    t = jnp.array([0.25, 0.5], jnp.bfloat16)
+    assert weights.LogVariance().of(t, t).dtype == jnp.bfloat16

@@ -8,6 +8,7 @@ from .. import losses, times
 from ..guidance import Guidance, Scales
 from ..models.field import NetworkField
 from ..ranges import Count, MoreThanOne, Positive, PositiveShare, Several, Share
+from ..rows import check_groups
 from ..types import Batch, Cond, Field, Number
 from ._base import Loss, Networks
 from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
@@ -55,6 +56,19 @@ class ESC(MeanFlow):
     """Summed square below which an error is small (more than 0)."""
     log_variance: bool = True
     """Learn a weight of each t and d."""
+    groups: Count | None = None
+    """Sets of one class each that a batch is made of, whose lines a mean is over; must divide it; None: rows at random
+    (1 or more)."""
+
+    @property
+    def sets(self) -> int | None:
+        """`groups`."""
+        return self.groups
+
+    def check(self, batch: int) -> None:
+        """As MeanFlow, and sets of two rows or more."""
+        super().check(batch)
+        check_groups(batch, self.groups or 1)
 
     def share_to_data(self, progress: Number) -> Number:
         """The share of steps to the data, which falls to 0 and stays there."""

@@ -159,9 +159,10 @@ def same(loss: Callable, formula: Callable, p, *, rtol: float = 1e-9):
         return jnp.mean(rows), rows
 
     (expected, rows), gradient = jax.value_and_grad(mean, has_aux=True)(p)
-    np.testing.assert_allclose(loss(p, reduction=None)[0], rows, rtol=rtol)
+    values, each = loss(p, reduction=None)
+    np.testing.assert_allclose(values, rows, rtol=rtol)
     (value, metrics), found = jax.value_and_grad(loss, has_aux=True)(p)
-    np.testing.assert_allclose([value, metrics["loss"]], expected, rtol=rtol)
+    np.testing.assert_allclose([value, metrics["loss"], each["loss"]], expected, rtol=rtol)
     for name, leaf in found.items():
         np.testing.assert_allclose(leaf, gradient[name], rtol=1e2 * rtol, atol=1e-12, err_msg=name)
 
@@ -339,6 +340,30 @@ def mid_training(field, teacher, noise, cond, rollout):
         there = flow_map(field, cond)(t, 1 + 0 * t, point)
         errors.append(mean_square((there - hold(x)) / over(1 - t)))
     return jnp.stack(errors, axis=1).reshape(-1)
+
+
+# MeanFlowNFT (2026): what is learnt are the velocities that two networks imply, by the data that they lead to
+
+
+def rewarded(field, old, rows, share, *, beta, balance=True):
+    """`5/beta (r |x+ - x|^2/w+ + (1 - r) |x- - x|^2/w-)` with `x+- = z_t - t V+-`, `V+- = V_old +- beta (V - V_old)`.
+
+    `V = u + (t - r) sg(du/dt)` along the velocity at no step; `w+-` is the mean distance `|x+- - x|`, held.
+    """
+    t, r = levels(rows)
+
+    def implied(network):
+        u = backwards(network)
+        answer, slope = total(u, rows.point, r, t, rows.cond, hold(u(rows.point, t, t, rows.cond)))
+        return answer + over(t - r) * hold(slope)
+
+    def missed(sign):
+        kept = hold(implied(old))
+        data = rows.point - over(t) * (kept + sign * beta * (implied(field) - kept))
+        off = data - rows.data
+        return mean_square(off) / (hold(jnp.mean(jnp.abs(off), axis=1)) if balance else 1)
+
+    return 5 / beta * (share * missed(1) + (1 - share) * missed(-1))
 
 
 # sCM (Lu and Song 2025): `x = cos(s) x_0 + sin(s) z` with `z ~ N(0, sd^2)`, `f = cos(s) x - sin(s) sd F(x / sd, s)`

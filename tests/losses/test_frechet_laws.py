@@ -65,7 +65,7 @@ def stream(mean, covariance) -> losses.Stream:
     return losses.Stream(jnp.ones(()), jnp.asarray(mean), jnp.asarray(covariance + np.outer(mean, mean)))
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
 def test_the_distance_is_the_evaluation_s_at_any_rank(rank):
     low = DATA[:, :rank] @ RNG.standard_normal((rank, F))
     wide = A @ A.T
@@ -76,6 +76,13 @@ def test_the_distance_is_the_evaluation_s_at_any_rank(rank):
             np.testing.assert_allclose(losses.frechet_distance(samples, data), expected, atol=1e-6)
             slopes = jax.grad(lambda s, data=data: losses.frechet_distance(s, data))(samples)
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+
+
+def test_the_distance_is_that_of_other_units():
+    for unit in (1e-4, 1e4):
+        pairs = [(stream(s * B, s**2 * A @ A.T), stream(s * MEAN, s**2 * COVARIANCE)) for s in (1.0, unit)]
+        one, other = (losses.frechet_distance(*pair) for pair in pairs)
+        np.testing.assert_allclose(other, unit**2 * one, rtol=1e-6)
 
 
 def test_moments_stream_with_falling_weights():
@@ -108,3 +115,8 @@ def _of_memory(key):
 def test_features_of_another_size_are_refused(key):
     with pytest.raises(ValueError, match="features of 2 numbers for moments of 3: give the memory of these features"):
         called(linear(jnp.asarray(A), jnp.asarray(B)), key, fresh(), features=lambda x: x[:, :2])
+
+
+def test_a_memory_of_more_spaces_than_the_features_have_is_refused(key):
+    with pytest.raises(ValueError, match="shorter"):
+        called(linear(jnp.asarray(A), jnp.asarray(B)), key, fresh() + fresh())

@@ -40,6 +40,7 @@ from eqx_shortcut.objectives import (
     SplitMeanFlow,
     TerminalVelocity,
 )
+from eqx_shortcut.types import Draws
 from papers import NULL, N, Recorded, Rows, field_of, given, in_steps, parameters
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -350,6 +351,21 @@ def test_the_gradient_is_that_of_the_formula(key, monkeypatch, case):
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-12), getattr(found, part), getattr(gradient, part)
         )
     assert all_zero(found.ema) and all_zero(found.teacher) and not all_zero(found.online)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.objective.continuous])
+def test_the_terms_of_an_objective_are_its_formula_at_any_time_of_their_grids(name):
+    """Each in the rows that it is for."""
+    case, all = CASES[name], networks(CASES[name].objective)
+    for term in case.objective.terms(all, jnp.asarray(case.progress)):
+        which = (np.arange(N) % case.every == 0) == (term.name != "flow") if term.share < 1 else np.ones(N, bool)
+        for n in np.asarray(term.sections, float):
+            rows = given(case.every)
+            rows = rows._replace(t=jnp.floor(rows.t * n) / n, d=jnp.full(N, 1 / n))
+            asked = term.target(Draws(rows.data, rows.noise, rows.t, rows.d, rows.cond))
+            found = papers.mean_square(online(all)(asked.x, asked.t, asked.d, asked.cond) - asked.u)
+            expected = case.formula(all, rows._replace(d=asked.d))
+            np.testing.assert_allclose(found[which], expected[which], rtol=1e-9)
 
 
 def all_zero(tree) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import papers
 from eqx_shortcut import Batch, cli, losses, samplers
 from exact import M, S, gaussian_field, gaussian_lines, gaussian_scale, gaussian_velocity, mean_of
 
@@ -112,3 +113,44 @@ def test_the_exact_map_says_the_velocity_at_any_step_and_the_loss_draws_by_the_o
     np.testing.assert_allclose(seen[0], samplers.euler(field, noise, None, steps=2), rtol=1e-12)
     np.testing.assert_allclose(metrics["reward"], np.mean(seen[0]), rtol=1e-12)
     assert values.shape == (8,) and np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("options", [{"beta": 0.3}, {"beta": 0.1, "balance": False}], ids=["balanced", "plain"])
+def test_the_loss_and_its_gradient_are_the_paper_s_at_any_field(key, options):
+    """Of lines through what the old field draws, as the score is given them; times and noise are read from what is asked."""
+    rows, steps, old, samples = papers.given(2), 4, papers.field_of(papers.parameters(5)), []
+
+    def score(x, cond):
+        samples.append(x)
+        return jnp.sin(jnp.sum(x, axis=1)) + cond.astype(x.dtype)
+
+    def loss(p, **more):
+        own = {"old": old, "score": score, "steps": steps, "groups": 3}
+        return losses.reward(papers.field_of(p), Batch(rows.data, rows.cond), key, **own, **options, **more)
+
+    field = papers.Recorded(papers.field_of(papers.parameters(0)))
+    _, metrics = losses.reward(field, Batch(rows.data, rows.cond), key, old=old, score=score, steps=steps, groups=3, **options)
+    point, t, _, _ = field.first(papers.N)
+    x = samples[0]
+    noise = (point - papers.over(t) * x) / papers.over(1 - t)
+    np.testing.assert_allclose(t * steps, np.round(t * steps), atol=1e-12)
+    assert len(set(np.asarray(t * steps))) > 1 and t.min() >= 0 and t.max() < 1
+    drawn = papers.Rows(noise, x, t, jnp.full_like(t, 1 / steps), rows.cond)
+    sets = np.asarray(score(x, rows.cond)).reshape(3, -1)
+    shares = 0.5 + (sets - sets.mean(1, keepdims=True)) / sets.std(1, keepdims=True) / 10
+
+    def formula(p):
+        return papers.rewarded(papers.field_of(p), old, drawn, shares.ravel(), **options)
+
+    papers.same(loss, formula, papers.parameters(0), rtol=1e-8)
+    np.testing.assert_allclose(metrics["reward"], sets.mean(), rtol=1e-12)
+
+
+def test_noise_is_of_the_scale_of_the_batch_at_the_start_and_on_the_lines(key):
+    """A field of no velocity leaves samples at their noise, so that every point lies between two noises."""
+    points, nothing = [], lambda x, t, d, cond: jnp.zeros_like(x)
+    for scale in (1.0, 3.0):
+        field = papers.Recorded(nothing)
+        losses.reward(field, Batch(jnp.zeros((8, 2)), noise_scale=scale), key, old=nothing, score=lambda x, _: x[:, 0])
+        points.append(field.first(8)[0])
+    np.testing.assert_allclose(points[1], 3 * points[0], rtol=1e-12)

@@ -1,5 +1,7 @@
 """Losses on sets: entropic plans between Gaussians in closed form, drifting's symmetry, and both against plain formulas."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,19 +159,21 @@ def batch() -> Batch:
 P = {"a": np.array([0.7, 1.2, 0.9]), "b": np.array([0.3, -0.2, 0.1])}
 
 
-def of_groups(name: str, samples, data, everything, guidance: float) -> np.ndarray:
-    """How a group's samples move."""
+def of_groups(name: str, samples, data, everything, guidance: float) -> tuple[np.ndarray, dict[str, Any]]:
+    """How a group's samples move, and the metrics."""
     if name == "drifting":
         everything = everything[: 0 if guidance == 1 else None]
         w = (guidance - 1) * (len(samples) - 1) / max(1, len(everything))
         others = np.concatenate([samples, everything])
         weights = np.concatenate([np.ones(len(samples)), np.full(len(everything), w)])
         moves = [plain_drift(samples, data, others, r, weights, own=True) for r in TEMPERATURES]
-        return np.sum([v / np.sqrt(np.mean(v**2)) for v in moves], axis=0)
+        v = np.sum([v / np.sqrt(np.mean(v**2)) for v in moves], axis=0)
+        return v, {"drift": np.sqrt(np.mean(np.sum(moves, axis=0) ** 2))}
     a, b = np.split(samples, 2)
-    v = np.concatenate([plain_sinkhorn(a, data, b)[0], plain_sinkhorn(b, data, a)[0]])
+    parts, missed = zip(plain_sinkhorn(a, data, b), plain_sinkhorn(b, data, a), strict=True)
     away = np.concatenate([plain_sinkhorn(half, data, everything)[0] for half in (a, b)])
-    return v + (guidance - 1) * away
+    v = np.concatenate(parts) + (guidance - 1) * away
+    return v, {"drift": np.sqrt(np.mean(v**2)), "marginals": np.mean(missed)}
 
 
 def called(name, field, key, **options):
@@ -181,14 +185,15 @@ def called(name, field, key, **options):
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
 def test_a_loss_moves_each_group_by_its_sets_alone(key, name, guidance):
     """Values and gradient, by `2 phi' (phi - sg(phi + V))` with a feature map that is not the identity."""
-    mix = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4)))
+    mix = jnp.asarray(np.random.default_rng(1).standard_normal((3, 5)))
     copies = 2 if name == "sinkhorn_flow" else 1
     z = np.asarray(jax.random.normal(key, (copies * N, 3), float)).reshape(GROUPS, -1, 3)
-    data = np.asarray(batch().x @ mix).reshape(GROUPS, -1, 4)
+    data = np.asarray(batch().x @ mix).reshape(GROUPS, -1, 5)
     x = np.stack([z[g] * P["a"] + (g + 1) * P["b"] for g in range(GROUPS)]) @ np.asarray(mix)
-    unit = np.mean([lengths(x[g], data[g]) for g in range(GROUPS)]) / 2
-    everything = data.reshape(-1, 4) / unit
-    v = np.stack([of_groups(name, x[g] / unit, data[g] / unit, everything, guidance) for g in range(GROUPS)])
+    unit = np.mean([lengths(x[g], data[g]) for g in range(GROUPS)]) / np.sqrt(5)
+    everything = data.reshape(-1, 5) / unit
+    moves = [of_groups(name, x[g] / unit, data[g] / unit, everything, guidance) for g in range(GROUPS)]
+    v = np.stack([v for v, _ in moves])
     options = {"features": lambda rows: rows @ mix, "guidance": guidance}
     found, metrics = called(name, generator(P), key, reduction=None, **options)
     np.testing.assert_allclose(found, np.mean(v**2, axis=2).ravel(), rtol=1e-7)
@@ -197,7 +202,22 @@ def test_a_loss_moves_each_group_by_its_sets_alone(key, name, guidance):
     np.testing.assert_allclose(gradient["a"], np.sum(pull * z, axis=(0, 1)), rtol=1e-7)
     labels = np.arange(1.0, GROUPS + 1)[:, None, None]
     np.testing.assert_allclose(gradient["b"], np.sum(pull * labels, axis=(0, 1)), rtol=1e-7)
-    assert metrics["drift"] > 0
+    for metric in moves[0][1]:
+        np.testing.assert_allclose(metrics[metric], np.mean([own[metric] for _, own in moves]), rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], np.mean(v**2), rtol=1e-7)
+
+
+def test_products_of_features_are_taken_in_full_precision():
+    """Elsewhere than on a CPU products of float32 are rounded to fewer digits unless they say otherwise."""
+    highest = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
+    for function in (
+        lambda x: losses.entropic_map(x, x[:3], epsilon=0.5),
+        lambda x: losses.drifting_velocity(x, x + 1, x - 1, temperature=0.5),
+        lambda x: losses.Stream.of(3).updated(x, 0.5).products,
+    ):
+        steps = [step for step in jax.make_jaxpr(function)(jnp.ones((4, 3))).eqns if step.primitive.name == "dot_general"]
+        of_matrices = [step for step in steps if all(operand.aval.ndim == 2 for operand in step.invars)]
+        assert of_matrices and all(step.params["precision"] == highest for step in of_matrices)
 
 
 @pytest.mark.parametrize("name", ["sinkhorn_flow", "drifting"])
