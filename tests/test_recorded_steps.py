@@ -6,7 +6,7 @@ the others bit for bit; without a case, all.
 
 Recorded anew since, because what they do by default was changed. By these options they are what they were:
 - "lagrangian", "terminal-velocity", "progressive-map" learn a weight: `log_variance=False`.
-- "eulerian" lets its gradient through time, too, and learns a weight: `stop_tangent=True, log_variance=False`.
+- "eulerian" lets its gradient through time, too: `stop_tangent=True`.
 - "eulerian/options" stops it in space: `stop_space=False`.
 
 No option makes these what they were. With the lines named here put back, each was:

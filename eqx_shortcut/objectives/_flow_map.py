@@ -69,6 +69,8 @@ class TerminalVelocity(Lagrangian):
 class Eulerian(_FlowMap, Taught):
     """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
 
+    log_variance: bool = False
+    """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
     stop_tangent: bool = False
     """Stop the gradient through the tangent."""
     stop_space: bool = True

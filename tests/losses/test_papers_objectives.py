@@ -250,7 +250,7 @@ CASES = {
         Lagrangian(**PAIRS, target_ema=True, log_variance=True), "lagrangian", lagrangian(ema)
     ),
     "TerminalVelocity": Case(TerminalVelocity(**PAIRS), "lagrangian", lagrangian(ema)),
-    "Eulerian": Case(Eulerian(**PAIRS), "eulerian", eulerian("time")),
+    "Eulerian": Case(Eulerian(**PAIRS, log_variance=True), "eulerian", eulerian("time")),
     "Eulerian, its tangent stopped": Case(Eulerian(**PAIRS, stop_tangent=True), "eulerian", eulerian("value")),
     "Eulerian, none of it stopped": Case(Eulerian(**PAIRS, stop_space=False, log_variance=False), "eulerian", eulerian("all")),
     "ProgressiveMap": Case(ProgressiveMap(**PAIRS, share=0.4, log_variance=False), "progressive_map", progressive_map(held)),
