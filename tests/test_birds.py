@@ -35,7 +35,7 @@ def place(tmp_path: pathlib.Path) -> pathlib.Path:
     """A user's folder: script, network, photos of two kinds of birds."""
     for name in ("birds.py", "birds_network.py"):
         shutil.copy(ROOT / "tests" / "birds" / name, tmp_path)
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 10, 9, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 10, 9, 3), np.uint8)
     for i, image in enumerate(pixels):
         path = tmp_path / "photos" / ("robin", "wren")[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,9 @@ def trained_killed_continued_and_sampled(place: pathlib.Path, python: str, env: 
     assert done.returncode == 0 and f"training step {reached + 2}" in done.stdout, done.stderr
     with PIL.Image.open(place / "grid.png") as picture:
         assert picture.mode == "RGB"
+    judged = ["evaluate", str(folder), "--features", "pixels", "--steps", "1", "--count", "8"]
+    done = call("-m", "eqx_shortcut", *judged)
+    assert done.returncode == 0 and "| 1 " in done.stdout, done.stderr
     (place / "birds_network.py").unlink()
     done = call("-m", "eqx_shortcut", *sampled)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
