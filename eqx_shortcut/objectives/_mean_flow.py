@@ -60,11 +60,6 @@ class ESC(MeanFlow):
     """Sets of one class each that a batch is made of, whose lines a mean is over; must divide it; None: rows at random
     (1 or more)."""
 
-    @property
-    def sets(self) -> int | None:
-        """`groups`."""
-        return self.groups
-
     def check(self, batch: int) -> None:
         """As MeanFlow, and sets of two rows or more."""
         super().check(batch)
