@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 from safetensors.numpy import save_file
 
+from .. import storage
 from ..models.dit import DiT
 from ..models.in_context import InContext
 from . import improved_mean_flow
@@ -73,16 +74,18 @@ def write_torch(path: pathlib.Path, network: DiT, kind: Kind) -> None:
 
     Raises ValueError if that needs torch, which is not there.
     """
-    tensors, draft = with_positions(network, kind), path.with_name(f"{path.name}.part")
-    if path.suffix == ".safetensors":
-        save_file(tensors, draft)
-    else:
-        try:
-            import torch  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise ValueError(f"{path} is a file of torch, which is not installed: let its name end in .safetensors") from error
-        torch.save({name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, draft)
-    draft.rename(path)
+    tensors = with_positions(network, kind)
+    with storage.draft_of(path) as draft:
+        if path.suffix == ".safetensors":
+            save_file(tensors, draft)
+        else:
+            try:
+                import torch  # pyright: ignore[reportMissingImports]
+            except ImportError as error:
+                raise ValueError(
+                    f"{path} is a file of torch, which is not installed: let its name end in .safetensors"
+                ) from error
+            torch.save({name: torch.from_numpy(value.copy()) for name, value in tensors.items()}, draft)
 
 
 def write_diffusers(folder: pathlib.Path, network: DiT, kind: Kind) -> None:
