@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
+import dcaes
+from eqx_shortcut.pretrained.autoencoder_configs import dcae_config
+from eqx_shortcut.pretrained.autoencoder_files import _dcae_names, _torch_shape, load_autoencoder
+from eqx_shortcut.pretrained.dcae import DCAE
 from eqx_shortcut.pretrained.sdvae import SDVAE
 from eqx_shortcut.pretrained.taesd import TAESD, TAESDConfig
 from torch_build import load
@@ -100,6 +103,41 @@ def test_taesd_is_autoencoder_tiny(tmp_path):
         decoded = nhwc(theirs.decode(nchw(3 * latents)).sample)
     assert largest(ours.encode(jnp.asarray(x[0])).mean, latents[0]) <= TOLERANCE
     assert largest(ours.decode(jnp.asarray(3 * latents[0])), decoded[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("sides", [(16, 24), (8, 8)], ids=["more pixels than a head has channels", "fewer"])
+@pytest.mark.parametrize("name", dcaes.SMALL)
+def test_dcae_is_autoencoder_dc(name, sides, tmp_path):
+    """Whose attention computes products of pixels where these are few."""
+    theirs = randomised(diffusers.AutoencoderDC(**dcaes.SMALL[name]))
+    with torch.no_grad():
+        for at, moment in theirs.named_buffers():
+            if "running" in at:
+                moment.add_(torch.rand_like(moment))
+    theirs.save_pretrained(tmp_path)
+    ours = load_autoencoder(tmp_path)
+    assert isinstance(ours, DCAE)
+    x = dcaes.image(*sides)
+    with torch.no_grad():
+        latents = theirs.encode(nchw(x[None])).latent
+        decoded = nhwc(theirs.decode(latents).sample)
+    assert largest(eqx.filter_jit(ours.encode)(jnp.asarray(x)).mean, nhwc(latents)[0]) <= TOLERANCE
+    assert largest(eqx.filter_jit(ours.decode)(jnp.asarray(nhwc(latents)[0])), decoded[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", dcaes.PUBLISHED)
+def test_published_dcaes_have_the_names_and_shapes_of_diffusers(name, tmp_path):
+    with torch.device("meta"):
+        state = diffusers.AutoencoderDC(**dcaes.PUBLISHED[name]).state_dict()
+    expected = {at: tuple(value.shape) for at, value in state.items() if not at.endswith("num_batches_tracked")}
+    assert dcaes.SHAPES.get(name, expected) == expected
+    like = eqx.filter_eval_shape(lambda key: dcae_config(dcaes.PUBLISHED[name], tmp_path).build(key=key), jax.random.key(0))
+    found = {}
+    for at, leaf in jax.tree_util.tree_flatten_with_path(eqx.filter(like, lambda leaf: hasattr(leaf, "shape")))[0]:
+        shape = _torch_shape(leaf.shape)
+        given = _dcae_names(jax.tree_util.keystr(at, simple=True, separator="."))[0]
+        found[given] = (*shape, 1, 1) if (*shape, 1, 1) == expected.get(given) else shape
+    assert found == expected
 
 
 def test_the_pooled_block_of_taef2(tmp_path):
