@@ -76,11 +76,12 @@ def weights(name: str) -> dict[str, np.ndarray]:
 
 
 def image(height: int, width: int) -> np.ndarray:
+    """Values in [-1, 1]."""
     return np.random.default_rng(1).uniform(-1, 1, (height, width, 3)).astype(np.float32)
 
 
 def write(folder: pathlib.Path, config: Config, tensors: dict[str, np.ndarray]) -> pathlib.Path:
-    """A folder of diffusers."""
+    """A folder of diffusers, whose class is AutoencoderDC if `config` names none."""
     folder.mkdir(exist_ok=True)
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
     (folder / "config.json").write_text(json.dumps({"_class_name": "AutoencoderDC", **config}))

@@ -8,10 +8,11 @@ import jax
 
 from .convolution import BatchNorm, RMSNorm
 from .dcae import DCAEConfig, Level
+from .rae import RAEConfig
 from .sdvae import SDVAEConfig
 from .taesd import TAESDConfig
 
-Config = SDVAEConfig | TAESDConfig | DCAEConfig
+Config = SDVAEConfig | TAESDConfig | DCAEConfig | RAEConfig
 
 NORMS = {"rms_norm": RMSNorm, "batch_norm": BatchNorm}
 ACTIVATIONS = {"silu": jax.nn.silu, "relu": jax.nn.relu}

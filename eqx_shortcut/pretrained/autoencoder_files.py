@@ -14,6 +14,8 @@ from jaxtyping import Float, Shaped
 from ..storage import checksum
 from .autoencoder import Autoencoder
 from .autoencoder_configs import Config, dcae_config, sdvae_config, tiny_config
+from .rae import RAEConfig
+from .rae_files import rae_config, rae_names, rae_tensors
 from .sdvae import SDVAEConfig
 from .taesd import TAESDConfig
 from .tensors import read_safetensors
@@ -47,7 +49,7 @@ GET = (
 
 
 def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
-    """The autoencoder of a folder of diffusers (AutoencoderKL, AutoencoderTiny, AutoencoderDC), or of a pair of files of taesd.
+    """The autoencoder of a folder of diffusers (AutoencoderKL, -Tiny, -DC or -RAE), or of a pair of files of taesd.
 
     A pair is `*encoder.safetensors` with `*decoder.safetensors`: name either file, or the folder if it holds one pair. Both
     spellings of attention are read, and any floating type, as float32. Raises ValueError naming the file and what it lacks.
@@ -96,6 +98,7 @@ def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
         "AutoencoderKL": (sdvae_config, _sdvae_names),
         "AutoencoderTiny": (tiny_config, _tiny_names),
         "AutoencoderDC": (dcae_config, _dcae_names),
+        "AutoencoderRAE": (rae_config, rae_names),
     }
     if kind not in readers:
         raise ValueError(f"{source} describes {kind!r}, which cannot be read: choose one of {', '.join(readers)}")
@@ -104,6 +107,7 @@ def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
     _check_known(folder / WEIGHTS, built)
     # Of use in training alone.
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
+    kept = rae_tensors(kept, built) if isinstance(built, RAEConfig) else kept
     return _fill(built, kept, names, str(folder / WEIGHTS))
 
 
