@@ -204,7 +204,7 @@ def _from_torch(tensor: Shaped[np.ndarray, "..."], ndim: int) -> Float[np.ndarra
     if ndim == 2 and tensor.shape[2:] == (1, 1):
         tensor = tensor[..., 0, 0]
     values = tensor.astype(np.float32)
-    if ndim == 3 and tensor.shape[1:2] == (1,):  # each channel convolved by itself
+    if ndim == 3 and tensor.ndim == 4 and tensor.shape[1] == 1:  # each channel convolved by itself
         return values[:, 0].transpose(1, 2, 0)
     return values.transpose(2, 3, 1, 0) if values.ndim == 4 else values.T
 

@@ -1,5 +1,6 @@
 """What diffusers' files say of an AutoencoderRAE: its config, and the names and layout of its tensors."""
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Mapping
@@ -88,17 +89,13 @@ def rae_names(place: str) -> tuple[str, ...]:
 
 def rae_tensors(tensors: Tensors, config: RAEConfig) -> dict[str, Shaped[np.ndarray, "..."]]:
     """The tensors with moments of every latent, and without the axes of one entry that tokens and colours have."""
-    kept = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
-    for name in ("_latents_mean", "_latents_std"):
-        if name in kept:
-            shape = (config.latent_channels, config.grid, config.grid)
-            try:
-                kept[name] = np.broadcast_to(kept[name], shape)[:, None]
-            except ValueError as error:
-                raise ValueError(f"the tensor {name} has shape {kept[name].shape}, not {shape}: fetch it again") from error
-    for name in kept:
-        if name.endswith(("_token", "_tokens", "position_embeddings")):
-            kept[name] = kept[name][0].T
-        elif name in ("encoder_mean", "encoder_std"):
-            kept[name] = kept[name].ravel()
-    return kept
+    return {name: _laid_out(name, tensor, config) for name, tensor in tensors.items() if name not in UNUSED}
+
+
+def _laid_out(name: str, tensor: Shaped[np.ndarray, "..."], config: RAEConfig) -> Shaped[np.ndarray, "..."]:
+    if name in ("encoder_mean", "encoder_std"):
+        return tensor.ravel()
+    if name in ("_latents_mean", "_latents_std"):
+        with contextlib.suppress(ValueError):  # of another shape, which is named where the network is filled
+            return np.broadcast_to(tensor, (config.latent_channels, config.grid, config.grid))[:, None]
+    return tensor[0].T if name.endswith((*TOKENS, "trainable_cls_token")) and tensor.ndim == 3 else tensor

@@ -10,6 +10,7 @@ import pytest
 
 import dcaes
 import raes
+from eqx_shortcut.models.layers import position_table
 from eqx_shortcut.pretrained.autoencoder import Autoencoder, from_training, to_training
 from eqx_shortcut.pretrained.autoencoder_files import CONFIG, load_autoencoder
 from eqx_shortcut.pretrained.rae import RAE, RAEConfig, bicubic, positions
@@ -76,21 +77,20 @@ def test_images_of_another_size_are_refused(network):
         network.encode(jnp.zeros((16, 12, 3)))
 
 
-@pytest.mark.parametrize(("old", "new"), [(4, 6), (6, 4), (5, 5)])
-def test_resizing_keeps_constants_and_lines(old, new):
-    """Between the edges, where a line ends."""
-    matrix = bicubic(old, new).astype(np.float64)
-    np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-6)
-    centres = (np.arange(new) + 0.5) * old / new - 0.5
-    inner = (centres >= 1) & (centres <= old - 2)
-    assert inner.any()
-    # A cubic of -0.75 bends a line by at most this share of a pixel; one of -0.5 would not.
-    np.testing.assert_allclose((matrix @ np.arange(old))[inner], centres[inner], atol=0.06)
+def test_resizing_by_half_weighs_pixels_by_a_cubic_of_minus_three_quarters():
+    """At an edge the weights of what lies beyond are the outermost pixel's."""
+    matrix = 32 * bicubic(8, 4)
+    np.testing.assert_allclose(matrix[:2], [[16, 19, -3, 0, 0, 0, 0, 0], [0, -3, 19, 19, -3, 0, 0, 0]], atol=1e-5)
+    np.testing.assert_allclose(matrix[::-1, ::-1], matrix, atol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), [(4, 6), (7, 4), (5, 5)])
+def test_resizing_keeps_constants(old, new):
+    np.testing.assert_allclose(bicubic(old, new).sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(bicubic(new, new), np.eye(new))
 
 
 def test_positions_are_the_usual_ones_at_sixteen_patches_a_side():
-    from eqx_shortcut.models.layers import position_table
-
     np.testing.assert_allclose(positions(8, 16), position_table(8, 16, 16), atol=1e-6)
     np.testing.assert_allclose(
         positions(8, 4)[::2], position_table(8, 16, 16).reshape(16, 16, 8)[::4, ::8].reshape(-1, 8), atol=1e-5
@@ -121,7 +121,8 @@ FAULTS = {
     "missing": ({NAME: None}, rf"lacks the tensor {NAME} or encoder\S*attention\.query\.weight: fetch it again"),
     "too many": ({"encoder.layernorm.weight": np.zeros(128)}, r"holds 1 tensors that .* such as encoder\.layernorm\.weight"),
     "another size": ({NAME: np.zeros((128, 64))}, r"has shape \(128, 64\), not \(128, 128\)"),
-    "other latents": ({"_latents_std": np.ones((128, 4, 4))}, r"_latents_std has shape \(128, 4, 4\), not \(128, 3, 3\)"),
+    "other latents": ({"_latents_std": np.ones((128, 4, 4))}, r"_latents_std has shape \(128, 4, 4\), not \(128, 1, 3, 3\)"),
+    "no token": ({"encoder.embeddings.cls_token": np.ones(())}, r"cls_token has shape \(\), not \(128, 1\)"),
 }
 
 
