@@ -3,7 +3,7 @@
 An option is the same wherever a loss has it:
 
 - `target`: an average of `field`, or `field` itself, by whose answers `field` learns; no gradient passes it.
-- `teacher`: a trained field, whose velocity takes the place of the lines'; no gradient passes it.
+- `teacher`: a trained field; `field` learns by its velocity in place of a line's, or as the loss says. No gradient passes.
 - `intervals`: times and step sizes, one row in `bootstrap_every` having a step and the others `d = 0` (see Intervals).
 - `guidance`: hides conditions by chance, and guides targets by the answers of `target`, or of `field` (see guidance.Guidance).
 - `clip`: the limit of points and targets, to `[-clip, clip]` in units of `x`; a cut biases what lies beyond. None: no limit.
@@ -12,8 +12,8 @@ An option is the same wherever a loss has it:
 - `weigh`: functions `(loss, rows) -> loss`, applied in turn to the error of each row (see weights).
 - `reduction`: None returns one value a row in place of their mean.
 
-Metrics: `loss`, `velocity` (root mean square of the targets) and, of rows with a step, `loss_bootstrap`, `velocity_bootstrap`,
-with `loss_flow` of the others.
+Metrics: `loss`, `velocity` (root mean square of the targets), `error` (before it is weighed) and, of rows with a step,
+`loss_bootstrap` and `velocity_bootstrap`, with `loss_flow` of the others.
 """
 
 from ._alpha_flow import alpha_flow as alpha_flow
