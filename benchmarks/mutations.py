@@ -66,6 +66,7 @@ STOPPED = "no_gradient_passes_what_a_field_should_answer"
 ON_PAIRS = ("losses/test_every_continuous_loss.py",)
 EVERY = ("losses/test_every_loss.py",)
 TEACHER = ("losses/test_teacher_laws.py", "losses/test_papers_teacher.py")
+MOMENTS = ("losses/test_moment_matching_laws.py",)
 TESTS = {
     "losses/_alpha_flow": (
         *papers("alpha_flow", "so_flow", "targets_are_clipped_in_units_of_the_data", "split_mean_flow"),
@@ -114,6 +115,7 @@ TESTS = {
         *papers(STOPPED),
     ),
     "losses/_mid_training": ("losses/test_papers_teacher.py::test_mid_training", "losses/test_teacher_laws.py"),
+    "losses/_moment_matching": MOMENTS,
     "losses/_regression": (
         *papers("lagrangian", "alpha_flow"),
         *reference("shortcut"),
@@ -143,6 +145,7 @@ TESTS = {
     "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *CONTINUOUS),
     "objectives/_flow_matching": (*QUICK, *formulas("FlowMatching", "Diffusion", "LiveReflow"), *DISCRETE),
     "objectives/_mean_flow": (*QUICK, *formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
+    "objectives/_moment_matching": MOMENTS,
     "objectives/_pairs": (*QUICK, *formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
     "objectives/_reward": ("test_set_objectives.py",),
     "objectives/_sets": ("test_set_objectives.py",),
@@ -175,7 +178,7 @@ TESTS = {
         "test_tangent_training.py",
     ),
     "times": ("test_times.py", "test_continuous_objectives.py", *reference("shortcut", "consistency_training")),
-    "weights": ("test_weights.py", *papers("lagrangian", "alpha_flow")),
+    "weights": ("test_weights.py", *papers("lagrangian", "alpha_flow"), *MOMENTS),
 }
 """The modules that are changed, and the tests of each, the keenest first."""
 

@@ -124,6 +124,12 @@ def uniform_pairs(key: PRNGKeyArray, n: int, dtype: DTypeLike = float) -> tuple[
     return jnp.minimum(one, other), jnp.abs(one - other)
 
 
+def uniform_steps(key: PRNGKeyArray, n: int, dtype: DTypeLike = float) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """`t` is uniform on `[0, 1)`, and `d` on what it leaves, `[0, 1 - t)`."""
+    t, share = jax.random.uniform(key, (2, n), dtype)
+    return t, (1 - t) * share
+
+
 def logit_normal_gaps(
     key: PRNGKeyArray, n: int, dtype: DTypeLike = float, *, mean: float = 0.0, std: float = 1.0
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:

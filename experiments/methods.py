@@ -20,7 +20,8 @@ ORIGINAL = "--objective.steps 128 --objective.bootstrap-every 8 --network.embed-
 
 
 SUCCESSORS = (
-    "mean-flow improved-mean-flow esc alpha-flow so-flow split-mean-flow lagrangian terminal-velocity eulerian progressive-map"
+    "mean-flow improved-mean-flow esc alpha-flow so-flow split-mean-flow lagrangian terminal-velocity eulerian progressive-map "
+    "inductive-moment-matching"
 ).split()
 
 

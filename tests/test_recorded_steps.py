@@ -44,6 +44,7 @@ from eqx_shortcut.objectives import (
     FlowMatching,
     Frechet,
     ImprovedMeanFlow,
+    InductiveMomentMatching,
     Lagrangian,
     LiveReflow,
     MeanFlow,
@@ -114,6 +115,8 @@ CASES: dict[str, Objective] = {
     "sinkhorn-flow/options": SinkhornFlow(groups=3, epsilon=0.2, iterations=5, exponent=2.0, guidance=2.0),
     "frechet": Frechet(),
     "reward": Reward(score="test_recorded_steps:total", groups=2),
+    "inductive-moment-matching": InductiveMomentMatching(),
+    "inductive-moment-matching/options": InductiveMomentMatching(particles=3, halvings=5, to_data=0.3, label_dropout=0.5),
     "drifting": Drifting(),
     "drifting/options": Drifting(groups=3, temperatures=(0.1, 0.5), guidance=2.0),
 }

@@ -205,3 +205,10 @@ def test_ends_of_their_own_distribution_are_never_before_the_start(key):
 def test_the_share_to_the_data_falls_as_arccos_and_stays_at_none():
     found = jax.vmap(lambda p: times.arccos_fall(p, until=0.1))(jnp.array([0.0, 0.05, 0.1, 0.7]))
     np.testing.assert_allclose(found, [1, np.arccos(0.5) / (np.pi / 2), 0, 0], atol=1e-6)
+
+
+def test_steps_start_anywhere_and_end_anywhere_after(key):
+    t, d = (np.asarray(a, np.float64) for a in times.uniform_steps(key, 16384))
+    share = d / (1 - t)
+    assert all(abs(a.mean() - 1 / 2) < 4.5 * a.std() / 128 and abs(a.var() - 1 / 12) < 0.002 for a in (t, share))
+    assert abs(np.corrcoef(t, share)[0, 1]) < 4.5 / 128 and (t + d).max() <= 1

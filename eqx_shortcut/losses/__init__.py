@@ -55,6 +55,9 @@ from ._mean_flow import mean_flow as mean_flow
 from ._mean_flow import mean_flow_target as mean_flow_target
 from ._mid_training import mid_training as mid_training
 from ._mid_training import mid_training_target as mid_training_target
+from ._moment_matching import inductive_moment_matching as inductive_moment_matching
+from ._moment_matching import moment_error as moment_error
+from ._moment_matching import moment_times as moment_times
 from ._regression import regress as regress
 from ._regression import row_error as row_error
 from ._reward import Score as Score

@@ -26,6 +26,7 @@ from ._flow_matching import LiveReflow as LiveReflow
 from ._mean_flow import ESC as ESC
 from ._mean_flow import ImprovedMeanFlow as ImprovedMeanFlow
 from ._mean_flow import MeanFlow as MeanFlow
+from ._moment_matching import InductiveMomentMatching as InductiveMomentMatching
 from ._reward import Reward as Reward
 from ._sets import Drifting as Drifting
 from ._sets import Frechet as Frechet
@@ -55,6 +56,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         ProgressiveMap,
         ContinuousConsistency,
         MidTraining,
+        InductiveMomentMatching,
         SinkhornFlow,
         Drifting,
         Frechet,

@@ -158,7 +158,7 @@ def test_diffusion_is_trained_and_sampled(diffusion):
 
 CONTINUOUS = (
     "mean-flow improved-mean-flow esc alpha-flow split-mean-flow so-flow lagrangian terminal-velocity eulerian progressive-map "
-    "continuous-consistency"
+    "continuous-consistency inductive-moment-matching"
 ).split()
 
 

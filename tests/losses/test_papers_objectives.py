@@ -372,8 +372,8 @@ def all_zero(tree) -> bool:
     return not any(np.any(leaf) for leaf in jax.tree.leaves(tree))
 
 
-SETS = {"sinkhorn-flow", "drifting", "frechet", "reward"}
-"""Those on samples as sets: test_sets_laws.py, test_frechet_laws.py, test_reward_laws.py."""
+SETS = {"sinkhorn-flow", "drifting", "frechet", "reward", "inductive-moment-matching"}
+"""Those on samples as sets: test_sets_laws.py, test_frechet_laws.py, test_reward_laws.py, test_moment_matching_laws.py."""
 
 
 def test_every_objective_is_here():
