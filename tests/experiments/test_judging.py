@@ -61,7 +61,7 @@ def test_features_judge_too_and_find_no_fault_in_the_training_images(tmp_path, c
     for name in ("precision", "recall", "coverage"):
         assert same[f"{name}-classifier"] == 1 > noisy[f"{name}-classifier"]
     assert same["KID-classifier"] < noisy["KID-classifier"]
-    assert measures.others is not None and "network small classifier" in measures.others.described
+    assert measures.features is not None and measures.features.protocol["network"] == "small classifier"
 
 
 def test_features_that_cannot_be_had_are_refused_before_training(tmp_path):
