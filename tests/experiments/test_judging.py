@@ -10,9 +10,8 @@ import pytest
 from eqx_shortcut import sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment.config import Quality
-from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.judging import Measures, open_measures
-from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment.run import Data, Run
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
 from scripts import script
 
