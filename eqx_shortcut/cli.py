@@ -294,8 +294,8 @@ Place = Annotated[
 
 
 def check_out(path: pathlib.Path, *suffixes: str) -> None:
-    """Raises ValueError unless a file of one of these suffixes can be written to a folder that exists."""
-    if path.suffix.lower() not in suffixes:
+    """Raises ValueError unless a file, of one of these suffixes if any, can be written to a folder that exists."""
+    if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} does not say what to write: let its name end in {' or '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"no folder {path.absolute().parent}: make it, or name another place")

@@ -54,34 +54,27 @@ class Encoded:
 
     @property
     def classes(self) -> int:
-        """Labels are below it."""
         return self.images.classes
 
     @property
     def labels(self) -> Integer[np.ndarray, " count"]:
-        """The label of each image."""
         return self.images.labels
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classes in order of their labels; empty if they have none."""
         return self.images.names
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks for the user on how the images were found."""
         return self.images.notes
 
     def digest(self) -> str:
-        """The identity of the images."""
         return self.images.digest()
 
     def first(self, count: int) -> "Encoded":
-        """The first `count` images."""
         return dataclasses.replace(self, images=self.images.first(count))
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
-        """Images and labels at `indices`."""
         return self.images.rows(indices)
 
     def note(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
