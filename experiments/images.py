@@ -6,7 +6,7 @@
 
 Images: one folder of photos, or one folder a class (data:image-folder), or other formats (data:parquet, data:tfds,
 data:arrays). Each is cropped to its central square and resized to --data.size. Without --cache every step encodes its images.
-Weights: any autoencoder of diffusers (AutoencoderKL, AutoencoderTiny) or of madebyollin/taesd, such as `hf download
+Weights: any autoencoder of diffusers (AutoencoderKL, -Tiny, -DC, -RAE) or of madebyollin/taesd, such as `hf download
 stabilityai/sd-vae-ft-mse config.json diffusion_pytorch_model.safetensors --local-dir sd-vae-ft-mse`. Hardware: meant for one
 GPU; time and quality not measured by us, and nothing is published for them.
 """

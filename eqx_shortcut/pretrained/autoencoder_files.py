@@ -3,8 +3,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import equinox as eqx
 import jax
@@ -12,7 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ..storage import checksum
 from .autoencoder import Autoencoder
+from .autoencoder_configs import Config, dcae_config, sdvae_config, tiny_config
+from .rae import RAEConfig
+from .rae_files import rae_config, rae_names, rae_tensors
 from .sdvae import SDVAEConfig
 from .taesd import TAESDConfig
 from .tensors import read_safetensors
@@ -22,6 +25,19 @@ ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
 
 Names = Callable[[str], tuple[str, ...]]
 """From a parameter's place in the module to the names that its tensor may have in the file, the usual one first."""
+
+KNOWN = {
+    "a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815": ("stabilityai/sd-vae-ft-mse", SDVAEConfig()),
+    "1598f3d24932bcfe6634e8b618ea1e30ab1d57f5aad13a6d2de446d2199f2341": (
+        "the folder vae of stabilityai/stable-diffusion-xl-base-1.0",
+        SDVAEConfig(scaling_factor=0.13025),
+    ),
+    "1b909373b28f2137098b0fd9dbc6f97f8410854f31f84ddc9fa04b077b0ace2c": (
+        "madebyollin/sdxl-vae-fp16-fix",
+        SDVAEConfig(scaling_factor=0.13025),
+    ),
+}
+"""By SHA-256 of the weights, where well-known files are from and what config they have, which shapes do not tell."""
 
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 """Names of the attention's layers before diffusers 0.15."""
@@ -33,7 +49,7 @@ GET = (
 
 
 def load_autoencoder(path: str | pathlib.Path) -> Autoencoder:
-    """The autoencoder of a folder of diffusers (AutoencoderKL or AutoencoderTiny), or of a pair of files of taesd.
+    """The autoencoder of a folder of diffusers (AutoencoderKL, -Tiny, -DC or -RAE), or of a pair of files of taesd.
 
     A pair is `*encoder.safetensors` with `*decoder.safetensors`: name either file, or the folder if it holds one pair. Both
     spellings of attention are read, and any floating type, as float32. Raises ValueError naming the file and what it lacks.
@@ -78,68 +94,34 @@ def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
         kind = config["_class_name"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{source} is no config of diffusers ({type(error).__name__}: {error}): {GET}") from error
-    readers = {"AutoencoderKL": (_sdvae_config, _sdvae_names), "AutoencoderTiny": (_tiny_config, _tiny_names)}
+    readers = {
+        "AutoencoderKL": (sdvae_config, _sdvae_names),
+        "AutoencoderTiny": (tiny_config, _tiny_names),
+        "AutoencoderDC": (dcae_config, _dcae_names),
+        "AutoencoderRAE": (rae_config, rae_names),
+    }
     if kind not in readers:
         raise ValueError(f"{source} describes {kind!r}, which cannot be read: choose one of {', '.join(readers)}")
-    settings, names = readers[kind]
-    return _fill(settings(config, source), _tensors(folder / WEIGHTS), names, str(folder / WEIGHTS))
+    described, names = readers[kind]
+    built, tensors = described(config, source), _tensors(folder / WEIGHTS)
+    _check_known(folder / WEIGHTS, built)
+    # Of use in training alone.
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
+    kept = rae_tensors(kept, built) if isinstance(built, RAEConfig) else kept
+    return _fill(built, kept, names, str(folder / WEIGHTS))
+
+
+def _check_known(weights: pathlib.Path, config: Config) -> None:
+    """Raises ValueError if the weights are a well-known file beside the config of another."""
+    name, own = KNOWN.get(checksum([weights]), ("", config))
+    if own != config:
+        raise ValueError(f"{weights} is the file of {name}, and {CONFIG} beside it is of another autoencoder: fetch both there")
 
 
 def _tensors(path: pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     if not path.is_file():
         raise ValueError(f"no file {path}, which the autoencoder needs: {GET}")
     return read_safetensors(path)[0]
-
-
-def _settings(config: Mapping[str, Any], source: pathlib.Path, *, needed: Iterable[str], fixed: Mapping[str, Any]) -> None:
-    missing = [name for name in needed if name not in config]
-    if missing:
-        raise ValueError(f"{source} lacks {missing[0]!r}: fetch it again")
-    for name, value in fixed.items():
-        stored = config.get(name, value)
-        if any(item != value for item in (stored if isinstance(stored, list) else [stored])):
-            raise ValueError(f"{source} has {name}={stored!r}, and only {value!r} can be read: choose another autoencoder")
-
-
-def _sdvae_config(config: Mapping[str, Any], source: pathlib.Path) -> SDVAEConfig:
-    sizes = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
-    fixed = {
-        "act_fn": "silu",
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": "DownEncoderBlock2D",
-        "up_block_types": "UpDecoderBlock2D",
-        "mid_block_add_attention": True,
-        "latents_mean": None,
-        "latents_std": None,
-    }
-    _settings(config, source, needed=sizes, fixed=fixed)
-    return SDVAEConfig(
-        block_out_channels=tuple(config["block_out_channels"]),
-        **{name: config[name] for name in sizes[1:]},
-        scaling_factor=config.get("scaling_factor", 0.18215),
-        shift_factor=config.get("shift_factor") or 0.0,
-        use_quant_conv=config.get("use_quant_conv", True),
-        use_post_quant_conv=config.get("use_post_quant_conv", True),
-    )
-
-
-def _tiny_config(config: Mapping[str, Any], source: pathlib.Path) -> TAESDConfig:
-    widths = ("encoder_block_out_channels", "decoder_block_out_channels")
-    needed = (*widths, "latent_channels", "num_encoder_blocks", "num_decoder_blocks")
-    _settings(config, source, needed=needed, fixed={})
-    width = config[widths[0]][0]
-    same = dict.fromkeys(widths, width)
-    fixed = {"act_fn": "relu", "in_channels": 3, "out_channels": 3, "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
-    _settings(config, source, needed=(), fixed={**same, **fixed})
-    return TAESDConfig(
-        latent_channels=config["latent_channels"],
-        width=width,
-        encoder_blocks=tuple(config["num_encoder_blocks"]),
-        decoder_blocks=tuple(config["num_decoder_blocks"]),
-        scaling_factor=config.get("scaling_factor", 1.0),
-        shift_factor=config.get("shift_factor") or 0.0,
-    )
 
 
 def _taesd_config(tensors: Mapping[str, Shaped[np.ndarray, "..."]], source: str) -> TAESDConfig:
@@ -176,6 +158,10 @@ def _sdvae_names(place: str) -> tuple[str, ...]:
     return (name,) if old == name else (name, old)
 
 
+def _dcae_names(place: str) -> tuple[str, ...]:
+    return (_weight(place),)
+
+
 def _taesd_names(place: str) -> tuple[str, ...]:
     return (_weight(place).replace(".layers.", "."),)
 
@@ -186,9 +172,7 @@ def _tiny_names(place: str) -> tuple[str, ...]:
     return (f"{half}.layers.{int(layer) - (half == 'decoder')}.{rest.replace('.layers.', '.')}",)
 
 
-def _fill(
-    config: SDVAEConfig | TAESDConfig, tensors: Mapping[str, Shaped[np.ndarray, "..."]], names: Names, source: str
-) -> Autoencoder:
+def _fill(config: Config, tensors: Mapping[str, Shaped[np.ndarray, "..."]], names: Names, source: str) -> Autoencoder:
     """The module that `config` describes, with every parameter from the tensor of its name, and no tensor left over."""
     like = eqx.filter_eval_shape(lambda key: config.build(key=key), jax.random.key(0))
     places, tree = jax.tree_util.tree_flatten_with_path(like)
@@ -216,12 +200,17 @@ def _fill(
 
 def _from_torch(tensor: Shaped[np.ndarray, "..."], ndim: int) -> Float[np.ndarray, "..."]:
     """In the order of JAX: `[out, in, rows, columns]` to `[rows, columns, in, out]`, and `[out, in]` to `[in, out]`."""
-    # Early files keep attention's layers as 1 x 1 convolutions.
+    # Files keep products of pixels as 1 x 1 convolutions, too.
     if ndim == 2 and tensor.shape[2:] == (1, 1):
         tensor = tensor[..., 0, 0]
     values = tensor.astype(np.float32)
+    if ndim == 3 and tensor.ndim == 4 and tensor.shape[1] == 1:  # each channel convolved by itself
+        return values[:, 0].transpose(1, 2, 0)
     return values.transpose(2, 3, 1, 0) if values.ndim == 4 else values.T
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+    if len(shape) < 3:
+        return shape[::-1]
+    rows, columns, *inputs, outputs = shape
+    return (outputs, *(inputs or [1]), rows, columns)

@@ -69,23 +69,40 @@ class Depthwise(eqx.Module):
     """
 
     kernel: Float[Array, "size size channels"]
-    bias: Float[Array, " channels"]
+    bias: Float[Array, " channels"] | None
     stride: int = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
 
-    def __init__(self, channels: int, size: int, *, key: PRNGKeyArray, stride: int, padding: Padding):
+    def __init__(self, channels: int, size: int, *, key: PRNGKeyArray, stride: int, padding: Padding, bias: bool = True):
         self.kernel = jax.random.uniform(key, (size, size, channels), minval=-1 / size, maxval=1 / size)
-        self.bias = jnp.zeros(channels)
+        self.bias = jnp.zeros(channels) if bias else None
         self.stride, self.padding = stride, padding
 
     def __call__(self, x: Float[Array, "height width channels"]) -> Float[Array, "rows columns channels"]:
         x = jnp.pad(x, (self.padding, self.padding, (0, 0)))
         size, step = len(self.kernel), self.stride
         height, width = (side - size + 1 for side in x.shape[:2])
-        y = self.bias[None, None]
+        y = jnp.zeros((1, 1, x.shape[-1])) if self.bias is None else self.bias[None, None]
         for a, b in itertools.product(range(size), repeat=2):
             y = y + x[a : a + height : step, b : b + width : step] * self.kernel[None, None, a, b]
         return y
+
+
+class Linear(eqx.Module):
+    """`x @ kernel` of each of `groups` runs of channels, which have as many runs of the kernel's columns for their own."""
+
+    kernel: Float[Array, "inputs outputs"]
+    groups: int = eqx.field(static=True)
+
+    def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, groups: int = 1):
+        limit = 1 / math.sqrt(inputs // groups)
+        self.kernel = jax.random.uniform(key, (inputs // groups, outputs), minval=-limit, maxval=limit)
+        self.groups = groups
+
+    def __call__(self, x: Float[Array, "height width inputs"]) -> Float[Array, "height width outputs"]:
+        kernel = self.kernel.reshape(self.kernel.shape[0], self.groups, -1)
+        y = jnp.einsum("hwgi,igo->hwgo", x.reshape(*x.shape[:2], self.groups, -1), kernel)
+        return y.reshape(*x.shape[:2], -1)
 
 
 class GroupNorm(eqx.Module):
@@ -114,8 +131,55 @@ class GroupNorm(eqx.Module):
         return y * self.scale[None, None] + self.bias[None, None]
 
 
+class RMSNorm(eqx.Module):
+    """`x / sqrt(mean(x^2) + epsilon) * scale + bias` with the mean over the channels of each pixel."""
+
+    scale: Float[Array, " channels"]
+    bias: Float[Array, " channels"]
+    epsilon: float = eqx.field(static=True)
+
+    def __init__(self, channels: int, *, epsilon: float):
+        self.scale, self.bias, self.epsilon = jnp.ones(channels), jnp.zeros(channels), epsilon
+
+    def __call__(self, x: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        unit = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return unit * self.scale[None, None] + self.bias[None, None]
+
+
+class BatchNorm(eqx.Module):
+    """`(x - running_mean) / sqrt(running_var + epsilon) * scale + bias` in each channel, with the moments of its training."""
+
+    scale: Float[Array, " channels"]
+    bias: Float[Array, " channels"]
+    running_mean: Float[Array, " channels"]
+    running_var: Float[Array, " channels"]
+    epsilon: float = eqx.field(static=True)
+
+    def __init__(self, channels: int, *, epsilon: float):
+        self.scale, self.bias, self.epsilon = jnp.ones(channels), jnp.zeros(channels), epsilon
+        self.running_mean, self.running_var = jnp.zeros(channels), jnp.ones(channels)
+
+    def __call__(self, x: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+        factor = self.scale * jax.lax.rsqrt(self.running_var + self.epsilon)
+        return (x - self.running_mean[None, None]) * factor[None, None] + self.bias[None, None]
+
+
 def upsample(x: Float[Array, "height width channels"]) -> Float[Array, "rows columns channels"]:
     """Every pixel becomes a square of 2 x 2 equal ones."""
     height, width, channels = x.shape
     squares = jnp.broadcast_to(x[:, None, :, None], (height, 2, width, 2, channels))
     return squares.reshape(2 * height, 2 * width, channels)
+
+
+def fold(x: Float[Array, "height width inputs"]) -> Float[Array, "rows columns outputs"]:
+    """Squares of 2 x 2 pixels become four neighbouring channels, row by row."""
+    height, width, channels = x.shape
+    squares = x.reshape(height // 2, 2, width // 2, 2, channels)
+    return squares.transpose(0, 2, 4, 1, 3).reshape(height // 2, width // 2, 4 * channels)
+
+
+def unfold(x: Float[Array, "height width inputs"]) -> Float[Array, "rows columns outputs"]:
+    """Four neighbouring channels become a square of 2 x 2 pixels: the inverse of `fold`."""
+    height, width, channels = x.shape
+    squares = x.reshape(height, width, channels // 4, 2, 2)
+    return squares.transpose(0, 3, 1, 4, 2).reshape(2 * height, 2 * width, channels // 4)

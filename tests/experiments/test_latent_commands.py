@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import dcaes
 import eqx_shortcut
 from autoencoders import KL, write_autoencoder
 from commands import in_process, snapshot
@@ -59,7 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def run_encode(base: pathlib.Path, out: pathlib.Path, *args: str) -> tuple[int, str, str]:
     source = ["source:arrays", "--source.path", str(base / "photos.npz"), "--source.size", str(SIDE)]
     line = [*source, "--vae", str(base / "vae"), "--out", str(out), "--batch", "8", "--shard", str(SHARD), *args]
-    return in_process("encode", line)
+    return in_process("encode", [line[0], *merged(line[1:])])
 
 
 def train(base: pathlib.Path, runs: pathlib.Path, *args: str, images: bool = True) -> tuple[int, str, str]:
@@ -212,6 +213,22 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(base, tmp_path
     assert "00000.npy could not be written" in said and "free space on the disk and repeat the same command" in said
     assert run_encode(base, tmp_path / "cache")[0] == 0
     assert snapshot(tmp_path / "cache") == snapshot(base / "cache")
+
+
+def test_latents_of_eight_channels_are_encoded_trained_on_and_drawn(base, tmp_path):
+    """Those of a deep compression autoencoder: of four times fewer pixels a side, without a variance."""
+    vae = ("--vae", str(dcaes.write(tmp_path / "vae", dcaes.SMALL["convolved"], dcaes.weights("convolved"))))
+    assert run_encode(base, tmp_path / "cache", *vae)[0] == 0
+    latents = read_latents(tmp_path / "cache", "train")
+    assert latents.shape == (2, 2, 8) and latents.rows(np.arange(1))["moments"].shape == (1, 2, 1, 2, 2, 8)
+    options = ("--cache", str(tmp_path / "cache"), "--network.patch", "1", "--steps", "2")
+    code, _, err = train(base, tmp_path, *vae, *options, images=False)
+    assert code == 0, err
+    line = [str(tmp_path / "images" / "shortcut"), "--steps", "1", "--count", "4", "--columns", "4"]
+    assert in_process("sample", [*line, "--out", str(tmp_path / "grid.png")])[0] == 0
+    with PIL.Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (8 + 7 * len("1 step") + 4 * (64 + 4), 64 + 4) and picture.mode == "RGB"
+    assert "is not the autoencoder of" in refusal(in_process("sample", [*line, "--vae", str(base / "vae")]))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from eqx_shortcut.pretrained.autoencoder import (
     from_training,
     to_training,
 )
+from eqx_shortcut.pretrained.dcae import DCAEConfig, Level
 from eqx_shortcut.pretrained.sdvae import SDVAEConfig
 from eqx_shortcut.pretrained.taesd import TAESDConfig
 
@@ -26,6 +27,9 @@ SMALL = {
     "sdvae": SDVAEConfig((8, 16), 1, latent_channels=3, norm_num_groups=4, shift_factor=0.5),
     "taesd": TAESDConfig(latent_channels=5, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1)),
     "taef2": TAESDConfig(latent_channels=5, width=8, encoder_blocks=(1, 1), decoder_blocks=(1, 1), pooled=True),
+    "dcae": DCAEConfig(
+        (Level(8, 1), Level(8, 1)), (Level(8, 1), Level(8, 1, ())), latent_channels=4, head=4, scaling_factor=0.5
+    ),
 }
 
 
@@ -39,7 +43,7 @@ def small(request) -> Autoencoder:
     return built(request.param)
 
 
-def test_both_families_offer_the_protocol(small, key):
+def test_every_family_offers_the_protocol(small, key):
     assert isinstance(small, Autoencoder)
     image = jax.random.uniform(key, (8, 12, 3), minval=-1, maxval=1)
     posterior = eqx.filter_jit(small.encode)(image)

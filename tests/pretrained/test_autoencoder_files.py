@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from eqx_shortcut.pretrained.autoencoder import decode_batch, encode_batch
 from eqx_shortcut.pretrained.autoencoder_files import (
     CONFIG,
+    KNOWN,
     OLD_ATTENTION,
     WEIGHTS,
     _sdvae_names,
@@ -241,6 +242,11 @@ def test_configs_of_other_networks(kl, tmp_path, change, words):
     write(tmp_path, tensors_of(kl, _sdvae_names), {**KL_JSON, **change})
     with pytest.raises(ValueError, match=words):
         load_autoencoder(tmp_path)
+
+
+def test_the_well_known_files_are_those_of_the_page():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "latents.md").read_text()
+    assert set(re.findall(r"`([0-9a-f]{64})`", page)) == KNOWN.keys()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])

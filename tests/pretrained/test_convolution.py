@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut.pretrained.convolution import Conv, Depthwise, GroupNorm, upsample
+from eqx_shortcut.pretrained.convolution import BatchNorm, Conv, Depthwise, GroupNorm, Linear, RMSNorm, fold, unfold, upsample
 
 
 def by_hand(conv: Conv, x: jax.Array) -> np.ndarray:
@@ -31,6 +31,13 @@ def test_convolution_by_hand(key, size, stride, padding, bias):
     np.testing.assert_allclose(conv(x), by_hand(conv, x), atol=1e-5)
 
 
+def test_groups_of_channels_have_products_of_their_own(key):
+    linear = Linear(6, 4, groups=2, key=key)
+    x, kernel = np.asarray(jax.random.normal(key, (2, 3, 6))), np.asarray(linear.kernel)
+    expected = np.concatenate([x[..., :3] @ kernel[:, :2], x[..., 3:] @ kernel[:, 2:]], axis=-1)
+    np.testing.assert_allclose(linear(jnp.asarray(x)), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, (1, 1)), (5, 2, (1, 2))])
 def test_a_depthwise_convolution_is_one_of_each_channel(key, size, stride, padding):
     depthwise = jax.tree.map(lambda a: a + 0.1, Depthwise(2, size, key=key, stride=stride, padding=padding))
@@ -41,7 +48,11 @@ def test_a_depthwise_convolution_is_one_of_each_channel(key, size, stride, paddi
         by_hand(eqx.tree_at(lambda conv: (conv.kernel, conv.bias), alone, pair), x[..., i : i + 1])
         for i, pair in enumerate(parameters)
     ]
-    np.testing.assert_allclose(eqx.filter_jit(depthwise)(x), np.concatenate(channels, axis=-1), atol=1e-5)
+    expected = np.concatenate(channels, axis=-1)
+    np.testing.assert_allclose(eqx.filter_jit(depthwise)(x), expected, atol=1e-5)
+    without = Depthwise(2, size, key=key, stride=stride, padding=padding, bias=False)
+    plain = eqx.tree_at(lambda layer: layer.kernel, without, depthwise.kernel)
+    np.testing.assert_allclose(eqx.filter_jit(plain)(x), expected - np.asarray(depthwise.bias), atol=1e-5)
 
 
 def test_convolution_starts_within_the_inverse_root_of_its_inputs(key):
@@ -80,3 +91,28 @@ def test_groups_must_divide_the_channels():
 def test_upsampling_repeats_pixels(key):
     x = np.asarray(jax.random.normal(key, (2, 3, 4)))
     np.testing.assert_array_equal(upsample(jnp.asarray(x)), x.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_rms_norm_has_unit_squares_in_each_pixel(key):
+    norm = RMSNorm(3, epsilon=0.0)
+    x = 5 + jax.random.normal(key, (4, 5, 3))
+    np.testing.assert_allclose(np.mean(np.square(norm(x)), axis=-1), 1, rtol=1e-5)
+    moved = jax.tree.unflatten(jax.tree.structure(norm), [jnp.array([2.0, 3.0, 4.0]), jnp.array([1.0, -1.0, 0.0])])
+    np.testing.assert_allclose(moved(x), np.asarray(norm(x)) * [2, 3, 4] + [1, -1, 0], atol=1e-5)
+    np.testing.assert_allclose(RMSNorm(3, epsilon=1.0)(0 * x + 1), 1 / np.sqrt(2), rtol=1e-6)
+
+
+def test_batch_norm_takes_its_own_moments(key):
+    norm = BatchNorm(2, epsilon=0.5)
+    moments = [jnp.array(pair) for pair in ((2.0, 3.0), (1.0, -1.0), (0.3, 0.4), (3.5, 8.5))]
+    x = jax.random.normal(key, (4, 5, 2))
+    expected = (np.asarray(x) - [0.3, 0.4]) / [2, 3] * [2, 3] + [1, -1]
+    np.testing.assert_allclose(jax.tree.unflatten(jax.tree.structure(norm), moments)(x), expected, atol=1e-5)
+
+
+def test_folding_gathers_squares_and_unfolding_spreads_them(key):
+    x = np.asarray(jax.random.normal(key, (4, 6, 3)))
+    folded = np.asarray(fold(jnp.asarray(x)))
+    assert folded.shape == (2, 3, 12)
+    np.testing.assert_array_equal(folded[1, 2].reshape(3, 2, 2), x[2:4, 4:6].transpose(2, 0, 1))
+    np.testing.assert_array_equal(unfold(jnp.asarray(folded)), x)

@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
+import dcaes
+import raes
+from eqx_shortcut.pretrained.autoencoder_configs import dcae_config
+from eqx_shortcut.pretrained.autoencoder_files import _dcae_names, _torch_shape, load_autoencoder
+from eqx_shortcut.pretrained.dcae import DCAE
+from eqx_shortcut.pretrained.rae_files import rae_config, rae_names, rae_tensors
 from eqx_shortcut.pretrained.sdvae import SDVAE
 from eqx_shortcut.pretrained.taesd import TAESD, TAESDConfig
 from torch_build import load
 
-REASON = "needs torch and diffusers: install the extra `parity`"
+REASON = "needs torch, diffusers and transformers: install the extra `parity`"
 torch = pytest.importorskip("torch", reason=REASON)
 pytest.importorskip("diffusers", reason=REASON)
 diffusers = load("diffusers")
@@ -100,6 +105,80 @@ def test_taesd_is_autoencoder_tiny(tmp_path):
         decoded = nhwc(theirs.decode(nchw(3 * latents)).sample)
     assert largest(ours.encode(jnp.asarray(x[0])).mean, latents[0]) <= TOLERANCE
     assert largest(ours.decode(jnp.asarray(3 * latents[0])), decoded[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("config", "sides"),
+    [
+        *(pytest.param(config, (16, 24), id=name) for name, config in dcaes.SMALL.items()),
+        *(pytest.param(config, (8, 8), id=f"{name}, few pixels") for name, config in dcaes.SMALL.items()),
+        pytest.param(dcaes.PUBLISHED["dc-ae-f32c32-in-1.0"], (192, 224), id="full", marks=pytest.mark.slow),
+    ],
+)
+def test_dcae_is_autoencoder_dc(config, sides, tmp_path):
+    """Whose attention computes products of pixels where these are fewer than the channels of a head."""
+    theirs = randomised(diffusers.AutoencoderDC(**config))
+    with torch.no_grad():
+        for at, moment in theirs.named_buffers():
+            if "running" in at:
+                moment.add_(torch.rand_like(moment))
+    theirs.save_pretrained(tmp_path)
+    ours = load_autoencoder(tmp_path)
+    assert isinstance(ours, DCAE)
+    x = dcaes.image(*sides)
+    with torch.no_grad():
+        latents = theirs.encode(nchw(x[None])).latent
+        decoded = nhwc(theirs.decode(latents).sample)
+    assert largest(eqx.filter_jit(ours.encode)(jnp.asarray(x)).mean, nhwc(latents)[0]) <= TOLERANCE
+    assert largest(eqx.filter_jit(ours.decode)(jnp.asarray(nhwc(latents)[0])), decoded[0]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", dcaes.PUBLISHED)
+def test_published_dcaes_have_the_names_and_shapes_of_diffusers(name, tmp_path):
+    with torch.device("meta"):
+        state = diffusers.AutoencoderDC(**dcaes.PUBLISHED[name]).state_dict()
+    expected = {at: tuple(value.shape) for at, value in state.items() if not at.endswith("num_batches_tracked")}
+    assert dcaes.SHAPES.get(name, expected) == expected
+    like = eqx.filter_eval_shape(lambda key: dcae_config(dcaes.PUBLISHED[name], tmp_path).build(key=key), jax.random.key(0))
+    found = {}
+    for at, leaf in jax.tree_util.tree_flatten_with_path(eqx.filter(like, lambda leaf: hasattr(leaf, "shape")))[0]:
+        shape = _torch_shape(leaf.shape)
+        given = _dcae_names(jax.tree_util.keystr(at, simple=True, separator="."))[0]
+        found[given] = (*shape, 1, 1) if (*shape, 1, 1) == expected.get(given) else shape
+    assert found == expected
+
+
+@pytest.mark.parametrize(("encoder_side", "patch"), [(42, 4), (56, 16)], ids=["enlarged", "reduced"])
+def test_rae_is_autoencoder_rae(encoder_side, patch, tmp_path):
+    """Whose images are in [0, 1], and whose latents are in the units of training."""
+    pytest.importorskip("transformers", reason=REASON)
+    config = {name: value for name, value in raes.SMALL.items() if name != "_class_name"}
+    theirs = randomised(diffusers.AutoencoderRAE(**config | {"encoder_input_size": encoder_side, "patch_size": patch}))
+    theirs.save_pretrained(tmp_path)
+    ours = load_autoencoder(tmp_path)
+    x = images(encoder_side // 14 * patch)
+    with torch.no_grad():
+        latents = theirs.encode((nchw(x) + 1) / 2).latent
+        decoded = 2 * nhwc(theirs.decode(latents).sample) - 1
+    raw = nhwc(latents)[0] / ours.scale
+    assert largest(eqx.filter_jit(ours.encode)(jnp.asarray(x[0])).mean, raw) <= TOLERANCE
+    assert largest(eqx.filter_jit(ours.decode)(jnp.asarray(raw)), decoded[0]) <= TOLERANCE
+
+
+def test_the_published_rae_has_the_names_and_shapes_of_diffusers(tmp_path):
+    pytest.importorskip("transformers", reason=REASON)
+    with torch.device("meta"):
+        config = {name: value for name, value in raes.PUBLISHED.items() if name != "_class_name"}
+        state = diffusers.AutoencoderRAE(**config).state_dict()
+    views = {name: np.broadcast_to(np.float32(0), tuple(value.shape)) for name, value in state.items()}
+    settings = rae_config(raes.PUBLISHED, tmp_path)
+    given = rae_tensors(views, settings)
+    like = eqx.filter_eval_shape(lambda key: settings.build(key=key), jax.random.key(0))
+    leaves = jax.tree_util.tree_flatten_with_path(eqx.filter(like, lambda leaf: hasattr(leaf, "shape")))[0]
+    found = {
+        rae_names(jax.tree_util.keystr(at, simple=True, separator="."))[0]: _torch_shape(leaf.shape) for at, leaf in leaves
+    }
+    assert found == {name: value.shape for name, value in given.items()}
 
 
 def test_the_pooled_block_of_taef2(tmp_path):
