@@ -74,18 +74,15 @@ TESTS = {
     ),
     "losses/_consistency": (
         *reference("consistency_distillation", "consistency_training"),
-        *EVERY,
-        "losses/test_distillation_laws.py",
-    ),
-    "losses/_continuous_consistency": (
         *papers(
             "continuous_consistency", "continuous_consistency_with_its_tangent_as_it_is", "continuous_consistency_drops_labels"
         ),
+        *EVERY,
         *ON_PAIRS,
+        "losses/test_distillation_laws.py",
         "losses/test_continuous_consistency_laws.py",
         *papers(STOPPED),
     ),
-    "losses/_diffusion": (*reference("flow_matching_and_diffusion"), *EVERY, "losses/test_diffusion_laws.py"),
     "losses/_flow_map": (
         *papers("lagrangian", "eulerian", "progressive_map", "split_mean_flow", "targets_are_clipped_in_units_of_the_data"),
         *TEACHER,
@@ -93,8 +90,13 @@ TESTS = {
         "losses/test_flow_map_laws.py",
         *papers(STOPPED),
     ),
-    "losses/_flow_matching": (*reference("flow_matching_and_diffusion"), "losses/test_flow_matching.py"),
-    "losses/_live_reflow": (*reference("live_reflow"), *EVERY, "losses/test_reflow_laws.py"),
+    "losses/_flow_matching": (
+        *reference("flow_matching_and_diffusion", "live_reflow"),
+        *EVERY,
+        "losses/test_flow_matching.py",
+        "losses/test_diffusion_laws.py",
+        "losses/test_reflow_laws.py",
+    ),
     "losses/_mean_flow": (
         *papers(
             "improved_mean_flow", "improved_mean_flow_is_told_its_scale", "mean_flow", "esc_learns_from_the_lines_of_its_batch"
@@ -112,7 +114,6 @@ TESTS = {
         *papers(STOPPED),
     ),
     "losses/_mid_training": ("losses/test_papers_teacher.py::test_mid_training", "losses/test_teacher_laws.py"),
-    "losses/_progressive": (*reference("progressive_distillation"), *EVERY, "losses/test_distillation_laws.py"),
     "losses/_regression": (
         *papers("lagrangian", "alpha_flow"),
         *reference("shortcut"),
@@ -124,8 +125,10 @@ TESTS = {
     "losses/_reward": ("losses/test_reward_laws.py",),
     "losses/_sets": ("losses/test_sets_laws.py", "test_set_objectives.py"),
     "losses/_shortcut": (
-        *reference("shortcut", "shortcut_biased_to_large_steps"),
+        *reference("shortcut", "shortcut_biased_to_large_steps", "progressive_distillation"),
         "losses/test_shortcut.py",
+        *EVERY,
+        "losses/test_distillation_laws.py",
         "test_objectives.py::test_check_names_value_and_remedy",
         "test_objectives.py::test_shortcut_accepts_the_smallest_batch",
     ),
@@ -138,14 +141,16 @@ TESTS = {
         *CONTINUOUS,
     ),
     "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *CONTINUOUS),
-    "objectives/_flow_matching": (*formulas("FlowMatching", "Diffusion"), *DISCRETE),
-    "objectives/_live_reflow": (*QUICK, *formulas("LiveReflow"), *DISCRETE),
+    "objectives/_flow_matching": (*QUICK, *formulas("FlowMatching", "Diffusion", "LiveReflow"), *DISCRETE),
     "objectives/_mean_flow": (*QUICK, *formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
     "objectives/_pairs": (*QUICK, *formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
-    "objectives/_progressive": (*formulas("ProgressiveDistillation", "ProgressiveDistillation, later"), *DISCRETE),
     "objectives/_reward": ("test_set_objectives.py",),
     "objectives/_sets": ("test_set_objectives.py",),
-    "objectives/_shortcut": (*QUICK, *formulas("Shortcut"), *DISCRETE),
+    "objectives/_shortcut": (
+        *QUICK,
+        *formulas("Shortcut", "ProgressiveDistillation", "ProgressiveDistillation, later"),
+        *DISCRETE,
+    ),
     "ema": ("test_ema.py",),
     "guidance": (
         "test_guidance.py",
@@ -201,7 +206,7 @@ KNOWN = {
         "losses/_mean_flow", "velocity_target(field if velocity is None else velocity, draws", "velocity_target(field, draws"
     ),
     "the head without its adaptive weight": Patch(
-        "losses/_mean_flow", "weighed(error, at_once, weigh, reduction)", "weighed(error, at_once, (), reduction)"
+        "losses/_mean_flow", "d=jnp.zeros_like(lines.d)), weigh, reduction)", "d=jnp.zeros_like(lines.d)), (), reduction)"
     ),
     "no loss of the head row by row": Patch(
         "losses/_mean_flow",
@@ -221,7 +226,9 @@ KNOWN = {
     "a learned weight in place of the adaptive one": Patch(
         "losses/_regression", "weight(loss, rows), weigh, error)", "weight(error, rows), weigh, error)"
     ),
-    "continuous consistency drops no label": Patch("losses/_continuous_consistency", "at=at, guidance=guidance)", "at=at)"),
+    "continuous consistency drops no label": Patch(
+        "losses/_consistency", "whole_way_draws(batch, key, at=at, guidance=guidance)", "whole_way_draws(batch, key, at=at)"
+    ),
     "consistency distillation unguided": Patch(
         "objectives/_consistency", "self.guidance, networks.null)", "1.0, networks.null)"
     ),
@@ -230,28 +237,30 @@ KNOWN = {
     ),
     "the tangent of Eulerian always stopped": Patch(
         "losses/_flow_map",
-        "eulerian_error(field, steps, velocity=own, **options)",
-        "eulerian_error(field, steps, velocity=own, **options | {'stop_tangent': True})",
+        "eulerian_error(field, steps, velocity=teacher, **options)",
+        "eulerian_error(field, steps, velocity=teacher, **options | {'stop_tangent': True})",
     ),
     "a gradient through Eulerian's own velocity": Patch(
         "losses/_flow_map",
-        "own = jax.lax.stop_gradient(predict(field if velocity is None else velocity, x, t, jnp.zeros_like(t), cond))",
-        "own = predict(field if velocity is None else velocity, x, t, jnp.zeros_like(t), cond)",
+        "own = jax.lax.stop_gradient(velocity_of(field if velocity is None else velocity, x, t, cond))",
+        "own = velocity_of(field if velocity is None else velocity, x, t, cond)",
     ),
     "a teacher asked for its average": Patch(
-        "losses/_intervals", "predict(teacher, x, draws.t, jnp.zeros_like(draws.t)", "predict(teacher, x, draws.t, draws.d"
+        "losses/_intervals", "velocity_of(teacher, x, draws.t,", "teacher(x, draws.t, draws.d,"
     ),
     "the end of a step by the target and not by the teacher": Patch(
         "losses/_flow_map", "target if teacher is None else teacher, steps", "target, steps"
     ),
     "Eulerian along the own velocity beside a teacher": Patch(
-        "losses/_flow_map", "own = field if teacher is None else teacher", "own = field"
+        "losses/_flow_map", "steps, velocity=teacher, **options", "steps, **options"
     ),
     "MeanFlow without its teacher": Patch("losses/_mean_flow", "guidance, teacher=teacher), intervals", "guidance), intervals"),
     "the teacher's path by Euler": Patch("losses/_mid_training", "last=t == times[-1]", "last=True"),
     "Heun's step by Euler": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "end"),
     "Heun's last step corrected": Patch("steps", "jax.lax.cond(last, lambda: end, corrected)", "corrected()"),
-    "Heun's step asked at its size": Patch("steps", "jnp.zeros_like(d), cond)) / 2", "d, cond)) / 2"),
+    "Heun's step asked at its size": Patch(
+        "steps", "velocity_of(field, end, t + d, cond)", "predict(field, end, t + d, d, cond)"
+    ),
     "a teacher guided at all times": Patch("guidance", "return where_rows(_within(t, within), found, strong)", "return found"),
     "a teacher told its guidance": Patch("guidance", "cond, here, within = cond.cond,", "cond, here, within = cond,"),
     "the weak network not asked": Patch(

@@ -51,10 +51,7 @@ def split_microbatches(tree: PyTree, count: int) -> PyTree:
     """
 
     def fold(a):
-        if a.shape[0] % count:
-            raise ValueError(
-                f"{a.shape[0]} rows cannot be cut into {count} equal microbatches: choose a number that divides them"
-            )
+        check_divides(a.shape[0], count, "microbatches")
         return jnp.swapaxes(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 0, 1)
 
     return jax.tree.map(fold, tree)

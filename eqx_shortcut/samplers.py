@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from . import paths
 from .rows import expand
-from .steps import clipped, heun_step, predict, step
+from .steps import clipped, heun_step, predict, step, velocity_of
 from .types import Cond, Field, Number, Points
 
 
@@ -122,8 +122,8 @@ def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, ti
     """`steps` steps along the velocity half way, where the one at their start leads to; else as `heun`."""
 
     def body(i, x, t, d):
-        first = predict(field, x, t, jnp.zeros_like(d), cond)
-        middle = predict(field, x + expand(d / 2, x) * first, t + d / 2, jnp.zeros_like(d), cond)
+        first = velocity_of(field, x, t, cond)
+        middle = velocity_of(field, x + expand(d / 2, x) * first, t + d / 2, cond)
         return x + expand(d, x) * middle
 
     return _loop(steps, times, body, noise)

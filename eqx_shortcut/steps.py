@@ -17,6 +17,11 @@ def predict(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond) -> Poin
     return field(x, t, d, cond).astype(x.dtype)
 
 
+def velocity_of(field: Field, x: Points, t: Numbers, cond: Cond) -> Points:
+    """The velocity `field(x, t, 0, cond)`: an average over no time."""
+    return predict(field, x, t, jnp.zeros_like(t), cond)
+
+
 def precise(field: Field) -> Field:
     """The view of `field` that answers in float32 whatever its network computes in: `field.precise`, or `field` if it has none.
 
@@ -37,11 +42,11 @@ def heun_step(field: Field, x: Points, t: Numbers, d: Numbers, cond: Cond, *, la
     The last step, to the data at time 1, is Euler's (Karras et al. 2022, algorithm 1). What of a point is noise moves by
     `-x/(1 - t)`, which Euler's step takes to 0 exactly; a correction, asked where no noise is left, would keep half of it.
     """
-    first = predict(field, x, t, jnp.zeros_like(d), cond)
+    first = velocity_of(field, x, t, cond)
     end = x + expand(d, x) * first
 
     def corrected():
-        return x + expand(d, x) * (first + predict(field, end, t + d, jnp.zeros_like(d), cond)) / 2
+        return x + expand(d, x) * (first + velocity_of(field, end, t + d, cond)) / 2
 
     return jax.lax.cond(last, lambda: end, corrected)
 

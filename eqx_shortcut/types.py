@@ -1,5 +1,6 @@
 """The vocabulary of the library on one screen."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
@@ -78,6 +79,10 @@ class Draws(eqx.Module):
     t: Numbers
     d: Numbers
     cond: Cond = None
+
+    def to_data(self) -> "Draws":
+        """With the step that ends at the data, `d = 1 - t`."""
+        return dataclasses.replace(self, d=1 - self.t)
 
 
 class Regression(eqx.Module):

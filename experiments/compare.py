@@ -170,15 +170,15 @@ def read_costs(config: Config) -> dict[str, float] | None:
 def lengths(config: Config, name: str, budget: int, costs: dict[str, float] | None) -> list[int]:
     """Steps of each phase of a method, given the reference's. Raises ValueError if they are too few."""
     method = config.setting.methods[name]
-    phases = [TEACHER, name] if method.phases == 2 else [name]
+    phases = [TEACHER, name][-len(method.shares) :]
     if costs is None:
-        found = [budget if config.setting.whole else budget // method.phases] * method.phases
+        found = [budget if config.setting.whole else int(budget * share) for share in method.shares]
     else:
         left = budget * costs[REFERENCE]
         if method.pairs:
             # A training step is three forward passes of a batch.
             left -= config.setting.pairs * config.setting.grid / (3 * parsed(config.setting, method).batch)
-        found = [round(left / len(phases) / costs[phase]) for phase in phases]
+        found = [round(left * share / costs[phase]) for share, phase in zip(method.shares, phases, strict=True)]
     if min(found) < 1:
         raise ValueError(f"--steps {budget} leave none for {name}, of {len(phases)} phases: use more, or other --methods")
     return found
@@ -194,7 +194,7 @@ def commands(config: Config, cell: Cell, steps: list[int]) -> list[Command]:
         return ("python", script, *setting.words, *words, *placed)
 
     judged = ("--quality.features", setting.features) if setting.features else ()
-    if method.phases == 1:
+    if len(method.shares) == 1:
         return [train(method, cell.name, steps[0], *judged)]
     first, second = steps
     flow, tag = setting.methods[TEACHER], "" if method.goes_on is None else f"-{cell.method}"

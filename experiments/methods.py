@@ -47,11 +47,13 @@ class Method(NamedTuple):
     """Whether it starts from a flow-matching model and trains on pairs of noise and that model's samples."""
     goes_on: str | None = None
     """Options of the flow-matching model that it starts from, on the same data; None: it starts from scratch."""
+    last: float = 0.5
+    """The last phase's share of the budget, where there are two."""
 
     @property
-    def phases(self) -> int:
-        """The number of trainings, one after another."""
-        return 2 if self.teacher or self.pairs or self.goes_on is not None else 1
+    def shares(self) -> tuple[float, ...]:
+        """The shares of the budget of its trainings, one after another."""
+        return (1 - self.last, self.last) if self.teacher or self.pairs or self.goes_on is not None else (1.0,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +85,9 @@ class Setting:
         return () if self.preset == "default" else (self.preset,)
 
 
-def steady(name: str) -> str:
-    """The network options of a method at continuous step sizes: sinusoids no faster than it tolerates."""
-    limit = OBJECTIVES[name].embed_scale_limit
+def steady(name: str, limit: float | None = None) -> str:
+    """The network options of a method at continuous step sizes: sinusoids no faster than it tolerates, or than `limit`."""
+    limit = limit or OBJECTIVES[name].embed_scale_limit
     return "--network.step linear" + ("" if limit is None else f" --network.embed-scale {limit:g}")
 
 
@@ -107,7 +109,9 @@ def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuni
     `fine_tuning` what continuous-time consistency is from scratch and from a flow model.
     """
     discrete, consistency = f"--objective.steps {grid}", "continuous-consistency"
-    told_of_data = f"objective:{consistency} --objective.std {std:g} {steady(consistency)}"
+    # Its tangent comes in over all of training: once it is in, training undoes itself at these rates.
+    told_of_data = f"objective:{consistency} --objective.std {std:g} --objective.warmup-share 1"
+    faster = steady(consistency, 10.0)
     return {
         TEACHER: Method(f"objective:flow-matching {discrete} {flow}"),
         "diffusion": Method(f"objective:diffusion --objective.clip 1 {flow}"),
@@ -122,9 +126,9 @@ def usual(grid: int, std: float, *, flow: str = "", scratch: str = "", fine_tuni
         **{f"{name}-teacher": taught(name) for name in TAUGHT},
         "mid-training": Method("objective:mid-training --network.step linear", teacher=True, goes_on="--network.step linear"),
         **{f"{name}-x": Method(f"objective:{name} {of_data(name, grid)}") for name in ON_DATA},
-        consistency: Method(f"{told_of_data} {scratch}"),
-        # Its authors' way.
-        f"{consistency}-from-flow": Method(f"{told_of_data} {fine_tuning}", goes_on=steady(consistency)),
+        consistency: Method(f"{told_of_data} {steady(consistency)} {scratch}"),
+        # Its authors' way; at a small rate it tolerates more.
+        f"{consistency}-from-flow": Method(f"{told_of_data} {faster} {fine_tuning}", goes_on=faster, last=4 / 15),
         **{name: Method(f"objective:{name} {ON_SETS}", goes_on="") for name in SETS},
     }
 
@@ -189,7 +193,13 @@ def in_the_plane(distribution: str) -> Setting:
 SETTINGS = {
     "toy2d": in_the_plane("eight-gaussians"),
     "toy2d-moons": in_the_plane("moons"),
-    "digits": Setting("digits", "default", usual(32, 0.752, flow="--optimizer.lr 4e-3"), pairs=4000, grid=32),
+    "digits": Setting(
+        "digits",
+        "default",
+        usual(32, 0.752, flow="--optimizer.lr 4e-3", fine_tuning="--optimizer.lr 1e-3"),
+        pairs=4000,
+        grid=32,
+    ),
     "digits-ablations": Setting(
         "digits",
         "default",
@@ -201,7 +211,7 @@ SETTINGS = {
         "fashion_mnist",
         "quick",
         # At the preset's rate continuous-time consistency draws noise, and loses what a flow model has learnt.
-        usual(32, 0.706, scratch="--optimizer.lr 2e-3 --objective.warmup-share 1", fine_tuning="--optimizer.lr 1e-3"),
+        usual(32, 0.706, scratch="--optimizer.lr 2e-3", fine_tuning="--optimizer.lr 1e-3"),
         pairs=4000,
         grid=32,
         features="experiments/features/fashion_mnist.safetensors",

@@ -62,7 +62,9 @@ def test_microbatches_are_rows_by_stride_and_merge_inverts_them():
     np.testing.assert_array_equal(found["label"], np.arange(12).reshape(3, 4).T)
     np.testing.assert_array_equal(found["x"][1], tree["x"][1::4])
     jax.tree.map(np.testing.assert_array_equal, merge_microbatches(found), tree)
-    with pytest.raises(ValueError, match="12 rows cannot be cut into 5 equal microbatches"):
+    with pytest.raises(
+        ValueError, match="batch 12 is not a multiple of microbatches=5: use a batch of 10 or 15, or microbatches=4 or 6"
+    ):
         split_microbatches(tree, 5)
 
 

@@ -38,10 +38,8 @@ def alpha_flow(
     """`mean |u - sg(alpha v + (1 - alpha) target(x + alpha d v, t + alpha d, (1 - alpha) d))|^2` with `u = field(x, t, d)`.
 
     From flow matching of the trajectory at `alpha = 1` to MeanFlow at 0, where the target is `v + d Du/Dt` by `jvp`; `alpha`
-    may be traced (`times.sigmoid_fall` of the progress). `target` is an average of `field`, or `field` itself; it also guides
-    `v`. `clip` limits the target, in units of `x`: a target is a line's velocity among others, and where one beyond the limit
-    is cut the bias is `O(1/alpha)`. Both fields are asked for steps in float32 if they can (`steps.precise`). A `teacher`'s
-    velocity takes the place of `v`, as in `mean_flow`.
+    may be traced (`times.sigmoid_fall` of the progress). A target is a line's velocity among others, and where `clip` cuts one
+    the bias is `O(1/alpha)`. Both fields are asked for steps in float32 if they can (`steps.precise`).
 
     `weights.Adaptive` measures errors of steps in units of alpha, unless `units` is False: a row weighs
     `1/alpha 1/sg(error/alpha^2 + eps)^power`, the error being its summed square, and its gradient tends to MeanFlow's as

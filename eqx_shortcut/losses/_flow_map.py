@@ -9,7 +9,7 @@ from jaxtyping import PRNGKeyArray
 from .. import paths, tangents, times
 from ..guidance import Guidance
 from ..rows import expand, split_rows
-from ..steps import predict
+from ..steps import velocity_of
 from ..types import Batch, Draws, Field, Loss, Numbers, Reduction, Regression, Weigh
 from ._alpha_flow import alpha_flow_target
 from ._intervals import Intervals, velocity_target
@@ -35,11 +35,9 @@ def lagrangian(
 ) -> Loss:
     """`mean |u + d du/dd - sg target(x + d u, t + d, 0)|^2`: the end of a step moves with the velocity at that end.
 
-    `u = field(x, t, d)`; the gradient passes through the tangent `du/dd`, and none through `target`, an average of `field` or
-    `field` itself, by whose own velocity `guidance` guides that of the lines. The residual vanishes row by row at the exact
-    field. A `teacher` takes the place of `target` and of the lines: its velocity is that of the end and of rows of `d = 0`, and
-    its map is what is learnt. Boffi et al. (2025), Lagrangian self-distillation; with a teacher Boffi et al. (2024), flow map
-    matching.
+    `u = field(x, t, d)`; the gradient passes through the tangent `du/dd`. The residual vanishes row by row at the exact
+    field. A `teacher` takes the place of `target`, too: its map is what is learnt. Boffi et al. (2025), Lagrangian
+    self-distillation; with a teacher Boffi et al. (2024), flow map matching.
     """
     steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
     error = lagrangian_error(field, target if teacher is None else teacher, steps, jvp=jvp)
@@ -73,13 +71,11 @@ def eulerian(
 
     The residual of MeanFlow with the own velocity for the line's, in the tangent too: it vanishes row by row at the exact
     field. The gradient passes through `du/dt - du/dd` and, unless `stop_space`, through `v . du/dx`, or with `stop_tangent`
-    through neither, which saves a tangent. A `teacher`'s velocity takes the place of `v` and of the lines'. `options` are
-    `stop_space`, `stop_tangent` and `jvp` of `eulerian_error`. Boffi et al. (2025), Eulerian self-distillation; with a teacher
-    Boffi et al. (2024).
+    through neither, which saves a tangent. A `teacher`'s velocity takes the place of `v`, too. `options` are `stop_space`,
+    `stop_tangent` and `jvp` of `eulerian_error`. Boffi et al. (2025), Eulerian self-distillation; with a teacher (2024).
     """
     steps, lines = split_rows(intervals.draw(batch, key, guidance), intervals.bootstrap_every)
-    own = field if teacher is None else teacher
-    error = eulerian_error(field, steps, velocity=own, **options)
+    error = eulerian_error(field, steps, velocity=teacher, **options)
     flow = velocity_target(field, lines, guidance, teacher=teacher)
     return weighed_steps(field, error, flow, intervals.bootstrap_every, weigh, reduction)
 
@@ -100,8 +96,7 @@ def progressive_map(
     """`mean |u - sg(a step of share d and a step of the rest, both of target)|^2` with `u = field(x, t, d)`.
 
     At the midpoint this is the shortcut target at continuous `t` and `d`; with `share=None` the share is uniform for each row,
-    the target of SplitMeanFlow. `clip` limits the target, in units of `x`. `guidance` is that of `lagrangian`. The target is
-    exact at the exact field. Boffi et al. (2025), progressive self-distillation.
+    the target of SplitMeanFlow. The target is exact at the exact field. Boffi et al. (2025), progressive self-distillation.
     """
     k_draws, k_share = jax.random.split(key)
     steps, lines = split_rows(intervals.draw(batch, k_draws, guidance), intervals.bootstrap_every)
@@ -116,8 +111,7 @@ def split_mean_flow(
 ) -> Loss:
     """`progressive_map` with a share that is uniform for each row and logit-normal times: no tangent.
 
-    It is `alpha_flow` with `target`'s own first step in place of the line's. The target is exact at the exact field.
-    `options` are those of `progressive_map`. Guo et al. (2025).
+    It is `alpha_flow` with `target`'s own first step; `options` are those of `progressive_map`. Guo et al. (2025).
     """
     return progressive_map(field, batch, key, target=target, share=None, intervals=intervals, **options)
 
@@ -129,7 +123,7 @@ def lagrangian_error(field: Field, target: Field, draws: Draws, *, jvp: tangents
     u, slope = tangents.along_step(field, x, t, d, cond, jvp=jvp)
     slope = expand(d, x) * slope
     there = jax.lax.stop_gradient(x + expand(d, x) * u)
-    end = jax.lax.stop_gradient(predict(target, there, t + d, jnp.zeros_like(d), cond))
+    end = jax.lax.stop_gradient(velocity_of(target, there, t + d, cond))
     return row_error(u + slope, end), Regression(x, t, d, cond, jax.lax.stop_gradient(end - slope))
 
 
@@ -142,13 +136,10 @@ def eulerian_error(
     stop_space: bool = True,
     jvp: tangents.Jvp = jax.jvp,
 ) -> tuple[Numbers, Regression]:
-    """`mean |u - v - d Du/Dt|^2` of each row with `v = sg field(x, t, 0)`, and the regression that says what `u` should be.
-
-    `v` is the answer of `velocity` there, if one is given.
-    """
+    """`mean |u - v - d Du/Dt|^2` of each row, `v = sg velocity(x, t, 0)` (by default of `field`), and what `u` should be."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
     t, d, cond = draws.t, draws.d, draws.cond
-    own = jax.lax.stop_gradient(predict(field if velocity is None else velocity, x, t, jnp.zeros_like(t), cond))
+    own = jax.lax.stop_gradient(velocity_of(field if velocity is None else velocity, x, t, cond))
     if stop_space and not stop_tangent:
         u, slope = tangents.along_path(field, x, t, d, cond, jnp.zeros_like(own), jvp=jvp)
         slope = slope + jax.lax.stop_gradient(tangents.along_space(field, x, t, d, cond, own, jvp=jvp))

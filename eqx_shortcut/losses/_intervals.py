@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from .. import paths, times
 from ..guidance import Guidance, drop_condition, guided_velocity, same_condition
 from ..rows import check_share, expand, merge_rows, where_rows
-from ..steps import predict
+from ..steps import velocity_of
 from ..types import Batch, Draws, Field, Regression
 
 
@@ -90,5 +90,5 @@ def velocity_target(
             "teacher answers it: leave them at 1 and 0, and guide the teacher by guidance.guided or guidance.autoguided"
         )
     else:
-        v = jax.lax.stop_gradient(predict(teacher, x, draws.t, jnp.zeros_like(draws.t), draws.cond))
+        v = jax.lax.stop_gradient(velocity_of(teacher, x, draws.t, draws.cond))
     return Regression(x, draws.t, draws.d, draws.cond, v)

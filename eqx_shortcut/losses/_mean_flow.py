@@ -9,8 +9,8 @@ from jaxtyping import PRNGKeyArray
 from .. import tangents, times, weights
 from ..guidance import Guidance, Scales, draw_guided
 from ..rows import expand, split_rows
-from ..steps import predict
-from ..types import Batch, Draws, Field, Loss, Points, Reduction, Regression, Weigh
+from ..steps import velocity_of
+from ..types import Batch, Field, Loss, Points, Reduction, Regression, Weigh
 from ._intervals import Intervals, velocity_target
 from ._regression import row_error, weighed, weighed_steps
 
@@ -32,11 +32,10 @@ def mean_flow(
 ) -> Loss:
     """`mean |u - sg(v + d Du/Dt)|^2` with `u = field(x, t, d)` and the tangent `Du/Dt` along the line's velocity `v`.
 
-    Rows of `d = 0` need no tangent. `guidance` turns `v` into a guided velocity by `field`'s own answers at `d = 0`, and then
-    drops conditions in rows of `d = 0` alone, which is where it asks for them, as the authors have it; without, they drop in
-    rows of either kind, since guidance when sampling asks for them at any `d`. `jvp` may be `tangents.finite_difference()`.
-    With a `teacher`, `v` is its velocity, its answer at `d = 0` (AYF's Eulerian distillation, Sabour et al. 2025): the residual
-    then vanishes row by row at the teacher's exact map.
+    Rows of `d = 0` need no tangent. Where `guidance` guides `v`, by `field`'s own answers at `d = 0`, conditions drop in rows
+    of `d = 0` alone, as the authors have it; else they drop in rows of either kind, since guidance when sampling asks for them
+    at any `d`. With a `teacher` (AYF's Eulerian distillation, Sabour et al. 2025) the residual vanishes row by row at the
+    teacher's exact map.
 
     With `posterior_every=2` and the pairs `times.to_end(times.logit_normal_pairs, share)` in `intervals`, and a
     `weights.LogVariance`, this is ESC (2025): half of the rows use the batch's posterior-mean velocity, and that share goes all
@@ -45,8 +44,7 @@ def mean_flow(
     draws = intervals.draw(batch, key, guidance, drop_steps=guidance is None or not guidance.inside)
     steps, lines = split_rows(velocity_target(field, draws, guidance, teacher=teacher), intervals.bootstrap_every)
     u, average = mean_flow_target(field, steps, jvp=jvp)
-    error = row_error(u, average.u)
-    return weighed_steps(field, (error, average), lines, intervals.bootstrap_every, weigh, reduction)
+    return weighed_steps(field, (row_error(u, average.u), average), lines, intervals.bootstrap_every, weigh, reduction)
 
 
 def improved_mean_flow(
@@ -70,31 +68,22 @@ def improved_mean_flow(
     """
     k_draws, k_scales = jax.random.split(key)
     draws = intervals.draw(batch, k_draws, guidance, drop_steps=guidance is None or not guidance.inside)
-    draws, guidance = told_draws(draws, k_scales, guidance)
+    if guidance is not None and isinstance(guidance.scale, Scales):
+        told = draw_guided(k_scales, draws.cond, guidance.scale, draws.t)
+        draws = dataclasses.replace(draws, cond=told)
+        guidance = guidance._replace(scale=1.0, mix=1 - 1 / told.scale, interval=(told.start, told.stop))
     lines = velocity_target(field if velocity is None else velocity, draws, guidance)
     steps, flow = split_rows(lines, intervals.bootstrap_every)
-    if velocity is None:
-        u, average = mean_flow_target(field, steps, along=field, jvp=jvp)
-        return weighed_steps(field, (row_error(u, average.u), average), flow, intervals.bootstrap_every, weigh, reduction)
-    at_once = dataclasses.replace(lines, d=jnp.zeros_like(lines.d))
-    # The head is asked at every row, once for its own error and for the tangents.
-    answers = predict(velocity, at_once.x, at_once.t, at_once.d, at_once.cond)
-    along = split_rows(answers, intervals.bootstrap_every)[0]
-    u, average = mean_flow_target(field, steps, along=lambda x, t, d, cond: along, jvp=jvp)
-    error = row_error(u, average.u)
-    loss, metrics = weighed_steps(field, (error, average), flow, intervals.bootstrap_every, weigh, reduction)
+    # A second head is asked at every row, once for its own error and for the tangents.
+    answers = None if velocity is None else velocity_of(velocity, lines.x, lines.t, lines.cond)
+    along = field if answers is None else lambda x, t, d, cond: split_rows(answers, intervals.bootstrap_every)[0]
+    u, average = mean_flow_target(field, steps, along=along, jvp=jvp)
+    loss, metrics = weighed_steps(field, (row_error(u, average.u), average), flow, intervals.bootstrap_every, weigh, reduction)
+    if answers is None:
+        return loss, metrics
     error = row_error(answers, lines.u)
-    head, _ = weighed(error, at_once, weigh, reduction)
+    head, _ = weighed(error, dataclasses.replace(lines, d=jnp.zeros_like(lines.d)), weigh, reduction)
     return loss + head, metrics | {"loss": jnp.mean(loss + head), "loss_velocity": jnp.mean(error)}
-
-
-def told_draws(draws: Draws, key: PRNGKeyArray, guidance: Guidance | None) -> tuple[Draws, Guidance | None]:
-    """Draws told their guidance, and that guidance of each row, if the scale is one of `Scales`; else both as they are."""
-    if guidance is None or not isinstance(guidance.scale, Scales):
-        return draws, guidance
-    told = draw_guided(key, draws.cond, guidance.scale, draws.t)
-    rows = guidance._replace(scale=1.0, mix=1 - 1 / told.scale, interval=(told.start, told.stop))
-    return dataclasses.replace(draws, cond=told), rows
 
 
 def mean_flow_target(
@@ -106,6 +95,6 @@ def mean_flow_target(
     that a field with dropout has the same mask in both.
     """
     x, t, d, cond, v = lines.x, lines.t, lines.d, lines.cond, lines.u
-    direction = v if along is None else jax.lax.stop_gradient(predict(along, x, t, jnp.zeros_like(t), cond))
+    direction = v if along is None else jax.lax.stop_gradient(velocity_of(along, x, t, cond))
     u, slope = tangents.along_path(field, x, t, d, cond, direction, jvp=jvp)
     return u, Regression(x, t, d, cond, v + expand(d, x) * jax.lax.stop_gradient(slope))

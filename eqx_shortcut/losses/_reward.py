@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray
 
 from .. import paths, samplers, tangents, times
 from ..rows import check_groups, expand
-from ..steps import predict
+from ..steps import velocity_of
 from ..types import Batch, Cond, Draws, Field, Loss, Numbers, Points, Reduction
 from ._regression import rms
 
@@ -55,7 +55,7 @@ def reward(
 def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> Points:
     """`u - d sg(Du/Dt)`, the velocity at `t` that an average over `[t, t + d]` implies; the tangent is along `u` at `d = 0`."""
     x, _ = paths.linear(draws.noise, draws.x, draws.t, floor=0)
-    own = jax.lax.stop_gradient(predict(field, x, draws.t, jnp.zeros_like(draws.t), draws.cond))
+    own = jax.lax.stop_gradient(velocity_of(field, x, draws.t, draws.cond))
     u, slope = tangents.along_path(field, x, draws.t, draws.d, draws.cond, own, jvp=jvp)
     return u - expand(draws.d, x) * jax.lax.stop_gradient(slope)
 

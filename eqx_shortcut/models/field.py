@@ -50,11 +50,8 @@ class NetworkField(eqx.Module):
 
         # On GPU and TPU products of float32 are rounded to 11 or 8 bits unless told otherwise.
         with jax.default_matmul_precision(EXACT) if self.exact else contextlib.nullcontext():
-            return self._answers(answer, rows)
-
-    def _answers(self, answer, rows):
-        if self.microbatches == 1:  # also for a number of rows that is known later, as in an exported program
-            return answer(rows)
-        # A call on part of a batch may have fewer rows than microbatches.
-        microbatches = math.gcd(self.microbatches, rows[0].shape[0])
-        return merge_microbatches(jax.lax.map(jax.checkpoint(answer), split_microbatches(rows, microbatches)))
+            if self.microbatches == 1:  # also for a number of rows that is known later, as in an exported program
+                return answer(rows)
+            # A call on part of a batch may have fewer rows than microbatches.
+            microbatches = math.gcd(self.microbatches, x.shape[0])
+            return merge_microbatches(jax.lax.map(jax.checkpoint(answer), split_microbatches(rows, microbatches)))

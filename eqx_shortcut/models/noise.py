@@ -4,21 +4,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from ..types import Number, Point
 
 LEVELS, FIRST, LAST = 1000, 1e-4, 0.02
 """Levels of noise and the first and last variance added, rising linearly between (Ho et al. 2020), as DiT has them."""
 
-
-def log_ratios() -> Float[np.ndarray, " levels"]:
-    """Logarithm of the weight of the data over that of the noise at each level, falling with it."""
-    kept = np.cumsum(np.log1p(-np.linspace(FIRST, LAST, LEVELS)))
-    return (kept - np.log(-np.expm1(kept))) / 2
-
-
-RATIOS = log_ratios()
+KEPT = np.cumsum(np.log1p(-np.linspace(FIRST, LAST, LEVELS)))
+"""Logarithm of the share of the data's variance that is left at each level."""
+RATIOS = (KEPT - np.log(-np.expm1(KEPT))) / 2
+"""Logarithm of the weight of the data over that of the noise at each level, falling with it."""
 TIMES = 1 / (1 + np.exp(-RATIOS))
 """The time of the linear path that has each level's ratio of data to noise: 0.990 to 0.0063."""
 

@@ -77,8 +77,7 @@ class ConsistencyDistillation(_Consistency):
         field, teacher = NetworkField(networks.ema), self._teacher(networks)
 
         def target(draws):
-            whole = dataclasses.replace(draws, d=1 - draws.t)
-            return losses.consistency_distillation_target(field, teacher, whole, gap=1 / self.steps, clip=self.clip)
+            return losses.consistency_distillation_target(field, teacher, draws.to_data(), gap=1 / self.steps, clip=self.clip)
 
         return (Term("consistency", 1.0, jnp.array([self.steps]), target),)
 
@@ -104,8 +103,7 @@ class ConsistencyTraining(_Consistency):
         sections = 2 ** self._level(progress)
 
         def target(draws):
-            whole = dataclasses.replace(draws, d=1 - draws.t)
-            return losses.consistency_training_target(NetworkField(networks.ema), whole, gap=1 / sections)
+            return losses.consistency_training_target(NetworkField(networks.ema), draws.to_data(), gap=1 / sections)
 
         return (Term("consistency", 1.0, sections[None], target),)
 

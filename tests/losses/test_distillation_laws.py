@@ -57,9 +57,9 @@ def test_progressive_targets_are_exact_at_every_level(key, data):
 
 @pytest.mark.parametrize("wrong", WRONG_TWO_STEPS.values(), ids=WRONG_TWO_STEPS.keys())
 def test_a_planted_error_breaks_the_progressive_law(key, monkeypatch, wrong):
-    monkeypatch.setattr("eqx_shortcut.losses._progressive.two_steps", wrong_two_steps())
+    monkeypatch.setattr("eqx_shortcut.losses._shortcut.two_steps", wrong_two_steps())
     assert progressive_residual("gaussian", key) < 1e-12
-    monkeypatch.setattr("eqx_shortcut.losses._progressive.two_steps", wrong_two_steps(**wrong))
+    monkeypatch.setattr("eqx_shortcut.losses._shortcut.two_steps", wrong_two_steps(**wrong))
     assert progressive_residual("gaussian", key) > 1e-2
 
 

@@ -89,21 +89,21 @@ def test_the_lines_velocity_in_the_eulerian_tangent_breaks_its_law(monkeypatch):
 
     assert pull(stop_space=False) < 1e-12
     line = at.draws.x - at.draws.noise
-    monkeypatch.setattr("eqx_shortcut.losses._flow_map.predict", lambda *asked: line)
+    monkeypatch.setattr("eqx_shortcut.losses._flow_map.velocity_of", lambda *asked: line)
     assert at.line_by_line(losses.eulerian_error(at.field, at.draws)[1].u) > 1e-2
     assert pull() < 1e-12 and pull(stop_tangent=True) < 1e-12
     assert pull(stop_space=False) > 1e-2
 
 
 def wrong_end(*, time: float = 1.0, at: float = 0.0, moved: float = 1.0, sign: float = 1.0):
-    """`predict` of the velocity at the end of a step, with one of its constants changed."""
+    """`velocity_of` at the end of a step, with one of its constants changed."""
 
     def of(draws, start):
-        def predict(field, there, t, d, cond):
+        def velocity_of(field, there, t, cond):
             t = draws.t + time * draws.d
-            return sign * steps.predict(field, start + moved * (there - start), t, d + at * draws.d, cond)
+            return sign * steps.predict(field, start + moved * (there - start), t, at * draws.d, cond)
 
-        return predict
+        return velocity_of
 
     return of
 
@@ -120,7 +120,7 @@ WRONG_ENDS = {
 @pytest.mark.parametrize("wrong", [{}, *WRONG_ENDS.values()], ids=["none", *WRONG_ENDS.keys()])
 def test_a_planted_error_of_the_end_breaks_the_lagrangian_law(monkeypatch, wrong):
     at = case("labels")
-    monkeypatch.setattr("eqx_shortcut.losses._flow_map.predict", wrong_end(**wrong)(at.draws, at.points()))
+    monkeypatch.setattr("eqx_shortcut.losses._flow_map.velocity_of", wrong_end(**wrong)(at.draws, at.points()))
     found = at.line_by_line(losses.lagrangian_error(at.field, at.field, at.draws)[1].u)
     assert found > 1e-2 if wrong else found < 1e-12
 
