@@ -3,10 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Float64
 
-from .moments import check_features, check_finite, check_sets
-
-ROWS = 1024
-"""Vectors of one set whose pairs with all of the other are in memory."""
+from .moments import check_features, check_finite
+from .pairwise import blocks, centre_of
 
 
 def kernel_distance(
@@ -53,14 +51,12 @@ def maximum_mean_discrepancy(
     too (the biased form), as there. Raises ValueError if the features differ or a value is not finite.
     """
     from sklearn.metrics.pairwise import rbf_kernel
-    from sklearn.utils import gen_batches
 
-    check_sets(samples, references)
-    samples, references = samples.astype(np.float64), references.astype(np.float64)
+    centre = centre_of(samples, references)
 
     def mean(x: np.ndarray, y: np.ndarray) -> float:
-        blocks = (rbf_kernel(x[rows], y, gamma=1 / (2 * sigma**2)) for rows in gen_batches(len(x), ROWS))
-        return sum(float(block.sum()) for block in blocks) / (len(x) * len(y))
+        total = sum(float(rbf_kernel(rows, y - centre, gamma=1 / (2 * sigma**2)).sum()) for _, rows in blocks(x, centre))
+        return total / (len(x) * len(y))
 
     return scale * (mean(samples, samples) + mean(references, references) - 2 * mean(samples, references))
 

@@ -95,12 +95,3 @@ def check_features(a: int, b: int) -> None:
     """Raises ValueError unless the numbers of features are equal."""
     if a != b:
         raise ValueError(f"vectors of {a} and of {b} features cannot be compared: use the same features for both")
-
-
-def check_sets(a: Float[np.ndarray, "count_a features_a"], b: Float[np.ndarray, "count_b features_b"]) -> None:
-    """Raises ValueError if two sets of vectors differ in features, one is empty, or a value is not finite."""
-    check_features(a.shape[1], b.shape[1])
-    if not (len(a) and len(b)):
-        raise ValueError(f"sets of {len(a)} and of {len(b)} vectors cannot be compared: both need vectors")
-    for vectors in (a, b):
-        check_finite(vectors)

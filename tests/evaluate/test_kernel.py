@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from eqx_shortcut.evaluate import kernel, kernel_distance, maximum_mean_discrepancy
+from eqx_shortcut.evaluate import kernel_distance, maximum_mean_discrepancy, pairwise
 from fidelity import torch_fidelity
 
 RNG = np.random.default_rng(0)
@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 7 rows, so that small sets fill several, the last one in part."""
-    monkeypatch.setattr(kernel, "ROWS", 7)
+    monkeypatch.setattr(pairwise, "ROWS", 7)
 
 
 def unbiased(x: np.ndarray, y: np.ndarray) -> float:

@@ -2,31 +2,24 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import sklearn
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from eqx_shortcut.evaluate import PRDC, nearest_distances, prdc
+from eqx_shortcut.evaluate import PRDC, nearest_distances, pairwise, prdc
 from eqx_shortcut.evaluate.neighbours import _squared_radii
+from eqx_shortcut.evaluate.pairwise import squared_distances
 from fidelity import torch_fidelity
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
-def small_blocks() -> Iterator[None]:
-    """Blocks of few rows, so that small sets fill several, the last one in part."""
-    with blocks_of(4000):
-        yield
-
-
-def blocks_of(size: int):
-    """Blocks of pairs of so many bytes."""
-    return sklearn.config_context(working_memory=size / 2**20)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 7 rows, so that small sets fill several, the last one in part."""
+    monkeypatch.setattr(pairwise, "ROWS", 7)
 
 
 def two_sets() -> tuple[np.ndarray, np.ndarray]:
@@ -67,12 +60,12 @@ def test_neighbours_are_three_for_the_first_two_and_five_for_the_others():
     np.testing.assert_allclose(prdc(samples, references), brute_force(samples, references, 3, 5), rtol=1e-12)
 
 
-@pytest.mark.parametrize("size", [1000, 5000])
-def test_blocks_change_nothing(size):
+@pytest.mark.parametrize("size", [5, 1000])
+def test_blocks_change_nothing(monkeypatch, size):
     samples, references = two_sets()
     expected = prdc(samples, references)
-    with blocks_of(size):
-        assert prdc(samples, references) == expected
+    monkeypatch.setattr(pairwise, "ROWS", size)
+    assert prdc(samples, references) == expected
 
 
 def test_order_of_vectors_does_not_matter():
@@ -126,16 +119,22 @@ def test_copies_are_neighbours_at_no_distance_and_a_vector_is_not_its_own(small_
     """Pairs of copies: the nearest other is the copy, exactly at 0, and the second nearest a stranger."""
     singles = RNG.standard_normal((15, 300)) + offset
     vectors = RNG.permutation(np.concatenate([singles, singles]))
-    found = _squared_radii(vectors, 2)
+    found = _squared_radii(vectors, vectors.mean(axis=0), 2)
     assert np.all(found[:, 0] == 0) and np.all(found[:, 1] > 1)
-    assert np.all(_squared_radii(singles, 1) > 1)
+    assert np.all(_squared_radii(singles, singles.mean(axis=0), 1) > 1)
 
 
 def test_neighbours_are_those_of_scikit_learn(small_blocks):
     vectors = RNG.standard_normal((40, 5))
     vectors[20:25] = vectors[:5]
     expected = NearestNeighbors(n_neighbors=4, algorithm="kd_tree").fit(vectors).kneighbors()[0]
-    np.testing.assert_allclose(np.sqrt(_squared_radii(vectors, 4)), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(np.sqrt(_squared_radii(vectors, vectors.mean(axis=0), 4)), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_centred_distances_are_exact_to_rounding_far_from_the_origin():
+    vectors = RNG.standard_normal((20, 50)) + 1e5
+    a, b = vectors[:10] - vectors.mean(axis=0), vectors[10:] - vectors.mean(axis=0)
+    np.testing.assert_allclose(squared_distances(a, b), cdist(vectors[:10], vectors[10:], "sqeuclidean"), rtol=1e-11)
 
 
 def quiet(function, *args, **kwargs):
