@@ -113,10 +113,8 @@ def compiled(settings: Any, mesh_sizes: dict[str, int], host: int) -> dict[str, 
     import collectives
     from eqx_shortcut import sharding
     from eqx_shortcut.experiment.checks import check
-    from eqx_shortcut.experiment.devices import abstract_state, bytes_a_device, laid_out
-    from eqx_shortcut.experiment.examples import Data
-    from eqx_shortcut.experiment.plan import example, trace
-    from eqx_shortcut.experiment.run import Run
+    from eqx_shortcut.experiment.plan import abstract_state, bytes_a_device, example, laid_out, trace
+    from eqx_shortcut.experiment.run import Data, Run
 
     size = mesh_sizes["data"] * mesh_sizes["fsdp"] * mesh_sizes["tensor"]
     mesh = sharding.make_mesh(**mesh_sizes, devices=jax.devices()[:size])

@@ -134,7 +134,7 @@ class Checkpoints:
                 with distributed.barrier():
                     if distributed.is_main_process():
                         self._verify(step)
-                if "averages" in names and "averages" not in self._written(step):
+                if "averages" in names and not any(name.startswith("averages/") for name in self._manifest(step)):
                     raise _Absent(
                         f"checkpoint {step} in {self.folder} was written without --averages.sigma-rel: leave it out, or start "
                         "a new run under another --name"
@@ -147,7 +147,10 @@ class Checkpoints:
                 damaged[step] = f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)})"
             else:
                 if before is None:
-                    self._set_aside(damaged)
+                    with distributed.barrier():
+                        for later in damaged if distributed.is_main_process() else ():
+                            (self.folder / str(later)).rename(self.folder / f"damaged-{later}-{time.time_ns()}")
+                    self._manager.reload()
                 return _rebuilt(like, {name: got[name] for name in names}), got["data"], list(damaged.values())
         if damaged:
             raise CheckpointError(
@@ -220,12 +223,6 @@ class Checkpoints:
         found = self.folder.glob("*" if storage.is_remote(self.folder) else f"*{TMP_DIR_SUFFIX}")
         return [path for path in found if not _whole(path) and (path.name.isdecimal() or TMP_DIR_SUFFIX in path.name)]
 
-    def _set_aside(self, steps: Iterable[int]) -> None:
-        with distributed.barrier():
-            for step in steps if distributed.is_main_process() else ():
-                (self.folder / str(step)).rename(self.folder / f"damaged-{step}-{time.time_ns()}")
-        self._manager.reload()
-
     def _write_checksums(self) -> None:
         # Orbax calls this when every item is written, just before the folder gets its name: so a checkpoint that bears
         # its name has its hashes. In an object store it gets its mark next.
@@ -248,9 +245,6 @@ class Checkpoints:
 
     def _manifest(self, step: int) -> dict[str, str]:
         return json.loads((self.folder / str(step) / MANIFEST).read_bytes())
-
-    def _written(self, step: int) -> set[str]:
-        return {name.split("/")[0] for name in self._manifest(step)}
 
 
 def _steps(folder: storage.Path) -> list[int]:

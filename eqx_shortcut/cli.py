@@ -31,23 +31,19 @@ else:
 
 def main(args: Sequence[str] | None = None) -> None:
     """`eqx-shortcut COMMAND`, the same as `python -m eqx_shortcut COMMAND`: imports the module of that command alone."""
-    with _edge():
-        _main(args)
-
-
-def _main(args: Sequence[str] | None) -> None:
     name, *rest = (sys.argv[1:] if args is None else args) or ["--help"]
-    known = commands()
-    if name in ("-h", "--help"):
-        width = max(map(len, known))
-        listed = "\n".join(f"    {name:{width}}  {line}" for name, line in known.items())
-        print(f"usage: eqx-shortcut COMMAND [OPTIONS]\n\n{listed}\n\neqx-shortcut COMMAND --help lists the options of one.")
-        return
-    if name not in known:
-        fail(f"no command {name}: choose one of {', '.join(known)}", status=2)
-    sys.path.append(os.getcwd())  # as `python -m` has it: the user's classes that settings name
-    module = importlib.import_module(f".commands.{name}", __package__)
-    command(module.main, module.Config, module.__doc__, args=rest, prog=f"eqx-shortcut {name}")
+    with _edge():
+        known = commands()
+        if name in ("-h", "--help"):
+            width = max(map(len, known))
+            listed = "\n".join(f"    {name:{width}}  {line}" for name, line in known.items())
+            print(f"usage: eqx-shortcut COMMAND [OPTIONS]\n\n{listed}\n\neqx-shortcut COMMAND --help lists the options of one.")
+            return
+        if name not in known:
+            fail(f"no command {name}: choose one of {', '.join(known)}", status=2)
+        sys.path.append(os.getcwd())  # as `python -m` has it: the user's classes that settings name
+        module = importlib.import_module(f".commands.{name}", __package__)
+        command(module.main, module.Config, module.__doc__, args=rest, prog=f"eqx-shortcut {name}")
 
 
 def commands() -> dict[str, str]:
@@ -76,8 +72,14 @@ def command(
     with _edge():
         given = parse(config, doc, default=default, args=args, prog=prog)
         quieten()
-        with memory_for(given), _options_of(sys.argv[1:] if args is None else args):
+        try:
             main(given)
+        except Exception as error:
+            if out_of_memory(error) is not None:
+                error.add_note(", or ".join(_smaller(given)) or "free memory")
+            elif isinstance(error, ValueError):
+                error.args = (_of_option(str(error), sys.argv[1:] if args is None else args),)
+            raise
 
 
 @contextlib.contextmanager
@@ -120,20 +122,13 @@ def parse(
         with contextlib.redirect_stderr(said):
             return tyro.cli(config, description=doc, args=words, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,), **given)
     except (SystemExit, ValueError) as stop:
-        if refused := _refusal(stop, words):
-            fail(refused, status=2)
+        inner = stop.__context__ if isinstance(stop, SystemExit) else stop
+        part = getattr(inner, "arg", "")  # the settings that refused, by name; where a word was no number, no name
+        error = inner if isinstance(inner, ValueError) else inner and inner.__context__
+        if isinstance(error, ValueError) and isinstance(part, str):
+            fail(_of_option(str(error), words, part), status=2)
         print(said.getvalue(), end="", file=sys.stderr)
         raise
-
-
-def _refusal(stop: BaseException, words: Sequence[str]) -> str | None:
-    """The sentence in which settings refused a value, of the option that gave it; None if the parser stopped otherwise."""
-    inner = stop.__context__ if isinstance(stop, SystemExit) else stop
-    part = getattr(inner, "arg", "")  # the settings that refused, by name; where a word was no number, no name
-    error = inner if isinstance(inner, ValueError) else inner and inner.__context__
-    if not (isinstance(error, ValueError) and isinstance(part, str)):
-        return None
-    return _of_option(str(error), words, part)
 
 
 def _of_option(sentence: str, words: Sequence[str], part: str | None = None) -> str:
@@ -174,33 +169,12 @@ def renamed(here: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _options_of(words: Sequence[str]) -> Iterator[None]:
-    """A sentence of what goes wrong inside starts with the option of these words, not with the name of an argument."""
-    try:
-        yield
-    except ValueError as error:
-        error.args = (_of_option(str(error), words),)
-        raise
-
-
-@contextlib.contextmanager
 def room_for(folder: Path) -> Iterator[None]:
     """Adds the remedy to an error inside that a file cannot be written."""
     try:
         yield
     except OSError as error:
         error.add_note(f"free space for {folder}, or make it writable, then repeat")
-        raise
-
-
-@contextlib.contextmanager
-def memory_for(settings: Any) -> Iterator[None]:
-    """Adds to an out-of-memory error raised inside a note that names the settings which need less memory."""
-    try:
-        yield
-    except Exception as error:
-        if out_of_memory(error) is not None:
-            error.add_note(", or ".join(_smaller(settings)) or "free memory")
         raise
 
 
@@ -320,8 +294,8 @@ Place = Annotated[
 
 
 def check_out(path: pathlib.Path, *suffixes: str) -> None:
-    """Raises ValueError unless a file of one of these suffixes can be written to a folder that exists."""
-    if path.suffix.lower() not in suffixes:
+    """Raises ValueError unless a file, of one of these suffixes if any, can be written to a folder that exists."""
+    if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{path} does not say what to write: let its name end in {' or '.join(suffixes)}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"no folder {path.absolute().parent}: make it, or name another place")

@@ -3,12 +3,14 @@
 import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 
 from . import storage
+
+Points = Float[np.ndarray, " points"]
 
 GAP = 4
 """Pixels between the images of a grid."""
@@ -229,23 +231,17 @@ def norms_plot(records: Sequence[Mapping[str, Any]], path: storage.Path) -> None
     _write(path, figure.savefig)
 
 
-class Line(NamedTuple):
-    """A named line of a plot."""
-
-    name: str
-    x: Float[np.ndarray, " points"]
-    y: Float[np.ndarray, " points"]
-
-
-def error_by_time_plot(panels: Mapping[str, Sequence[Line]], path: storage.Path, *, title: str = "") -> None:
+def error_by_time_plot(
+    panels: Mapping[str, Sequence[tuple[str, Points, Points]]], path: storage.Path, *, title: str = ""
+) -> None:
     """Writes plots of squared error against time `t` beside each other, one scale for all; lines of a name have one colour.
 
-    Colours run from dark to light in the order in which names first come.
+    A line is its name, times and errors. Colours run from dark to light in the order in which names first come.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(line.name for lines in panels.values() for line in lines))
+    names = list(dict.fromkeys(name for lines in panels.values() for name, _, _ in lines))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, len(names)))
     figure = Figure(figsize=(1.2 + 4 * len(panels), 4), layout="constrained", dpi=120)
     columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -268,13 +264,11 @@ def _positive(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 def smoothed(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Mean of the finite values within a twentieth of the record around each; NaN where there are none."""
-    reach, finite = max(1, len(values) // 40), np.isfinite(values)
-    total = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0))])
-    count = np.concatenate([[0], np.cumsum(finite)])
-    low = np.maximum(np.arange(len(values)) - reach, 0)
-    high = np.minimum(np.arange(len(values)) + reach + 1, len(values))
-    counted = count[high] - count[low]
-    return np.where(counted, (total[high] - total[low]) / np.maximum(counted, 1), np.nan)
+    from scipy.ndimage import convolve1d
+
+    window, finite = np.ones(2 * max(1, len(values) // 40) + 1), np.isfinite(values)
+    total, count = (convolve1d(part, window, mode="constant") for part in (np.where(finite, values, 0), finite.astype(float)))
+    return np.where(count > 0.5, total / np.maximum(count, 1), np.nan)
 
 
 def _figure() -> Any:

@@ -19,7 +19,7 @@ from .objectives import Objective
 from .samplers import StepRange
 from .sampling import Sampling
 from .steps import step
-from .types import Cond, Field, Number, Points, shown
+from .types import Cond, Field, Points, shown
 
 
 class Trained(eqx.Module):
@@ -102,8 +102,7 @@ def sample(
     if batch < 1:
         raise ValueError(f"batch={batch}: compute at least 1 sample at once")
     numbers = first + jnp.arange(count)
-    sampling = _sampling(steps)
-    cond, guiding = _settled(model, numbers, labels, conditions, sampling)
+    sampling, cond, guiding = _settled(model, numbers, labels, conditions, steps)
     parts = []
     for start in range(0, count, batch):
         # The last rows are computed again to fill the batch, which is compiled for one size.
@@ -135,8 +134,7 @@ def sample_from(
     `jax.jit` labels and conditions are taken as they are, in range or not.
     """
     indices = jnp.arange(noise.shape[0]) if indices is None else indices
-    sampling = _sampling(steps)
-    cond, guiding = _settled(model, indices, labels, conditions, sampling)
+    sampling, cond, guiding = _settled(model, indices, labels, conditions, steps)
     return _advanced(model, key, noise, indices, cond, _whole(sampling), guiding, sampling.sampler)
 
 
@@ -163,12 +161,11 @@ def trajectory(
 
     Point 0 is the noise, point `steps` the sample, to the bit. Raises ValueError for other points.
     """
-    sampling = _sampling(steps)
+    indices = jnp.arange(noise.shape[0]) if indices is None else indices
+    sampling, cond, guiding = _settled(model, indices, labels, conditions, steps)
     count, sampler = sampling.steps, sampling.sampler
     if sorted(points) != list(points) or not points or points[0] < 0 or points[-1] > count:
         raise ValueError(f"points={points}: name one or more of 0 to {count} in rising order")
-    indices = jnp.arange(noise.shape[0]) if indices is None else indices
-    cond, guiding = _settled(model, indices, labels, conditions, sampling)
     t = np.asarray(points, np.float32) / np.float32(count)
     if sampler is not None and sampler.times is not None:
         t = np.asarray(jax.vmap(sampler.times)(jnp.asarray(t)))
@@ -180,25 +177,16 @@ def trajectory(
     return Trajectory(jnp.asarray(t), jnp.stack(way), jnp.stack(data))
 
 
-class _Guiding(NamedTuple):
-    scale: Number
-    interval: tuple[Number, Number] | None
-
-
-def _settled(model, indices, labels, conditions, sampling):
+def _settled(model, indices, labels, conditions, steps):
+    """How samples are drawn, their conditions, and scale and times of the guidance, None where there is none."""
+    sampling = steps if isinstance(steps, Sampling) else Sampling(steps)
     sampling.check(model.objective)
     guidance, interval = sampling.guidance, sampling.guidance_interval
     if guidance != 1 and model.objective.told is None and (not model.labelled or model.nothing is None):
         raise ValueError(f"guidance={guidance:g} goes from no condition to one, and the run was trained without: leave it at 1")
     cond = _conditions(model, labels, conditions, indices)
-    if not sampling.guides(model.objective):
-        return cond, None
     times = interval if interval is None else (jnp.float32(interval[0]), jnp.float32(interval[1]))
-    return cond, _Guiding(jnp.float32(guidance), times)
-
-
-def _sampling(steps):
-    return steps if isinstance(steps, Sampling) else Sampling(steps)
+    return sampling, cond, (jnp.float32(guidance), times) if sampling.guides(model.objective) else None
 
 
 def check_labels(model: Trained, labels: Int[np.ndarray, " labels"]) -> None:

@@ -49,14 +49,14 @@ def main(config: Config) -> None:
     import eqx_shortcut
     from eqx_shortcut import rng, settings
     from eqx_shortcut.evaluate.parts import Measuring
-    from eqx_shortcut.experiment.judging import Measures, Others
+    from eqx_shortcut.experiment.judging import Measures
     from eqx_shortcut.sampling import Sampling
 
     check_out(config.out, ".json")
     model, record = eqx_shortcut.load(config.run), settings.read(config.run / "config.json")
     train, _ = settings.parse(record["data"]).build()
-    given = Measuring(features=config.features, neighbours=config.count)
-    measures = Measures(train, None, Others(given, given.build(), record["data"], train, config.run / "evaluation"))
+    others = Measuring(features=config.features, neighbours=config.count)
+    measures = Measures(train, others=others, source=record["data"], folder=config.run / "evaluation")
     labels, rows = np.resize(train.labels, config.count), []
     print("| sampler | steps | evaluations | features | pixels |\n|---|---|---|---|---|")
     for name, sampler, steps, evaluations in samplers_of(model.objective):

@@ -19,8 +19,7 @@ from eqx_shortcut import flops, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import ArraySource, batches, example, null_of, prepare
 from eqx_shortcut.data.pipeline import WholeBatches
-from eqx_shortcut.evaluate.by_time import squared_errors
-from eqx_shortcut.evaluate.validation import validation_loss
+from eqx_shortcut.evaluate.held_out import squared_errors, validation_loss
 from eqx_shortcut.experiment import health
 from eqx_shortcut.models import DiTConfig, MLPConfig, NetworkConfig, check_network
 from eqx_shortcut.objectives import OBJECTIVES, FlowMatching, ImprovedMeanFlow, MeanFlow, Networks, Objective, Shortcut

@@ -1,10 +1,16 @@
 """A run folder made of weights, and not by training."""
 
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..objectives import Objective
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .. import __version__, rng, settings, storage
+from ..objectives import Networks, Objective
 from ..optimizer import AdamW
 
 if TYPE_CHECKING:
@@ -22,12 +28,6 @@ def described(network: "DiT | InContext", arrays: Mapping[str, Any]) -> str:
 
 def fresh_state(network: "DiT | InContext", objective: Objective, optimizer: AdamW, *, step: int, seed: int) -> "TrainState":
     """The state of a network whose weights alone are known: they are the online weights and their average."""
-    import equinox as eqx
-    import jax
-    import jax.numpy as jnp
-
-    from .. import rng
-    from ..objectives import Networks
     from ..train import TrainState
 
     key, zero = rng.key(seed), jnp.zeros((), jnp.int32)
@@ -39,8 +39,6 @@ def fresh_state(network: "DiT | InContext", objective: Objective, optimizer: Ada
 
 def check_free(run: pathlib.Path) -> None:
     """Raises ValueError if there is something in the place of the new run."""
-    from .. import storage
-
     if storage.exists(run):
         raise ValueError(f"{run} exists already: name another run folder, or remove that one")
 
@@ -57,9 +55,6 @@ def make_run(
     vae: pathlib.Path | None = None,
 ) -> None:
     """Writes a run folder of one checkpoint, whose settings are only those that are known."""
-    import json
-
-    from .. import __version__, settings, storage
     from ..checkpoint import Checkpoints
     from ..data.encode import identity
     from ..data.latent_images import LatentImages

@@ -27,15 +27,13 @@ class Config:
 def main(config: Config) -> None:
     """Converts each and says so."""
     for path in config.paths:
-        (convert_table if path.suffix == ".json" else convert_run)(path)
+        if path.suffix == ".json":
+            convert_table(path)
+        elif (path / "quality.json").exists():
+            write_results(path, merged(read_results(path), converted(settings.read(path / "quality.json"))))
+        else:
+            raise ValueError(f"{path} holds no quality.json: there is nothing to convert")
         print(f"{path}: converted")
-
-
-def convert_run(run: pathlib.Path) -> None:
-    """Adds the rows of quality.json to evaluation.json. Raises ValueError if there is none."""
-    if not (run / "quality.json").exists():
-        raise ValueError(f"{run} holds no quality.json: there is nothing to convert")
-    write_results(run, merged(read_results(run), converted(settings.read(run / "quality.json"))))
 
 
 def convert_table(path: pathlib.Path) -> None:

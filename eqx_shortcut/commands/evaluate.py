@@ -18,11 +18,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 import tyro
 
-from .. import distributed, settings, storage
+from .. import distributed, figures, rng, settings, sharding, storage
 from ..cli import Place
+from ..data import ImageRecords, Images
+from ..evaluate import Features, Statistics, compare, read_statistics
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
 from ..evaluate.results import CAUTION, TIMES, markdown, read_results
 from ..ranges import Count, Finite, Natural, Several
@@ -32,8 +35,6 @@ Decode = Callable[[Any], Any]
 """From samples to pictures."""
 
 if TYPE_CHECKING:
-    from ..data import ImageRecords, Images
-    from ..evaluate import Features, Statistics
     from ..evaluate.run import Cell
     from ..sampling import Sampling
     from ..trained import Trained
@@ -82,8 +83,8 @@ class RunImages(NamedTuple):
     """The images that a run was trained on and those held out, and the settings of their source."""
 
     source: dict[str, Any]
-    train: "Images | ImageRecords"
-    held_out: "Images | ImageRecords"
+    train: Images | ImageRecords
+    held_out: Images | ImageRecords
 
 
 def main(config: Config) -> None:
@@ -96,7 +97,12 @@ def main(config: Config) -> None:
     notes_as_lines()
     model = load(config.run, weights=config.weights[0], step=config.step)
     features, data = config.build(), run_images(config)
-    real = reference(config, features, data)
+    if config.stats is not None:
+        real = read_statistics(config.stats)
+    else:
+        assert data is not None
+        record = {"images": data.source, "part": "train"}
+        real = real_statistics(config, parts_folder(config), record, data.train, features)
     labels = chosen_labels(config, model, data)
     # Before hours of sampling: one sample says how many features there are.
     decode = decoder(config.run, config.vae) or np.asarray  # once: its weights are hashed
@@ -107,8 +113,16 @@ def main(config: Config) -> None:
         draw = sampler(config, decode, cell.model, labels, cell.sampling)
         return compared(config, title_of(record), record, config.count, draw, features, real)
 
-    held_out = None if data is None or config.stats is not None else lambda: floor(config, features, data, real)
-    evaluation = Evaluation(config.run, config.count, protocol_of(config, model, features, real), measure, held_out)
+    def floor() -> dict[str, float]:
+        """The same measures of held-out images, at most as many as samples: what perfect samples would reach."""
+        assert data is not None
+        count, batches = real_batches(data.held_out, config.batch)
+        record = {"images": data.source, "part": "held out"}
+        return compared(config, "held-out images", record, min(count, config.count), batches, features, real)
+
+    known = data is not None and config.stats is None
+    protocol = protocol_of(config, model, features, real)
+    evaluation = Evaluation(config.run, config.count, protocol, measure, floor if known else None)
     rows = evaluation(cells(config, model))
     if distributed.is_main_process():
         print(markdown(read_results(config.run)))
@@ -129,8 +143,6 @@ def cells(config: Config, model: "Trained") -> Iterator["Cell"]:
 
 def draw_widths(path: pathlib.Path, found: list[dict[str, Any]]) -> bool:
     """Draws the first measure of these rows against the width of the average; returns whether there are several widths."""
-    from .. import figures
-
     rows = [row for row in found if isinstance(row["weights"], float)]
     if len({row["weights"] for row in rows}) < 2:
         return False
@@ -165,29 +177,10 @@ def run_images(config: Config) -> RunImages | None:
         ) from error
 
 
-def reference(config: Config, features: "Features", data: RunImages | None) -> "Statistics":
-    """The statistics to compare samples with: of `--stats`, or of the run's training images, kept with the run."""
-    from ..evaluate import read_statistics
-
-    if config.stats is not None:
-        return read_statistics(config.stats)
-    assert data is not None
-    return real_statistics(config, parts_folder(config), {"images": data.source, "part": "train"}, data.train, features)
-
-
-def floor(config: Config, features: "Features", data: RunImages, real: "Statistics") -> dict[str, float]:
-    """The same measures of held-out images, at most as many as samples: what perfect samples would reach."""
-    count, batches = real_batches(data.held_out, config.batch)
-    record = {"images": data.source, "part": "held out"}
-    return compared(config, "held-out images", record, min(count, config.count), batches, features, real)
-
-
 def compared(
-    config: Config, title: str, record: dict[str, Any], count: int, batches: Batches, features: "Features", real: "Statistics"
+    config: Config, title: str, record: dict[str, Any], count: int, batches: Batches, features: Features, real: Statistics
 ) -> dict[str, float]:
     """The measures of a set of images, in the first process; their features are kept part by part until it has them."""
-    from ..evaluate import compare
-
     folder = parts_folder(config) / title.replace(" ", "-")
     found = collect_parts(folder, record, count, batches, features, part=config.part, keep=count, title=title)
     with distributed.barrier():
@@ -219,7 +212,7 @@ def chosen_labels(config: Config, model: "Trained", data: RunImages | None) -> n
     return np.arange(config.count) % model.classes
 
 
-def protocol_of(config: Config, model: "Trained", features: "Features", real: "Statistics") -> dict[str, str]:
+def protocol_of(config: Config, model: "Trained", features: Features, real: Statistics) -> dict[str, str]:
     """How the samples are measured."""
     return {
         "features": features.name,
@@ -242,9 +235,6 @@ def title_of(cell: dict[str, Any]) -> str:
 
 def sampler(config: Config, decode: Decode, model: "Trained", labels: np.ndarray, how: "Sampling") -> Batches:
     """From indices to the pictures there: a sample depends on the seed, its index and its label alone."""
-    import jax
-
-    from .. import rng, sharding
     from ..trained import noise, sample_from
 
     key, devices = rng.key(config.seed), jax.local_devices()

@@ -11,6 +11,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from ..cli import check_out
 from ..ranges import Count
 from ._opening import Opening
 
@@ -53,8 +54,7 @@ def main(config: Config) -> None:
     from ..trained import load
     from ..types import shown
 
-    if not config.out.absolute().parent.is_dir():
-        raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
+    check_out(config.out)
     model = load(config.run, weights=config.weights, step=config.step)
     how = config.sampling(config.steps, config.guidance)
     if config.guidance != 1 and not how.guides(model.objective):

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .. import ranges
+from .. import ranges, rng
 from ..cli import Place
 from ..experiment.config import AnyObjective
 from ..objectives import ESC, FlowMatching, ImprovedMeanFlow, LiveReflow, MeanFlow, Shortcut
@@ -82,7 +82,6 @@ def is_original(path: pathlib.Path) -> bool:
 
 def import_published(config: Config) -> None:
     """A run of any of the others, whose average of the weights and last ones are the same."""
-    from .. import rng
     from ..pretrained.transformer_files import kind_of, network_of, read_published
 
     assert config.origin != "original"
@@ -98,7 +97,7 @@ def import_published(config: Config) -> None:
 
 def import_original(config: Config) -> None:
     """A run of the reference, which continues as it would there."""
-    from .. import reference, rng
+    from .. import reference
 
     stored, objective = reference.read(config.file), config.objective or Shortcut()
     step = "log2" if isinstance(objective, SEES_STEP) else "none"

@@ -72,10 +72,7 @@ def check(config: Config) -> None:
     """Refuses what cannot be drawn or written before anything is loaded."""
     if not config.steps or not config.seed:
         raise ValueError("--steps or --seed without a number: name one or more of each")
-    if config.out.suffix and not config.out.is_dir():
-        check_out(config.out, ".png", ".npz")
-    if not config.out.absolute().parent.is_dir():
-        raise ValueError(f"no folder {config.out.absolute().parent}: make it, or name another with --out")
+    check_out(config.out, *((".png", ".npz") if config.out.suffix and not config.out.is_dir() else ()))
     if config.out.suffix.lower() != ".png" and len(config.steps) > 1:
         raise ValueError(
             f"--steps {' '.join(map(str, config.steps))}: a folder or an array holds samples of one number of steps, such as "

@@ -13,7 +13,9 @@ from typing import Annotated
 
 import tyro
 
+from .. import distributed, settings
 from ..data import CIFAR10, Digits, FashionMNIST, ImageSource
+from ..evaluate import read_statistics
 from ..evaluate.parts import Measuring, notes_as_lines, write_real
 
 AnyImages = (
@@ -43,9 +45,6 @@ class Config(Measuring):
 
 def main(config: Config) -> None:
     """Makes the file and says what it holds."""
-    from .. import distributed, settings
-    from ..evaluate import read_statistics
-
     distributed.initialize()
     notes_as_lines()
     if config.out.exists():

@@ -11,19 +11,18 @@ model goes to the code of SiT too, one that predicts noise to DiT's, both to dif
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from .. import ranges
+from .. import ranges, settings
 from ..cli import Place
+from ..models import DiT
+from ..objectives import Objective
 from ..optimizer import AdamW
 from ..ranges import Natural
 from ._making import check_free, fresh_state, make_run
 from ._opening import Weights
-
-if TYPE_CHECKING:
-    from ..models import DiT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,6 @@ def main(config: Export | Import) -> None:
 
 def export_weights(config: Export) -> None:
     """Writes the file."""
-    from ..models import DiT
     from ..reference import safetensors
     from ..trained import load
 
@@ -78,23 +76,16 @@ def export_weights(config: Export) -> None:
     if config.to == "safetensors":
         safetensors.save(config.file, network.merged, metadata)
     else:
-        export_published(config, network, model.objective.only_step)
+        from ..pretrained.transformer_files import write_diffusers, write_torch
+        from ..pretrained.transformers import exported
+
+        write = write_torch if config.to == "torch" else write_diffusers
+        write(config.file, *exported(network, model.objective.only_step))
     print(f"{config.file}: weights {config.weights} of {config.run} after step {model.step}")
-
-
-def export_published(config: Export, network: "DiT", only_step: float | None) -> None:
-    """Writes the file or folder that SiT's, DiT's or diffusers' code reads. Raises ValueError for a network of no such kind."""
-    from ..pretrained.transformer_files import write_diffusers, write_torch
-    from ..pretrained.transformers import exported
-
-    network, kind = exported(network, only_step)
-    (write_torch if config.to == "torch" else write_diffusers)(config.file, network, kind)
 
 
 def import_weights(config: Import) -> None:
     """Makes the run folder."""
-    from .. import settings
-    from ..objectives import Objective
     from ..reference import safetensors
 
     check_free(config.run)

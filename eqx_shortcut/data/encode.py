@@ -62,7 +62,8 @@ def encode(
         with bar(total=total, desc="encoding", unit="image", quiet=not distributed.is_main_process()) as shown:
             for file, data, rows in missing:
                 moments, labels = encode_shard(autoencoder, data, rows, batch, mesh, shown.update, mirror=source.mirror)
-                note_replaced(file, data, rows)
+                bad = data.bad if isinstance(data, ImageRecords) else {}
+                storage.write(file.replaced, json.dumps({i: bad[i] for i in sorted(bad) if i in rows}, indent=1))
                 file.write(moments, labels)
     counts = {part: len(data.labels) for part, data in images.items()}
     with distributed.barrier():
@@ -155,13 +156,6 @@ def encode_shard(
         labels.append(images["labels"])
         each(len(numbers))
     return np.concatenate(moments), np.concatenate(labels)
-
-
-def note_replaced(shard: Shard, data: Images | ImageRecords, rows: range) -> None:
-    """Lists the bad images of a shard, in whose place the next good ones stand, beside it."""
-    bad = data.bad if isinstance(data, ImageRecords) else {}
-    reasons = {index: bad[index] for index in sorted(bad) if index in rows}
-    storage.write(shard.replaced, json.dumps(reasons, indent=1))
 
 
 @eqx.filter_jit

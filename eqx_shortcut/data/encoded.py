@@ -7,9 +7,9 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Integer, PRNGKeyArray
+from jaxtyping import Array, Integer, PRNGKeyArray
 
-from ..pretrained.autoencoder import Autoencoder, Posterior, to_training
+from ..pretrained.autoencoder import Autoencoder, to_training
 from ..rows import merge_microbatches, split_microbatches
 from ..types import Batch
 from .images import Images, floats
@@ -29,8 +29,12 @@ class Encode(eqx.Module):
     def __call__(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
         k_mirror, k_posterior = jax.random.split(key)
         images = floats(raw["pixels"], self.peak, k_mirror, mirror=mirror)
-        latents = encode_in_parts(self.autoencoder, images, self.size).sample(k_posterior)
-        return Batch(to_training(self.autoencoder, latents), raw["labels"])
+        count, size = len(images), min(self.size, len(images))
+        if count % size:
+            raise ValueError(f"--batch {count} is not a multiple of --encode-batch {size}: choose one that divides it")
+        parts = split_microbatches(images, count // size)  # one after another
+        posterior = merge_microbatches(jax.lax.map(jax.vmap(self.autoencoder.encode), parts))
+        return Batch(to_training(self.autoencoder, posterior.sample(k_posterior)), raw["labels"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,34 +54,27 @@ class Encoded:
 
     @property
     def classes(self) -> int:
-        """Labels are below it."""
         return self.images.classes
 
     @property
     def labels(self) -> Integer[np.ndarray, " count"]:
-        """The label of each image."""
         return self.images.labels
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classes in order of their labels; empty if they have none."""
         return self.images.names
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks for the user on how the images were found."""
         return self.images.notes
 
     def digest(self) -> str:
-        """The identity of the images."""
         return self.images.digest()
 
     def first(self, count: int) -> "Encoded":
-        """The first `count` images."""
         return dataclasses.replace(self, images=self.images.first(count))
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
-        """Images and labels at `indices`."""
         return self.images.rows(indices)
 
     def note(self, rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,12 +85,3 @@ class Encoded:
     def batch(self) -> Encode:
         """The function from raw images to a Batch of latents."""
         return Encode(self.autoencoder, self.images.peak, self.size)
-
-
-def encode_in_parts(autoencoder: Autoencoder, images: Float[Array, "batch height width 3"], size: int) -> Posterior:
-    """The posterior of every image, `size` at a time one after another; raises ValueError unless `size` divides the batch."""
-    count = images.shape[0]
-    size = min(size, count)
-    if count % size:
-        raise ValueError(f"--batch {count} is not a multiple of --encode-batch {size}: choose one that divides it")
-    return merge_microbatches(jax.lax.map(jax.vmap(autoencoder.encode), split_microbatches(images, count // size)))

@@ -30,17 +30,14 @@ class Pairs:
     noun: ClassVar[str] = "pairs"
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
-        """Noise, samples and labels at `indices`."""
         return {"noise": self.noise[indices], "x": self.x[indices], "labels": self.labels[indices]}
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one sample."""
         height, width, channels = self.x.shape[1:]
         return height, width, channels
 
     def first(self, count: int) -> "Pairs":
-        """The first `count` pairs."""
         return Pairs(self.noise[:count], self.x[:count], self.labels[:count], self.classes)
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:

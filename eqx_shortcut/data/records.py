@@ -119,14 +119,14 @@ def first_good(records: Records) -> int | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageRecords:
+class ImageRecords(Subset):
     """Records as squares of `size` x `size` RGB bytes, with a label each from 0 to `classes - 1`.
 
     A bad image is refused, or replaced by the next good one (after the last comes the first) with its label: an image's
     position never changes.
     """
 
-    records: Subset
+    _: dataclasses.KW_ONLY
     size: int
     classes: int
     on_bad_image: OnBadImage = "refuse"
@@ -137,36 +137,17 @@ class ImageRecords:
     noun: ClassVar[str] = "images"
 
     def __post_init__(self):
-        check_labels(self.labels, self.classes, self.records.where)
-
-    @property
-    def labels(self) -> Integer[np.ndarray, " count"]:
-        """The label of each image as stored."""
-        return self.records.labels
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the classes in order of their labels; empty if they have none."""
-        return self.records.names
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Remarks for the user on how the images were found."""
-        return self.records.notes
+        check_labels(self.labels, self.classes, self.where)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one image."""
         return self.size, self.size, 3
 
-    def where(self, index: int) -> str:
-        """File and index of one image."""
-        return self.records.where(index)
-
     def digest(self) -> str:
         """SHA-256 of the files' names and sizes, the numbers of the images taken, and their labels."""
-        taken = self.records.indices.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes()
-        return hashlib.sha256(self.records.sha256().encode() + taken).hexdigest()
+        taken = self.indices.astype("<i8").tobytes() + self.labels.astype("<i4").tobytes()
+        return hashlib.sha256(self.sha256().encode() + taken).hexdigest()
 
     def rows(self, indices: Integer[np.ndarray, " rows"]) -> dict[str, np.ndarray]:
         """Images and labels at `indices`, and in `replaced` those of the indices whose image is bad.
@@ -181,7 +162,7 @@ class ImageRecords:
 
     def first(self, count: int) -> "ImageRecords":
         """The first `count` images."""
-        return dataclasses.replace(self, records=self.records.take(np.arange(len(self.labels))[:count]))
+        return dataclasses.replace(self, indices=self.indices[:count], labels=self.labels[:count])
 
     def batch(self, raw: dict[str, Array], key: PRNGKeyArray, *, mirror: bool) -> Batch:
         """Images in [-1, 1] with their labels, mirrored with probability 1/2 each if `mirror`."""
@@ -198,7 +179,7 @@ class ImageRecords:
         count = len(self.labels)
         for place in itertools.chain(range(index, count), range(index)):
             try:
-                return place, square(self.records.encoded(place), self.size)
+                return place, square(self.encoded(place), self.size)
             except BadImage as error:
                 if self.on_bad_image == "refuse":
                     raise DataError(
@@ -209,13 +190,13 @@ class ImageRecords:
 
     def _reason(self, index: int) -> str:
         try:
-            square(self.records.encoded(index), self.size)
+            square(self.encoded(index), self.size)
         except BadImage as error:
             return self._sentence(index, error)
-        return f"{self.records.where(index)} could not be used before"
+        return f"{self.where(index)} could not be used before"
 
     def _sentence(self, index: int, error: BadImage) -> str:
-        return f"{self.records.where(index)} cannot be used ({error})"
+        return f"{self.where(index)} cannot be used ({error})"
 
 
 def class_count(*parts: Subset) -> int:

@@ -46,8 +46,8 @@ class Photos(abc.ABC, ranges.Checked):
     def build(self) -> tuple[ImageRecords, ImageRecords]:
         """Training images, and those held out: the part that is named so, or a fixed share, drawn at random once for all."""
         parts = split(*self.parts(), self.held_out, replace=self.on_bad_image == "replace")
-        classes = class_count(*parts)
-        train, held_out = (ImageRecords(part, self.size, classes, self.on_bad_image) for part in parts)
+        options = {"size": self.size, "classes": class_count(*parts), "on_bad_image": self.on_bad_image}
+        train, held_out = (ImageRecords(**vars(part), **options) for part in parts)
         return train, held_out
 
     def blank(self) -> Images:

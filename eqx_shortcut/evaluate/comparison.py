@@ -1,7 +1,6 @@
 """Every metric of one set of images against another."""
 
 import numpy as np
-from jaxtyping import Float
 
 from .collected import Collected
 from .features import Features
@@ -28,19 +27,13 @@ def compare(samples: Collected, real: Statistics, features: Features, *, neighbo
     if samples.logits is not None:
         score, spread = inception_score(samples.logits, splits=min(SPLITS, len(samples.logits)))
         found |= {f"IS{tag}": score, f"IS{tag} std": spread}
-    if real.kept is not None:
-        found |= _of_vectors(samples.kept, real.kept, tag, neighbours)
-    return found
-
-
-def _of_vectors(
-    samples: Float[np.ndarray, "samples features"], real: Float[np.ndarray, "real _"], tag: str, neighbours: int
-) -> dict[str, float]:
-    size = min(SUBSET, len(samples), len(real))
-    distance, spread = kernel_distance(samples, real, np.random.RandomState(2020), size=size)
-    found = {f"KID{tag}": distance, f"KID{tag} std": spread}
+    if real.kept is None:
+        return found
+    size = min(SUBSET, len(samples.kept), len(real.kept))
+    distance, spread = kernel_distance(samples.kept, real.kept, np.random.RandomState(2020), size=size)
+    found |= {f"KID{tag}": distance, f"KID{tag} std": spread}
     if neighbours:
-        samples, real = samples[:neighbours], real[:neighbours]
-        found |= {f"{name}{tag}": value for name, value in prdc(samples, real)._asdict().items()}
-        found[f"MMD{tag}"] = maximum_mean_discrepancy(samples, real)
+        sides = samples.kept[:neighbours], real.kept[:neighbours]
+        found |= {f"{name}{tag}": value for name, value in prdc(*sides)._asdict().items()}
+        found[f"MMD{tag}"] = maximum_mean_discrepancy(*sides)
     return found

@@ -32,17 +32,14 @@ def sliced_wasserstein(
         raise ValueError("a direction of length 0 points nowhere: leave it out")
     unit = directions.T / length
     x, y = (np.sort(vectors.astype(np.float64) @ unit, axis=0) for vectors in (samples, references))
-    share, i, j = _quantiles(len(x), len(y))
-    return float(np.mean(share @ np.abs(x[i] - y[j]) ** order) ** (1 / order))
+    # Between two of these shares, in units of 1/(n m), neither quantile function jumps.
+    n, m = len(x), len(y)
+    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
+    apart = np.abs(x[(ends - 1) // m] - y[(ends - 1) // n])
+    return float(np.mean(np.diff(ends, prepend=0) / (n * m) @ apart**order) ** (1 / order))
 
 
 def half_circle(count: int) -> Float64[np.ndarray, "count 2"]:
     """Directions in the plane, evenly spread over half a circle; the other half would repeat them."""
     angle = np.pi * np.arange(count) / count
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
-
-
-def _quantiles(n: int, m: int):
-    # Between two of these shares, in units of 1/(n m), neither quantile function jumps.
-    ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
-    return np.diff(ends, prepend=0) / (n * m), (ends - 1) // m, (ends - 1) // n

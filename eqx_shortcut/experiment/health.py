@@ -181,15 +181,11 @@ def _statistics(arrays: list[Array], stacked: bool, *, axis: int = 0) -> Statist
 
 
 def _together(calls: list[Layers]) -> Layers:
-    parts = {name: [call[name] for call in calls] for name in calls[0]}
-    return Layers(
-        (
-            name,
-            Statistics(
-                norm=np.sqrt(functools.reduce(np.add, [np.square(part.norm) for part in several])),
-                largest=functools.reduce(np.maximum, [part.largest for part in several]),
-                bad=functools.reduce(np.add, [part.bad for part in several]),
-            ),
+    def merged(several: list[Statistics]) -> Statistics:
+        return Statistics(
+            norm=np.sqrt(functools.reduce(np.add, [np.square(part.norm) for part in several])),
+            largest=functools.reduce(np.maximum, [part.largest for part in several]),
+            bad=functools.reduce(np.add, [part.bad for part in several]),
         )
-        for name, several in parts.items()
-    )
+
+    return Layers((name, merged([call[name] for call in calls])) for name in calls[0])

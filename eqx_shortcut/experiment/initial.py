@@ -65,23 +65,22 @@ def state(config: Config, fresh: TrainState) -> TrainState:
     Raises ValueError if such a run was never trained, is of another architecture, or knows no velocity to teach.
     """
     network, networks = fresh.networks.online, fresh.networks
+
+    def taken(run: storage.Path, what: str, check: Callable[[Config, Trained, storage.Path], None]) -> Any:
+        other = trained(run)
+        check(config, other, run)
+        weights = adopted(network, other, run)
+        print(f"{what}: {run} after step {other.step}")
+        return weights
+
     if config.teacher is not None:
-        teacher = trained(config.teacher)
-        check_teacher(config, teacher, config.teacher)
-        taken = adopted(network, teacher, config.teacher)
-        networks = dataclasses.replace(networks, online=taken, ema=copied(taken), teacher=copied(taken))
-        print(f"teacher and first weights: {config.teacher} after step {teacher.step}")
+        weights = taken(config.teacher, "teacher and first weights", check_teacher)
+        networks = dataclasses.replace(networks, online=weights, ema=copied(weights), teacher=copied(weights))
     if config.weak_teacher is not None:
-        weak = trained(config.weak_teacher)
-        check_teacher(config, weak, config.weak_teacher)
-        networks = dataclasses.replace(networks, weak=adopted(network, weak, config.weak_teacher))
-        print(f"weak teacher: {config.weak_teacher} after step {weak.step}")
+        networks = dataclasses.replace(networks, weak=taken(config.weak_teacher, "weak teacher", check_teacher))
     if config.init_from is not None:
-        other = trained(config.init_from)
-        check_noise(config, other, config.init_from)
-        taken = adopted(network, other, config.init_from)
-        networks = dataclasses.replace(networks, online=taken, ema=copied(taken))
-        print(f"first weights: {config.init_from} after step {other.step}")
+        weights = taken(config.init_from, "first weights", check_noise)
+        networks = dataclasses.replace(networks, online=weights, ema=copied(weights))
     return fresh if networks is fresh.networks else dataclasses.replace(fresh, networks=networks)
 
 

@@ -37,9 +37,13 @@ class Measures:
 
     train: Rows
     judge: Judge | None = None
-    others: "Others | None" = None
     held_out: Rows | None = None
     """Rows to measure beside the samples."""
+    others: Measuring | None = None
+    """Features other than pixels."""
+    source: dict[str, Any] | None = None
+    """The settings of the training images' source, and the folder that keeps their statistics in the other features."""
+    folder: storage.Path | None = None
 
     @functools.cached_property
     def reference(self) -> Moments:
@@ -47,12 +51,25 @@ class Measures:
         assert isinstance(self.train, Real)
         return collect(scaled(self.train, np.arange(len(self.train.labels))), CoarsePixels(), keep=0).moments
 
+    @functools.cached_property
+    def features(self) -> Features | None:
+        """The other features. Raises ValueError if they or their weights are not there."""
+        return None if self.others is None else self.others.build()
+
+    @functools.cached_property
+    def real(self) -> Statistics:
+        """Statistics of the training images in the other features."""
+        assert self.others is not None and self.features is not None and self.folder is not None
+        assert isinstance(self.train, Real)
+        record = {"images": self.source, "part": "train", "count": len(self.train.labels)}
+        return real_statistics(self.others, self.folder, record, self.train, self.features)
+
     def __call__(self, samples: Iterable[np.ndarray], labels: Labels, *, first: bool = False) -> dict[str, float] | None:
         """All measures by name, or the first alone, of samples that come in parts; None if one is not finite."""
         near = Gathering(CoarsePixels(), keep=0) if isinstance(self.train, Real) else None
-        others = None if first else self.others
+        features = None if first else self.features
         judge = None if first and near is not None else self.judge
-        deep = None if others is None else Gathering(others.features, keep=len(labels))
+        deep = None if features is None else Gathering(features, keep=len(labels))
         whole = []
         for part in samples:
             if not np.isfinite(part).all():
@@ -62,7 +79,9 @@ class Measures:
             whole += [part] * (judge is not None)
         found = {} if near is None else {"frechet": frechet_distance(near.collected.moments, self.reference)}
         found |= {} if judge is None else judge(self.train, np.concatenate(whole), labels)
-        return found | ({} if deep is None or others is None else others(deep))
+        if deep is None or features is None or self.others is None:
+            return found
+        return found | compare(deep.collected, self.real, features, neighbours=self.others.neighbours)
 
 
 def at_once(shape: tuple[int, ...], *, least: int = 1) -> int:
@@ -76,32 +95,6 @@ def scaled(images: Real, indices: np.ndarray) -> Iterator[Float[np.ndarray, "par
         raw = images.rows(part)
         found = images.note(raw) if isinstance(images, ImageRecords) else raw
         yield found["pixels"].astype(np.float32) / (images.peak / 2) - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Others:
-    """Measures in features other than pixels; the training images' statistics are kept in a folder."""
-
-    given: Measuring
-    features: Features
-    source: dict[str, Any]
-    train: Real
-    folder: storage.Path
-
-    @functools.cached_property
-    def real(self) -> Statistics:
-        """Statistics of the training images."""
-        record = {"images": self.source, "part": "train", "count": len(self.train.labels)}
-        return real_statistics(self.given, self.folder, record, self.train, self.features)
-
-    @property
-    def described(self) -> str:
-        """The features in words."""
-        return ", ".join(f"{name} {said}" for name, said in self.features.protocol.items())
-
-    def __call__(self, samples: Gathering) -> dict[str, float]:
-        """All measures by name."""
-        return compare(samples.collected, self.real, self.features, neighbours=self.given.neighbours)
 
 
 def real_rows(run: Run) -> tuple[Rows, Rows]:
@@ -128,14 +121,14 @@ def open_measures(run: Run, judge: Judge | None) -> Measures | None:
         return None
     train, held_out = real_rows(run)
     if not isinstance(train, Real):
-        return None if judge is None else Measures(train, judge, held_out=held_out)
+        return None if judge is None else Measures(train, judge, held_out)
     if config.quality.steps and len(held_out.labels) < 2:
         raise ValueError(
             "1 held-out image, and samples are judged beside 2 or more: use a larger --data.held-out, or --quality.steps alone "
             "to judge nothing"
         )
     if config.quality.features is None:
-        return Measures(train, judge, held_out=held_out)
+        return Measures(train, judge, held_out)
     if storage.is_remote(folder):
         raise ValueError(
             f"--quality.features {config.quality.features}: {folder} lies in an object store; judge it by eqx-shortcut evaluate"
@@ -146,9 +139,10 @@ def open_measures(run: Run, judge: Judge | None) -> Measures | None:
             "use 6 or more of each"
         )
     # Equal numbers of samples and real images among which precision and recall look for neighbours.
-    given = Measuring(features=config.quality.features, neighbours=config.quality.count)
-    others = Others(given, given.build(), settings.dump(config.data), train, folder / "evaluation")
-    return Measures(train, judge, others, held_out)
+    others = Measuring(features=config.quality.features, neighbours=config.quality.count)
+    measures = Measures(train, judge, held_out, others, settings.dump(config.data), folder / "evaluation")
+    _ = measures.features  # raises
+    return measures
 
 
 def drawn(
@@ -228,10 +222,12 @@ def judge_samples(run: Run, model: Trained, measures: Measures) -> list[dict[str
 
 def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dict[str, Any]:
     """How the samples of a run are measured at its end."""
-    train, others = measures.train, measures.others
-    judges = [CoarsePixels()] * isinstance(train, Real) + ([] if others is None else [others.features])
-    own = [features.name for features in judges if model.objective.trained_in(features.protocol)]
-    pixels = f"Frechet distance of {averaged(train.shape)}, not clipped to [-1, 1], to the training images"
+    train, features = measures.train, measures.features
+    judges = [CoarsePixels()] * isinstance(train, Real) + ([] if features is None else [features])
+    own = [judge.name for judge in judges if model.objective.trained_in(judge.protocol)]
+    averaged = f" averaged over {side} x {side}" if (side := block(train.shape)) > 1 else ""
+    pixels = f"Frechet distance of pixels{averaged}, not clipped to [-1, 1], to the training images"
+    in_words = {} if features is None else {"features": ", ".join(f"{name} {said}" for name, said in features.protocol.items())}
     return {
         **({"frechet": pixels} if isinstance(train, Real) else {}),
         "labels": "those of the training images in order" if model.labelled and model.classes else "none",
@@ -239,12 +235,6 @@ def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dic
         "held-out images": held_out,
         "seed of noise": run.config.quality.seed,
         "statistics": TRAINED,
-        **({} if others is None else {"features": others.described}),
+        **in_words,
         **({"caution": CAUTION.format(" and ".join(own))} if own else {}),
     }
-
-
-def averaged(shape: tuple[int, ...]) -> str:
-    """The pixels that are compared, in words."""
-    side = block(shape)
-    return "pixels" if side == 1 else f"pixels averaged over {side} x {side}"

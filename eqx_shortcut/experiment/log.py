@@ -4,30 +4,30 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from .. import storage
 
 Values = dict[str, float]
 
 
-@runtime_checkable
-class Logger(Protocol):
-    """Takes the metrics of one step, and pictures by the PNG files that hold them.
+class Logger:
+    """Takes the metrics of one step, and pictures by the PNG files that hold them."""
 
-    After `flush` what came before is kept whatever happens; `close` finishes.
-    """
+    def write(self, step: int, values: Values) -> None:
+        raise NotImplementedError
 
-    def write(self, step: int, values: Values) -> None: ...
+    def write_image(self, step: int, name: str, path: storage.Path) -> None:
+        """Nothing where the picture's own file is its record."""
 
-    def write_image(self, step: int, name: str, path: storage.Path) -> None: ...
+    def flush(self) -> None:
+        """Keeps what came before, whatever happens."""
 
-    def flush(self) -> None: ...
+    def close(self) -> None:
+        """Finishes."""
 
-    def close(self) -> None: ...
 
-
-class JsonLines:
+class JsonLines(Logger):
     """One line `{"step": ..., "loss": ...}` a record. Opened for a run at step `start`, drops the lines after it.
 
     The lines hold nothing that depends on the clock, so that a continued run writes the same file as an undisturbed one.
@@ -48,9 +48,6 @@ class JsonLines:
     def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
         self._left += (json.dumps({"step": step, **values}) + "\n").encode()
         self._write_left()
-
-    def write_image(self, step: int, name: str, path: storage.Path) -> None:
-        pass  # the picture's own file is its record
 
     def flush(self) -> None:
         self._write_left()
@@ -83,7 +80,7 @@ def read_lines(path: storage.Path) -> list[dict[str, Any]]:
     return records
 
 
-class TensorBoard:
+class TensorBoard(Logger):
     """Scalars and pictures for TensorBoard, in the folder `tensorboard` of the run. Needs the extra `tensorboard`."""
 
     def __init__(self, folder: storage.Path, *, start: int):
@@ -111,7 +108,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class WandB:
+class WandB(Logger):
     """Metrics and pictures for Weights & Biases; the run's id is kept in `wandb.json`, so that a continued run goes on there.
 
     Offline if `offline`, or by the environment variable WANDB_MODE. Needs the extra `wandb`.
@@ -144,9 +141,6 @@ class WandB:
 
         with path.open("rb") as file, PIL.Image.open(file) as picture:
             self._run.log({name: self._image(picture)}, step=step)
-
-    def flush(self) -> None:
-        pass  # its own process has them already
 
     def close(self) -> None:
         self._run.finish()

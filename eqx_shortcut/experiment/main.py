@@ -77,9 +77,8 @@ class Experiment:
 
         from .. import compilation
         from .checks import check
-        from .devices import chosen_mesh
-        from .examples import open_data
-        from .run import Run
+        from .plan import chosen_mesh
+        from .run import Run, open_data
 
         if unkept := compilation.use_compilation_cache():
             print(unkept, file=sys.stderr)

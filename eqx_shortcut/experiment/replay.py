@@ -1,13 +1,11 @@
 """One step of a run computed again from the checkpoint before it, layer by layer."""
 
 import contextlib
-from typing import Any
 
 import numpy as np
 
 from .. import storage
 from ..progress import bar
-from ..train import TrainState
 from . import health, log
 from .checks import check_data, check_record
 from .records import layers_of
@@ -33,19 +31,14 @@ def replay(run: Run, number: int) -> None:
         for _ in bar(before, desc="steps before it", unit="step", quiet=not before):
             state, _ = step(state, next(loader))
         raw = next(loader)
-        found = layers_of(run)(state, raw) | {name: health.layers(tree) for name, tree in others(state).items()}
+        others = {"average": state.networks.ema, "teacher": state.networks.teacher, "weak": state.networks.weak}
+        found = {name: health.layers(network) for name, network in others.items() if network is not None}
+        found |= layers_of(run)(state, raw)
         asked = health.make_activations(run.config.objective, prepare=run.prepare, steps=run.config.steps)(state, raw)
         _, metrics = step(state, raw)
     print(in_record(run.folder, number, {name: float(value) for name, value in metrics.items()}))
     print(table(found, asked))
     print(verdict(found, asked))
-
-
-def others(state: TrainState) -> dict[str, Any]:
-    """The networks of the state besides the one that is trained."""
-    networks = state.networks
-    found = {"average": networks.ema, "teacher": networks.teacher, "weak": networks.weak}
-    return {name: network for name, network in found.items() if network is not None}
 
 
 def in_record(folder: storage.Path, number: int, metrics: dict[str, float]) -> str:

@@ -6,19 +6,74 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jaxtyping import Array, Float
 
 from .. import __version__, settings, sharding, storage
 from ..checkpoint import Checkpoints
-from ..data import Rows, batches, prepare
-from ..data.encode import identity
+from ..data import DataError, Encoded, LatentImages, Pairs, Rows, Source, batches, encode, pictures, prepare, read_pairs
+from ..data.identity import Identified, identity
 from ..data.pipeline import Batches, Prepare
+from ..data.records import ImageRecords
+from ..pretrained.autoencoder import Autoencoder
 from ..train import Step, TrainState, make_step, make_update
 from ..trained import Trained
 from ..types import Metrics
 from . import initial
 from .config import UNRECORDED, Config
-from .examples import Data
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Examples to train on and others held out."""
+
+    train: Rows
+    held_out: Rows
+    mirror: bool
+    source: Source | None = None
+    """The source that built them."""
+    pairs: Pairs | None = None
+
+    @property
+    def rows(self) -> Rows:
+        """The rows to train on: the pairs if there are any, else the examples."""
+        return self.train if self.pairs is None else self.pairs
+
+    @property
+    def autoencoder(self) -> Autoencoder | None:
+        """The autoencoder whose latents the examples are; None if they are no latents."""
+        return getattr(self.source, "autoencoder", None)
+
+    @property
+    def replaced(self) -> dict[int, str]:
+        """Bad images met so far, replaced by the next good ones: their index, with file and reason."""
+        images = self.train.images if isinstance(self.train, Encoded) else self.train
+        return images.bad if isinstance(images, ImageRecords) else {}
+
+    def pictures(self, samples: Float[Array | np.ndarray, "count *shape"]) -> Float[np.ndarray, "count height width channels"]:
+        """Samples as images in [-1, 1]. Raises ValueError if they are none and the source draws none."""
+        found = pictures(self.source, samples)
+        if found is None:
+            raise ValueError(f"samples of shape {samples.shape[1:]} are no images: give the source a method pictures(samples)")
+        return found
+
+
+def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:
+    """The data that the settings name. Raises DataError or ValueError, with the remedy, if they or weights are missing."""
+    source = config.data
+    if source is None:
+        raise DataError("no data are named: name them with data:KIND (--help lists the kinds) and --data.path")
+    with jax.set_mesh(mesh):
+        if isinstance(source, LatentImages):
+            source.fill(print)
+        train, held_out = source.build()
+    train = train if config.overfit is None else train.first(config.overfit)
+    data = Data(train, held_out, getattr(source, "mirror", False), source)
+    if config.pairs is None:
+        return data
+    pairs = read_pairs(config.pairs, data.train.shape)
+    return dataclasses.replace(data, pairs=pairs if config.overfit is None else pairs.first(config.overfit))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,16 +93,20 @@ class Run:
     @functools.cached_property
     def record(self) -> dict[str, Any]:
         """The contents of config.json, which define the run."""
-        train, data = self.data.train, self.data
+        data, source, train, held_out = self.data, self.data.source, self.data.train, self.data.held_out
         found = {"experiment": self.experiment, "version": __version__, "shape": list(train.shape), "classes": train.classes}
         found |= {key: value for key, value in settings.dump(self.config).items() if key not in UNRECORDED}
         if self._null is not None:
             found["null"] = settings.dump_arrays(self._null)
-        if (images := data.identity) is not None:
+        if isinstance(train, Identified) and isinstance(held_out, Identified):
+            found["identity"] = identity(train, held_out)  # the hashes that identify the images wherever they lie
+        elif (images := getattr(source, "identity", None)) is not None:
             found["identity"] = images
         if data.autoencoder is not None:
-            found["autoencoder"] = identity(data.autoencoder)
-        return found if data.latents is None else {**found, "latents": data.latents}
+            found["autoencoder"] = encode.identity(data.autoencoder)
+        if (cache := getattr(source, "digest", None)) is not None:
+            found["latents"] = cache
+        return found
 
     @functools.cached_property
     def tx(self) -> optax.GradientTransformation:

@@ -3,20 +3,28 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
-from .. import distributed, storage
+import equinox as eqx
+import jax
+
+from .. import distributed, figures, storage
 from ..checkpoint import Checkpoints
+from ..data.identity import Identified, summary
 from ..data.pipeline import Batches
+from ..evaluate.results import TITLES, TRAINED, floor_key, markdown, read_results
+from ..objectives import unsteady
 from ..train import TrainState, every, fit
 from ..trained import Trained
 from ..types import Metrics
-from . import report
+from . import log
 from .checks import check_data, check_record
 from .config import Judge
 from .events import Events
 from .judging import judged, open_measures
 from .lock import Lock
 from .monitor import Monitor
+from .plan import in_words
 from .records import Norms, Profile, Recorder, SpikeWatch
 from .run import Run
 from .saving import Saver, Signals, Tolerant, snapshots_of
@@ -33,7 +41,7 @@ def execute(run: Run, judge: Judge | None) -> None:
         model = train(run, None if run.begun else state, Monitor(run, measures), lock)
         rows = judged(run, model, measures) if run.config.quality.steps else []
         if distributed.is_main_process():
-            report.ends(run, rows)
+            conclude(run, rows)
 
 
 @contextlib.contextmanager
@@ -57,7 +65,7 @@ def train(run: Run, state: TrainState | None, monitor: Monitor, lock: Lock) -> T
             assert state is not None
             print(f"{run.folder}: continuing after step {int(state.step)}")
         else:
-            report.begins(run, state)
+            announce(run, state)
         norms = Norms(run, start=int(state.step))
         with contextlib.closing(events_of(run, state, monitor, norms, checkpoints, loader)) as events:
             state = fit(norms.watching(run.step()), state, loader, until=run.config.steps, events=[lock, events])
@@ -91,3 +99,54 @@ def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, check
         saver,
         Signals(saver),
     )
+
+
+def announce(run: Run, state: TrainState) -> None:
+    """Says how large the run is, what its images are, and what its settings leave to chance."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
+    rows = run.data.rows
+    print(f"{run.folder}: {parameters:,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(run.mesh)}")
+    if (times := run.config.batch / len(rows.labels)) > 1 and run.config.overfit is None:
+        print(f"note: --batch {run.config.batch} is {times:.3g} times the {rows.noun} there are: each comes as often in a step")
+    train, held_out = run.data.train, run.data.held_out
+    if isinstance(train, Identified) and isinstance(held_out, Identified):
+        print(summary(train, held_out))
+    if said := unsteady(run.config.objective, getattr(run.config.network, "embed_scale", 0.0)):
+        print(f"note: {said}")
+
+
+def conclude(run: Run, rows: list[dict[str, Any]]) -> None:
+    """Writes and says what is known of a run that is done."""
+    folder = run.folder
+    if replaced := run.data.replaced:
+        storage.write(folder / "replaced.json", json.dumps(dict(sorted(replaced.items())), indent=1))
+        print(f"bad images replaced by the next good ones: {len(replaced)}, listed in {folder}/replaced.json")
+    drawn = draw_records(folder)
+    if rows:
+        report_quality(folder, rows)
+        drawn += ["evaluation.json", "quality.png"]
+    print(f"pictures and numbers: {folder}/{', '.join(drawn)}")
+
+
+def draw_records(folder: storage.Path) -> list[str]:
+    """Writes loss.png and, if distances were taken, distances.png; returns the names of all pictures that there are."""
+    records = log.read_lines(folder / "metrics.jsonl")
+    figures.loss_plot(records, folder / "loss.png")
+    drawn = [name for name in ("samples", "errors", "denoising") if (folder / name).exists()] + ["loss.png"]
+    if any(name.startswith("distance/") for record in records for name in record):
+        figures.metric_plot(records, "distance", folder / "distances.png", measure="pixel Frechet distance")
+        drawn.append("distances.png")
+    if norms := log.read_lines(folder / "norms.jsonl"):
+        figures.norms_plot(norms, folder / "norms.png")
+        drawn.append("norms.png")
+    return drawn
+
+
+def report_quality(folder: storage.Path, rows: list[dict[str, Any]]) -> None:
+    """Writes quality.png and prints the table."""
+    floors = read_results(folder)["floors"]
+    floor = floors[floor_key(TRAINED, rows[0]["count"])]
+    name: str = next(iter(rows[0]["measures"]))
+    curve = {row["steps"]: row["measures"][name] for row in rows}
+    figures.quality_plot({folder.name: curve}, folder / "quality.png", measure=TITLES.get(name, name), floor=floor[name])
+    print(markdown({"results": rows, "floors": floors}))

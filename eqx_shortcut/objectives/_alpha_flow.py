@@ -6,7 +6,6 @@ what is learned.
 
 import dataclasses
 from functools import partial
-from typing import ClassVar
 
 from jaxtyping import PRNGKeyArray
 
@@ -63,7 +62,6 @@ class AlphaFlow(LogitNormalTimes, Taught):
 class SplitMeanFlow(LogitNormalTimes, OnPairs):
     """SplitMeanFlow (Guo et al. 2025): a step is one of a random share and one of the rest; no tangent."""
 
-    embed_scale_limit: ClassVar[float | None] = None
     power: NotNegative = 0.0
     """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
     clip: Positive | None = None

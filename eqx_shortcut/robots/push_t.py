@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import ranges, storage
 from ..data.errors import DataError
+from ..data.memory import ArraySource
 from ..ranges import Count, Proper
 from .demonstrations import PUBLISHED, SEEN, WINDOW, Episodes, observed, on_board, read_episodes, windows
 
@@ -42,10 +43,8 @@ class PushT(ranges.Checked):
         cut = min(max(1, round(len(spans) * self.held_out)), len(spans) - 1)
         return [spans[i] for i in order[cut:][: self.people]], [spans[i] for i in order[:cut]]
 
-    def build(self) -> Any:
+    def build(self) -> tuple[ArraySource, ArraySource]:
         """Windows to train on, and those of the episodes held out."""
-        from ..data.memory import ArraySource
-
         found = self.episodes()
 
         def rows(spans):
@@ -55,10 +54,8 @@ class PushT(ranges.Checked):
         train, held_out = self.parts(found)
         return rows(train), rows(held_out)
 
-    def blank(self) -> Any:
+    def blank(self) -> ArraySource:
         """One window of zeros, for `--dry-run`."""
-        from ..data.memory import ArraySource
-
         return ArraySource(np.zeros((1, WINDOW, 2), np.float32), observed(np.zeros((1, SEEN, 5), np.float32)))
 
     def judge(self, model: "Trained", quality: "Quality", folder: storage.Path) -> dict[str, Any]:

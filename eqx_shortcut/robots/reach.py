@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from .. import ranges, storage
+from ..data.memory import ArraySource
 from ..ranges import Natural, Several
 
 if TYPE_CHECKING:
@@ -65,10 +66,8 @@ class Reach(ranges.Checked):
     seed: Natural = 0
     """Seed of the paths (0 or more)."""
 
-    def build(self) -> Any:
+    def build(self) -> tuple[ArraySource, ArraySource]:
         """Paths to train on, and held-out paths."""
-        from ..data.memory import ArraySource
-
         paths, ends = drawn(self.count, self.seed)
         return ArraySource(paths, ends._asdict()).build()
 

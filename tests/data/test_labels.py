@@ -40,7 +40,7 @@ def all_labels(source: Photos) -> tuple[np.ndarray, tuple[str, ...]]:
     parts = source.build()
     found = np.empty(len(PIXELS), np.int32)
     for part in parts:
-        found[part.records.indices] = part.labels
+        found[part.indices] = part.labels
         assert part.labels.dtype == np.int32 and part.names == parts[0].names
     return found, parts[0].names
 

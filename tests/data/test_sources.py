@@ -50,7 +50,7 @@ def whole(source: Photos, on_bad_image: OnBadImage = "refuse") -> ImageRecords:
     records, held_out = source.parts()
     assert held_out is None
     numbered, _ = number(records)
-    return ImageRecords(numbered, source.size, class_count(numbered), on_bad_image)
+    return ImageRecords(**vars(numbered), size=source.size, classes=class_count(numbered), on_bad_image=on_bad_image)
 
 
 def refusal(source: Photos) -> str:

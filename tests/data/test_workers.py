@@ -17,7 +17,7 @@ def data(folder: pathlib.Path, on_bad_image: OnBadImage) -> ImageRecords:
     """Twelve images of which number 5 is bad."""
     records, _ = as_parquet(3)(folder, [*PNGS[:5], b"bad", *PNGS[6:]], LABELS).parts()
     numbered, _ = number(records)
-    return ImageRecords(numbered, SIZE, class_count(numbered), on_bad_image)
+    return ImageRecords(**vars(numbered), size=SIZE, classes=class_count(numbered), on_bad_image=on_bad_image)
 
 
 def loader(data: ImageRecords, workers: int) -> Batches:

@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from eqx_shortcut import Batch, paths
-from eqx_shortcut.evaluate.by_time import Curve, all_rows, curves, fraction, squared_errors, times_in_turn
-from eqx_shortcut.evaluate.denoising import denoised
-from eqx_shortcut.evaluate.validation import validation_loss
+from eqx_shortcut.evaluate.held_out import (
+    Curve,
+    all_rows,
+    curves,
+    denoised,
+    fraction,
+    squared_errors,
+    times_in_turn,
+    validation_loss,
+)
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
     ConsistencyDistillation,

@@ -8,7 +8,7 @@ import pytest
 
 from commands import in_process
 from eqx_shortcut.data import Images
-from eqx_shortcut.experiment import config, devices, log
+from eqx_shortcut.experiment import config, log, plan
 from eqx_shortcut.models import DiTConfig
 from scripts import script
 
@@ -38,7 +38,7 @@ class Device:
     ],
 )
 def test_the_mesh_is_the_one_asked_for(asked, sizes):
-    mesh = devices.chosen_mesh(dataclasses.replace(TINY, mesh=asked))
+    mesh = plan.chosen_mesh(dataclasses.replace(TINY, mesh=asked))
     assert tuple(mesh.shape.values()) == sizes
 
 
@@ -47,23 +47,23 @@ def images(shape: tuple[int, int, int], classes: int) -> Images:
 
 
 def test_a_state_that_does_not_fit_is_split_over_the_devices_of_a_host(monkeypatch):
-    state = devices.abstract_state(TINY, images((8, 8, 4), 1000))
-    size = sum(devices.size_of(leaf) for leaf in devices.shapes(state))
+    state = plan.abstract_state(TINY, images((8, 8, 4), 1000))
+    size = sum(plan.size_of(leaf) for leaf in plan.shapes(state))
     for memory, expected in ((2 * size, (8, 1, 1)), (2 * size - 2, (1, 8, 1))):
         monkeypatch.setattr(jax, "local_devices", lambda memory=memory: [Device(memory)])
-        assert tuple(devices.chosen_mesh(TINY).shape.values()) == expected
+        assert tuple(plan.chosen_mesh(TINY).shape.values()) == expected
     half = dataclasses.replace(TINY, mesh=config.Mesh(tensor=2))
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(size)])
-    assert tuple(devices.chosen_mesh(half).shape.values()) == (4, 1, 2)
+    assert tuple(plan.chosen_mesh(half).shape.values()) == (4, 1, 2)
 
 
 def test_what_each_part_takes_on_a_device_is_counted():
-    state = devices.abstract_state(TINY, images((8, 8, 1), 10))
-    whole = devices.bytes_a_device(state)
+    state = plan.abstract_state(TINY, images((8, 8, 1), 10))
+    whole = plan.bytes_a_device(state)
     named = jax.tree_util.tree_leaves_with_path(state.networks.online)
     kernels = 4 * sum(leaf.size for path, leaf in named if path[-1] == jax.tree_util.GetAttrKey("kernel"))
-    mesh = devices.chosen_mesh(dataclasses.replace(TINY, mesh=config.Mesh(fsdp=8)))
-    split = devices.bytes_a_device(devices.laid_out(state, mesh))
+    mesh = plan.chosen_mesh(dataclasses.replace(TINY, mesh=config.Mesh(fsdp=8)))
+    split = plan.bytes_a_device(plan.laid_out(state, mesh))
     assert whole["weights"] == whole["average"] == (whole["moments"] - 8) / 2
     # The first kernel has 4 rows (a patch of 2 x 2), which 8 devices cannot share, the last one as many columns.
     assert whole["weights"] - split["weights"] == 7 / 8 * (kernels - 4 * 4 * 16)
@@ -71,8 +71,8 @@ def test_what_each_part_takes_on_a_device_is_counted():
 
 
 def test_the_devices_are_said():
-    mesh = devices.chosen_mesh(dataclasses.replace(TINY, mesh=config.Mesh(fsdp=4)))
-    assert devices.in_words(mesh) == "8 x cpu as data 2 x fsdp 4"
+    mesh = plan.chosen_mesh(dataclasses.replace(TINY, mesh=config.Mesh(fsdp=4)))
+    assert plan.in_words(mesh) == "8 x cpu as data 2 x fsdp 4"
 
 
 @pytest.mark.parametrize("field", ["data", "fsdp", "tensor"])

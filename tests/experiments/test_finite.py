@@ -12,9 +12,8 @@ from commands import in_process, snapshot
 from eqx_shortcut import figures, settings, sharding, trained
 from eqx_shortcut.commands._opening import finite
 from eqx_shortcut.data import Digits
-from eqx_shortcut.experiment import pictures
-from eqx_shortcut.experiment.examples import Data
-from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment import monitor
+from eqx_shortcut.experiment.run import Data, Run
 from runs import write_run
 from scripts import script
 
@@ -63,11 +62,11 @@ def test_samples_that_are_not_finite_are_not_judged(value, tmp_path, monkeypatch
 def test_a_picture_during_training_says_that_its_samples_are_not_finite(run, value, label, tmp_path, monkeypatch, capsys):
     drawn = {}
     monkeypatch.setattr(figures, "grid", lambda images, path, labels: drawn.update(zip(labels, images, strict=True)))
-    monkeypatch.setattr(pictures, "GRID_STEPS", (1,))
-    monkeypatch.setattr(pictures, "GRID_COLUMNS", 2)
+    monkeypatch.setattr(monitor, "GRID_STEPS", (1,))
+    monkeypatch.setattr(monitor, "GRID_COLUMNS", 2)
     model = trained.load(run) if value is None else spoilt(trained.load(run), value)
     data = Data(*Digits().build(), mirror=False, source=Digits())
-    pictures.draw_samples(tmp_path / "a.png", Run("digits", script("digits").DEFAULT, data, sharding.make_mesh()), model)
+    monitor.draw_samples(tmp_path / "a.png", Run("digits", script("digits").DEFAULT, data, sharding.make_mesh()), model)
     assert drawn.keys() == {label} and np.isfinite(drawn[label]).all()
     assert (drawn[label] == 0).all() == (value is not None)  # grey
     warning = "warning: samples after step 1 are not finite in 1 steps: a smaller learning rate may help\n"

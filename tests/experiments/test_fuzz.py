@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from eqx_shortcut.experiment import Experiment, monitor, pictures
+from eqx_shortcut.experiment import Experiment, monitor
 from eqx_shortcut.experiment.config import AnyObjective, AnyOptimizer, Config
 from eqx_shortcut.experiment.main import members
 from eqx_shortcut.models import DiTConfig
@@ -122,8 +122,7 @@ def check(number: int, folder: pathlib.Path) -> None:
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples in one step alone, each number of which is a program of its own."""
-    for module in (pictures, monitor):
-        monkeypatch.setattr(module, "GRID_STEPS", (1,))
+    monkeypatch.setattr(monitor, "GRID_STEPS", (1,))
 
 
 @pytest.mark.parametrize("number", range(15))

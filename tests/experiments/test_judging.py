@@ -10,9 +10,8 @@ import pytest
 from eqx_shortcut import sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment.config import Quality
-from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.judging import Measures, open_measures
-from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment.run import Data, Run
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
 from scripts import script
 
@@ -61,7 +60,7 @@ def test_features_judge_too_and_find_no_fault_in_the_training_images(tmp_path, c
     for name in ("precision", "recall", "coverage"):
         assert same[f"{name}-classifier"] == 1 > noisy[f"{name}-classifier"]
     assert same["KID-classifier"] < noisy["KID-classifier"]
-    assert measures.others is not None and "network small classifier" in measures.others.described
+    assert measures.features is not None and measures.features.protocol["network"] == "small classifier"
 
 
 def test_features_that_cannot_be_had_are_refused_before_training(tmp_path):

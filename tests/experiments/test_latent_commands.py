@@ -21,11 +21,11 @@ from eqx_shortcut.data import Arrays, DataError, Encoded, ImageFolder, LatentIma
 from eqx_shortcut.data.encode import check_cache, encode
 from eqx_shortcut.data.latents import MANIFEST, Shard
 from eqx_shortcut.evaluate import frechet_distance, moments, pixels, results
-from eqx_shortcut.experiment import devices, examples, plan
+from eqx_shortcut.experiment import plan
 from eqx_shortcut.experiment.config import Config
 from eqx_shortcut.experiment.judging import scaled
 from eqx_shortcut.experiment.log import read_lines
-from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment.run import Data, Run, open_data
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import FlowMatching, Shortcut
@@ -348,7 +348,7 @@ def test_a_tampered_cache_is_one_sentence(base, tmp_path):
 
 
 def test_a_run_on_few_examples_sees_those_alone():
-    data = examples.open_data(dataclasses.replace(DIGITS, overfit=2), sharding.make_mesh())
+    data = open_data(dataclasses.replace(DIGITS, overfit=2), sharding.make_mesh())
     assert len(data.train.labels) == len(data.rows.labels) == 2 and len(data.held_out.labels) == 397
 
 
@@ -382,8 +382,8 @@ def test_a_plan_counts_every_block_forward_and_backward():
     """
     rows, _ = plan.example(PLANNED.data)
     mesh = sharding.make_mesh()
-    state = devices.laid_out(devices.abstract_state(PLANNED, rows), mesh)
-    traced = plan.trace(Run("", PLANNED, examples.Data(rows, rows, True), mesh), state)
+    state = plan.laid_out(plan.abstract_state(PLANNED, rows), mesh)
+    traced = plan.trace(Run("", PLANNED, Data(rows, rows, True), mesh), state)
     n, h = 256, 64
     blocks = 3 * (12 * h**2 * n + 2 * n**2 * h + 6 * h**2)
     ends = 2 * n * 16 * h + 2 * (256 * h + h * h) + 2 * h**2
@@ -395,7 +395,7 @@ def test_a_plan_counts_every_block_forward_and_backward():
 def test_a_plan_knows_the_published_size():
     config = dataclasses.replace(PLANNED, network=preset("B/2"), objective=Shortcut())
     rows, seen = plan.example(script("imagenet").DATA)
-    state = devices.abstract_state(config, rows)
+    state = plan.abstract_state(config, rows)
     assert plan.parameter_count(state) == 131_091_728 and "expected" in seen
 
 

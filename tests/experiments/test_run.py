@@ -13,10 +13,9 @@ import pytest
 from eqx_shortcut import load, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits
-from eqx_shortcut.experiment import report
+from eqx_shortcut.experiment import training
 from eqx_shortcut.experiment.checks import check_data
-from eqx_shortcut.experiment.examples import Data
-from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment.run import Data, Run
 from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.train import TrainState
 from scripts import script
@@ -103,5 +102,7 @@ def test_a_folder_whose_name_no_checkpoint_can_have_is_refused_before_training(r
 
 @pytest.mark.parametrize(("batch", "overfit", "said"), [(2800, None, True), (2800, 8, False), (1400, None, False)])
 def test_a_batch_larger_than_the_data_is_said_at_the_start(run, capsys, batch, overfit, said):
-    report.begins(dataclasses.replace(run, config=dataclasses.replace(run.config, batch=batch, overfit=overfit)), run.init())
+    training.announce(
+        dataclasses.replace(run, config=dataclasses.replace(run.config, batch=batch, overfit=overfit)), run.init()
+    )
     assert ("note: --batch 2800 is 2 times the images there are" in capsys.readouterr().out) is said

@@ -15,9 +15,8 @@ from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment.checks import MAY_CHANGE, check_record
 from eqx_shortcut.experiment.config import UNRECORDED, Averages, Checkpointing, Config, Health
 from eqx_shortcut.experiment.events import Event, Events
-from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.records import SpikeWatch
-from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment.run import Data, Run
 from eqx_shortcut.experiment.saving import Saver, Tolerance, Tolerant, due, snapshots_of
 from eqx_shortcut.objectives import Networks
 from eqx_shortcut.snapshots import reconstructed

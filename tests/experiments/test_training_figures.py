@@ -14,11 +14,10 @@ import pytest
 from commands import in_process, snapshot
 from eqx_shortcut import figures, settings, sharding
 from eqx_shortcut.data import Digits
-from eqx_shortcut.experiment import pictures
+from eqx_shortcut.experiment import monitor
 from eqx_shortcut.experiment.config import Figures
-from eqx_shortcut.experiment.examples import Data
 from eqx_shortcut.experiment.log import read_lines
-from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.experiment.run import Data, Run
 from eqx_shortcut.objectives import Shortcut
 from eqx_shortcut.trained import Trained
 from scripts import script
@@ -78,13 +77,13 @@ def test_guided_samples_say_where_guidance_is_not_applied(monkeypatch, tmp_path)
         asked.append(sampling.guidance)
         return jax.numpy.zeros((count, 8, 8, 1))
 
-    monkeypatch.setattr(pictures, "sample", sample)
-    monkeypatch.setattr(pictures.figures, "grid", lambda images, path, labels: drawn.append(labels))
+    monkeypatch.setattr(monitor, "sample", sample)
+    monkeypatch.setattr(monitor.figures, "grid", lambda images, path, labels: drawn.append(labels))
     train, held_out = Digits().build()
     model = Trained(None, Shortcut(steps=32, guidance=1.5), (8, 8, 1), 10, 1)
     config = dataclasses.replace(DEFAULT, figures=Figures(guidance=3.0))
     run = Run("digits", config, Data(train, held_out, False), sharding.make_mesh())
-    pictures.draw_samples(tmp_path / "grid.png", run, model, guidance=3.0)
+    monitor.draw_samples(tmp_path / "grid.png", run, model, guidance=3.0)
     assert set(asked) == {3.0}
     assert drawn[0][0] == "1 step, not guided" and drawn[0][-2:] == ["32 steps, guidance 3", "128 steps, guidance 3"]
 
@@ -139,7 +138,7 @@ def test_settings_that_measure_nothing_sensible_are_refused(change, words):
 
 def test_plots_leave_out_what_a_logarithm_cannot_show(tmp_path):
     values = np.array([0.0, np.nan, 2.0])
-    lines = [figures.Line("1/4", np.arange(3) / 3, values), figures.Line("1", np.zeros(1), np.zeros(1))]
+    lines = [("1/4", np.arange(3) / 3, values), ("1", np.zeros(1), np.zeros(1))]
     figures.error_by_time_plot({"flow": lines[:1], "bootstrap": lines}, tmp_path / "errors.png", title="step 1")
     records = [{"step": n, "loss": 1.0, "distance/1 step": value} for n, value in enumerate(values.tolist())]
     figures.metric_plot([*records, {"step": 9, "distance/4 steps": 3.0}], "distance", tmp_path / "distances.png", measure="m")

@@ -48,14 +48,8 @@ class TFDSRecords:
     labels: Integer[np.ndarray, " count"] | None
     places: Integer[np.ndarray, "count 3"]
     """File, place in it (offset, or number in array_record) and length of each record."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self.features.names
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def encoded(self, index: int) -> bytes:
         file, place, length = map(int, self.places[index])
@@ -121,7 +115,8 @@ def open_split(files: Sequence[pathlib.Path], index: pathlib.Path, label: str | 
         _write_index(path, made_of | stored)
     if not np.any(stored["labels"] != NONE):
         raise DataError(f"no record of {files[0].parent} has an image {features.image!r} and a label: name other files")
-    return TFDSRecords(tuple(files), features, _filled(stored["labels"]) if features.label else None, stored["places"])
+    labels = _filled(stored["labels"]) if features.label else None
+    return TFDSRecords(tuple(files), features, labels, stored["places"], features.names)
 
 
 def read_features(folder: pathlib.Path, wanted: str | None = None) -> Features:
