@@ -71,6 +71,7 @@ TESTS = {
     "losses/_alpha_flow": (
         *papers("alpha_flow", "so_flow", "targets_are_clipped_in_units_of_the_data", "split_mean_flow"),
         "losses/test_alpha_flow_laws.py",
+        *MOMENTS,
         *ON_PAIRS,
     ),
     "losses/_consistency": (
@@ -115,7 +116,6 @@ TESTS = {
         *papers(STOPPED),
     ),
     "losses/_mid_training": ("losses/test_papers_teacher.py::test_mid_training", "losses/test_teacher_laws.py"),
-    "losses/_moment_matching": MOMENTS,
     "losses/_regression": (
         *papers("lagrangian", "alpha_flow"),
         *reference("shortcut"),
@@ -134,7 +134,7 @@ TESTS = {
         "test_objectives.py::test_check_names_value_and_remedy",
         "test_objectives.py::test_shortcut_accepts_the_smallest_batch",
     ),
-    "objectives/_alpha_flow": (*formulas("AlphaFlow", "AlphaFlow, at its end", "SoFlow"), *CONTINUOUS),
+    "objectives/_alpha_flow": (*formulas("AlphaFlow", "AlphaFlow, at its end", "SoFlow"), *MOMENTS, *CONTINUOUS),
     "objectives/_base": (*QUICK, *DISCRETE, *CONTINUOUS),
     "objectives/_consistency": (
         *QUICK,
@@ -145,7 +145,6 @@ TESTS = {
     "objectives/_flow_map": (*formulas("Lagrangian", "Eulerian", "ProgressiveMap"), *CONTINUOUS),
     "objectives/_flow_matching": (*QUICK, *formulas("FlowMatching", "Diffusion", "LiveReflow"), *DISCRETE),
     "objectives/_mean_flow": (*QUICK, *formulas("MeanFlow", "ImprovedMeanFlow, two heads"), *CONTINUOUS),
-    "objectives/_moment_matching": MOMENTS,
     "objectives/_pairs": (*QUICK, *formulas("Lagrangian", "MeanFlow from a teacher"), *CONTINUOUS, "test_ranges.py"),
     "objectives/_reward": ("test_set_objectives.py",),
     "objectives/_sets": ("test_set_objectives.py",),

@@ -65,22 +65,12 @@ def learned(loss: Numbers, log_variance: Numbers) -> Numbers:
     return jnp.exp(-log_variance) * loss + log_variance
 
 
-@dataclasses.dataclass(frozen=True)
-class Sigmoid:
-    """Times `sigmoid(shift - l) dl/dt t^power / (2 (t^2 + (1 - t)^2))` with `l = 2 log(t / (1 - t))`, and `power` 1 or more.
-
-    The slope of `l`, the logarithm of signal over noise, makes of errors a bound on the likelihood (Kingma and Gao 2023). Zhou
-    et al. (2025).
-    """
-
-    shift: float = 5.0
-    power: float = 1.0
-
-    def __call__(self, loss: Numbers, rows: Regression) -> Numbers:
-        # The same without the logarithm and the slope, which are infinite at both ends.
-        t, left, most = rows.t, 1 - rows.t, math.exp(self.shift)
-        signal = t ** (self.power - 1) if self.power != 1 else jnp.ones_like(t)
-        return loss * most * left * signal / ((most * left**2 + t**2) * (t**2 + left**2))
+def sigmoid(loss: Numbers, rows: Regression, *, shift: float = 5.0, power: float = 1.0) -> Numbers:
+    """Times `sigmoid(shift - l) dl/dt t^power / (2 (t^2 + (1 - t)^2))` with `l = 2 log(t / (1 - t))`, `power` >= 1."""
+    # The same without the logarithm and its slope, which are infinite at both ends.
+    t, left, most = rows.t, 1 - rows.t, math.exp(shift)
+    signal = t ** (power - 1) if power != 1 else jnp.ones_like(t)
+    return loss * most * left * signal / ((most * left**2 + t**2) * (t**2 + left**2))
 
 
 def halve_steps(loss: Numbers, rows: Regression) -> Numbers:

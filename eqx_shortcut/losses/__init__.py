@@ -18,6 +18,9 @@ Metrics: `loss`, `velocity` (root mean square of the targets), `error` (before i
 
 from ._alpha_flow import alpha_flow as alpha_flow
 from ._alpha_flow import alpha_flow_target as alpha_flow_target
+from ._alpha_flow import inductive_moment_matching as inductive_moment_matching
+from ._alpha_flow import moment_error as moment_error
+from ._alpha_flow import moment_times as moment_times
 from ._alpha_flow import so_flow as so_flow
 from ._consistency import consistency_distillation as consistency_distillation
 from ._consistency import consistency_distillation_target as consistency_distillation_target
@@ -55,9 +58,6 @@ from ._mean_flow import mean_flow as mean_flow
 from ._mean_flow import mean_flow_target as mean_flow_target
 from ._mid_training import mid_training as mid_training
 from ._mid_training import mid_training_target as mid_training_target
-from ._moment_matching import inductive_moment_matching as inductive_moment_matching
-from ._moment_matching import moment_error as moment_error
-from ._moment_matching import moment_times as moment_times
 from ._regression import regress as regress
 from ._regression import row_error as row_error
 from ._reward import Score as Score

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .. import tangents, times, weights
-from ..guidance import Guidance
-from ..rows import merge_rows, split_rows
-from ..steps import clipped, precise, split_steps
-from ..types import Batch, Field, Loss, Number, Numbers, Reduction, Regression, Weigh
+from ..guidance import Guidance, drop_condition
+from ..rows import check_divides, expand, merge_rows, split_rows
+from ..steps import clipped, precise, predict, split_steps
+from ..types import Batch, Draws, Field, Loss, Number, Numbers, Reduction, Regression, Weigh
 from ._intervals import Intervals, velocity_target
 from ._mean_flow import LOGIT_NORMAL, mean_flow_target
-from ._regression import regress, weighed_steps
+from ._regression import regress, weighed, weighed_steps
 
 SOLUTION = Intervals(times.logit_normal_ends, velocity_times=partial(times.logit_normal, mean=0.2))
 """SoFlow's times."""
@@ -75,6 +75,58 @@ def so_flow(
     those of `alpha_flow`. SoFlow (2025).
     """
     return alpha_flow(field, batch, key, target=target, alpha=alpha, intervals=intervals, weigh=weigh, **options)
+
+
+def inductive_moment_matching(
+    field: Field,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    target: Field,
+    particles: int = 4,
+    halvings: int = 12,
+    pairs: times.Pairs = times.uniform_steps,
+    guidance: Guidance | None = None,
+    weigh: tuple[Weigh, ...] = (weights.sigmoid,),
+    reduction: Reduction = "mean",
+) -> Loss:
+    """`moment_error` of groups of `particles` rows that share `(t, d)`: ends of steps agree with those of the target as sets.
+
+    The target is alpha-Flow's, its first step ending at `moment_times`. At the exact field the mean gradient of independent
+    particles vanishes. Raises ValueError if `particles` does not divide the batch. Zhou, Ermon, Song (2025), IMM.
+    """
+    n, (k_pairs, k_noise, k_drop) = batch.x.shape[0], jax.random.split(key, 3)
+    check_divides(n, particles, "particles")
+    t, d = (jnp.repeat(each, particles) for each in pairs(k_pairs, n // particles, batch.x.dtype))
+    draws = Draws(batch.x, batch.noise_from(k_noise), t, d, drop_condition(k_drop, batch.cond, guidance, n))
+    share = (moment_times(t, d, halvings=halvings) - t) / jnp.maximum(d, jnp.finfo(d.dtype).tiny)
+    rows = alpha_flow_target(precise(target), velocity_target(target, draws), jnp.minimum(share, 1))
+    error = moment_error(precise(field), rows, particles=particles, scale=batch.noise_scale)
+    loss, metrics = weighed(error, rows, weigh, reduction)
+    return loss, metrics | {"error": jnp.mean(error)}
+
+
+def moment_times(t: Numbers, d: Numbers, *, halvings: int = 12) -> Numbers:
+    """The time from `t + 1e-4` to `t + d` at which noise over data, `(1 - t)/t`, has fallen by `160 / 2^halvings`."""
+    return jnp.clip(t / jnp.maximum(1 - 160 / 2**halvings * t, t), t + 1e-4, t + d)
+
+
+def moment_error(field: Field, rows: Regression, *, particles: int, scale: float = 1.0) -> Numbers:
+    """What each row has of `mean k(y, y') + k(z, z') - k(y, z') - k(z, y')`, `y = x + d field(x, t, d)`, `z = x + d sg(u)`.
+
+    `k(a, b) = exp(-|a - b| / (d scale D))` for rows of `D` elements, `scale` being the standard deviation of the noise.
+    """
+    u = predict(field, rows.x, rows.t, rows.d, rows.cond)
+    d = expand(jnp.maximum(rows.d, jnp.finfo(rows.d.dtype).eps), u)
+    x, u, z = (a.reshape(-1, particles, u[0].size) for a in (rows.x / d, u, jax.lax.stop_gradient(rows.u)))
+    # Apart from velocities: of a row and itself nothing is left of the points, which are large beside a short step.
+    points = x[:, :, None] - x[:, None]
+
+    def kernel(a, b):
+        squares = jnp.sum(jnp.square((points + (a[:, :, None] - b[:, None])) / scale), axis=3)
+        return jnp.exp(-jnp.sqrt(jnp.maximum(squares, 1e-16)) / u.shape[2])
+
+    return jnp.mean(kernel(u, u) + kernel(z, z) - kernel(u, z) - kernel(z, u), axis=2).reshape(-1)
 
 
 def alpha_flow_target(

@@ -1,6 +1,7 @@
 """Objectives: a loss bound to the trainer's networks, and the view of a network that samplers call."""
 
 from ._alpha_flow import AlphaFlow as AlphaFlow
+from ._alpha_flow import InductiveMomentMatching as InductiveMomentMatching
 from ._alpha_flow import SoFlow as SoFlow
 from ._alpha_flow import SplitMeanFlow as SplitMeanFlow
 from ._base import AtEnds as AtEnds
@@ -26,7 +27,6 @@ from ._flow_matching import LiveReflow as LiveReflow
 from ._mean_flow import ESC as ESC
 from ._mean_flow import ImprovedMeanFlow as ImprovedMeanFlow
 from ._mean_flow import MeanFlow as MeanFlow
-from ._moment_matching import InductiveMomentMatching as InductiveMomentMatching
 from ._reward import Reward as Reward
 from ._sets import Drifting as Drifting
 from ._sets import Frechet as Frechet

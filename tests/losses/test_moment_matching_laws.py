@@ -158,7 +158,7 @@ def test_the_weight_is_the_slope_of_the_bound_of_the_likelihood():
     t = jnp.array([0.0, 0.01, 0.3, 0.9, 1.0])
     rows, inner = Regression(t[:, None], t, t, None, t[:, None]), np.asarray(t[1:-1])
     for shift, power in ((5.0, 1.0), (4.0, 2.0)):
-        found = weights.Sigmoid(shift, power)(jnp.full(5, 2.0), rows)
+        found = weights.sigmoid(jnp.full(5, 2.0), rows, shift=shift, power=power)
         slope, ratio = 2 / inner + 2 / (1 - inner), 2 * np.log(inner / (1 - inner))
         expected = slope / (1 + np.exp(ratio - shift)) * inner**power / (inner**2 + (1 - inner) ** 2)
         np.testing.assert_allclose(found[1:-1], expected, rtol=1e-12)
