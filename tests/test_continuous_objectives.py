@@ -328,10 +328,17 @@ def test_check_names_value_and_remedy(objective, rows, message):
 
 @pytest.mark.parametrize(
     ("objective", "limit"),
-    [(MeanFlow(), 10), (SoFlow(), 10), (ContinuousConsistency(), 1), (ProgressiveMap(), None), (SplitMeanFlow(), None)],
+    [
+        (MeanFlow(), 10),
+        (SoFlow(), 10),
+        (ContinuousConsistency(), 1),
+        (SplitMeanFlow(), 10),
+        (ProgressiveMap(), None),
+        (Eulerian(), None),
+    ],
 )
 def test_an_objective_says_what_scale_of_times_it_tolerates(objective, limit):
-    """Those that learn from a slope in time a small one, SoFlow's difference over 0.002 among them."""
+    """Those that learn from a slope in time or a short difference a small one, but for Eulerian (docs/training.md)."""
     said = unsteady(objective, 100)
     assert said is None if limit is None else f"here 100: training may diverge or draw noise above {limit}" in str(said)
     assert unsteady(objective, limit or 1e3) is None
