@@ -1,7 +1,8 @@
 """Configs of diffusers' autoencoders, as config.json holds them, to ours."""
 
+import contextlib
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -45,6 +46,15 @@ def check_settings(config: Mapping[str, Any], source: pathlib.Path, *, needed: I
         stored = config.get(name, value)
         if any(item != value for item in (stored if isinstance(stored, list) else [stored])):
             raise ValueError(f"{source} has {name}={stored!r}, and only {value!r} can be read: choose another autoencoder")
+
+
+@contextlib.contextmanager
+def buildable(source: pathlib.Path) -> Iterator[None]:
+    """Turns an error inside, of entries that no network can have, into a ValueError that names the config."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{source} describes no autoencoder that can be built ({error}): choose another one") from error
 
 
 def sdvae_config(config: Mapping[str, Any], source: pathlib.Path) -> SDVAEConfig:
@@ -97,7 +107,7 @@ def dcae_config(config: Mapping[str, Any], source: pathlib.Path) -> DCAEConfig:
     needed = ("latent_channels", *(f"{half}_{size}" for half in halves for size in sizes))
     check_settings(config, source, needed=needed, fixed={"in_channels": 3})
     given = {**DC_DEFAULTS, **config}
-    try:
+    with buildable(source):
         encoder, decoder = (_levels(given, half) for half in halves)
         return DCAEConfig(
             encoder,
@@ -111,8 +121,6 @@ def dcae_config(config: Mapping[str, Any], source: pathlib.Path) -> DCAEConfig:
             activation=_meant(given, "decoder_conv_act_fn", ACTIVATIONS),
             scaling_factor=given["scaling_factor"],
         )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} describes no autoencoder that can be built ({error}): choose another one") from error
 
 
 def _levels(config: Mapping[str, Any], half: str) -> tuple[Level, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from .autoencoder_configs import check_settings
+from .autoencoder_configs import buildable, check_settings
 from .rae import RAEConfig
 
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -71,10 +71,8 @@ def rae_config(config: Mapping[str, Any], source: pathlib.Path) -> RAEConfig:
     """The config of AutoencoderRAE at `source`. Raises ValueError naming what cannot be read."""
     fixed = {"encoder_type": "dinov2", "num_channels": 3, "reshape_to_2d": True}
     check_settings(config, source, needed=(), fixed=fixed)
-    try:
+    with buildable(source):
         return RAEConfig(**{ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config})
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} describes no autoencoder that can be built ({error}): choose another one") from error
 
 
 def rae_names(place: str) -> tuple[str, ...]:
