@@ -214,6 +214,7 @@ def test_products_of_features_are_taken_in_full_precision():
         lambda x: losses.entropic_map(x, x[:3], epsilon=0.5),
         lambda x: losses.drifting_velocity(x, x + 1, x - 1, temperature=0.5),
         lambda x: losses.Stream.of(3).updated(x, 0.5).products,
+        lambda x: losses.frechet_distance(losses.Stream.of(3).updated(x, 0.5), losses.Stream.of(3)),
     ):
         steps = [step for step in jax.make_jaxpr(function)(jnp.ones((4, 3))).eqns if step.primitive.name == "dot_general"]
         of_matrices = [step for step in steps if all(str(operand.aval).count(",") == 1 for operand in step.invars)]  # f32[4,3]
