@@ -251,3 +251,9 @@ def test_pairs_are_refused(key):
     pairs = Batch(batch().x, batch().cond, jnp.zeros((N, 3)))
     with pytest.raises(ValueError, match="holds pairs of noise and data: train on the data"):
         losses.drifting(generator(P), pairs, key)
+
+
+def test_a_guidance_of_drifting_below_1_is_refused(key):
+    """Its weights would be negative, and with them the mean distance could be."""
+    with pytest.raises(ValueError, match=r"guidance=0.5: .*: use 1 or more"):
+        losses.drifting(generator(P), batch(), key, groups=GROUPS, guidance=0.5)
