@@ -131,13 +131,15 @@ def sample_from(
 ) -> Points:
     """Samples number `indices` (0, 1, ... if None) of `sample` from this noise, all at once.
 
-    `done` steps are left out, `noise` being the points to which they would lead.
+    The first `done` steps are left out, `noise` being the points to which they would lead; ValueError unless some are left.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
     `jax.jit` labels and conditions are taken as they are, in range or not.
     """
     indices = jnp.arange(noise.shape[0]) if indices is None else indices
     sampling, cond, guiding = _settled(model, indices, labels, conditions, steps)
+    if not 0 <= done < sampling.steps:
+        raise ValueError(f"done={done} of steps={sampling.steps}: leave out 0 or more, and fewer than there are")
     part = _part(sampling.steps, done, sampling.steps)
     return _advanced(model, key, noise, indices, cond, part, guiding, sampling.sampler)
 

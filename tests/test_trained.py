@@ -149,6 +149,8 @@ def test_a_trajectory_goes_from_the_noise_to_the_sample_to_the_bit(model, key, o
     np.testing.assert_array_equal(way.data[-1], way.x[-1])
     some = trajectory(other, key, start, Sampling(5, guidance=guidance), points=(2, 5))
     np.testing.assert_array_equal(some.x, way.x[jnp.array([2, 5])])
+    rest = sample_from(other, key, way.x[2], Sampling(5, guidance=guidance), done=2)
+    np.testing.assert_array_equal(rest, way.x[-1])
     assert len({bytes(np.asarray(x)) for x in way.x}) == 6
 
 
@@ -167,6 +169,12 @@ def test_the_data_of_a_trajectory_is_where_one_step_from_each_point_ends(model, 
 def test_points_that_are_not_on_the_way_are_refused(model, key, points):
     with pytest.raises(ValueError, match="name one or more of 0 to 4 in rising order"):
         trajectory(model, key, noise(model, key, jnp.arange(2)), steps=4, points=points)
+
+
+@pytest.mark.parametrize("done", [-1, 4])
+def test_a_number_of_steps_done_that_leaves_none_is_refused(model, key, done):
+    with pytest.raises(ValueError, match=f"done={done} of steps=4: leave out 0 or more, and fewer than there are"):
+        sample_from(model, key, noise(model, key, jnp.arange(2)), steps=4, done=done)
 
 
 def test_noise_added_between_the_steps_is_that_of_the_sample_s_number(model, key):
