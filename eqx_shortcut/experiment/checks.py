@@ -13,6 +13,7 @@ from .. import rng, settings, storage
 from ..cli import renamed
 from ..data import example
 from ..data.identity import changed
+from ..data.pipeline import Groups
 from ..models.network import check_network
 from ..sampling import check_guidance
 from ..types import shown
@@ -82,6 +83,11 @@ def check_data(run: Run) -> None:
             f"{named(config.objective)} compares sets of rows of one label, and conditions are {shown(seen.cond)}: train with "
             "--unconditional"
         )
+    if run.groups is not None and config.figures.batches:
+        try:
+            Groups(np.asarray(held_out.labels), config.batch, run.groups, f"held-out {held_out.noun}")
+        except ValueError as error:
+            raise ValueError(f"{error}, or compute no validation loss, by --figures.batches 0") from error
     check_network(config.network, config.objective, seen, train.classes)
     raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
     eqx.filter_eval_shape(run.preparing(train, mirror=run.data.mirror), raw, rng.key(0))  # a whole batch, as in training

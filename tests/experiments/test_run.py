@@ -13,10 +13,11 @@ import pytest
 from eqx_shortcut import load, settings, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.data import Digits
-from eqx_shortcut.experiment import training
+from eqx_shortcut.experiment import Figures, training
 from eqx_shortcut.experiment.checks import check_data
 from eqx_shortcut.experiment.run import Data, Run
 from eqx_shortcut.models import DiTConfig
+from eqx_shortcut.objectives import Drifting
 from eqx_shortcut.train import TrainState
 from scripts import script
 
@@ -98,6 +99,18 @@ def test_a_folder_whose_name_no_checkpoint_can_have_is_refused_before_training(r
     with pytest.raises(ValueError, match="is no name in UTF-8, as the files of a checkpoint must have: choose another --runs"):
         check_data(named)
     assert not named.folder.exists()
+
+
+def test_a_class_of_one_held_out_image_is_refused_before_training_on_sets(run):
+    """Of which the first validation, hours later, would find no set."""
+    images = run.data.held_out
+    kept = (images.labels != 3) | (np.arange(len(images.labels)) == np.argmax(images.labels == 3))
+    lone = dataclasses.replace(images, pixels=images.pixels[kept], labels=images.labels[kept])
+    config = dataclasses.replace(run.config, objective=Drifting(groups=4))
+    sets = dataclasses.replace(run, config=config, data=dataclasses.replace(run.data, held_out=lone))
+    with pytest.raises(ValueError, match=r"class 3 has 1 of the held-out images, .*, or compute no validation loss, by --fig"):
+        check_data(sets)
+    check_data(dataclasses.replace(sets, config=dataclasses.replace(config, figures=Figures(batches=0))))
 
 
 @pytest.mark.parametrize(("batch", "overfit", "said"), [(2800, None, True), (2800, 8, False), (1400, None, False)])
