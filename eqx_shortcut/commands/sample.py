@@ -42,8 +42,7 @@ class Config(Drawing):
     batch: Count = 256
     """Samples computed at once (1 or more)."""
     conditions: pathlib.Path | None = None
-    """Conditions to sample for, if the run was not trained on labels, repeated as often as needed: a .npy file, or .npz with
-    an array for each name."""
+    """Conditions other than labels, repeated as needed: a .npy file, or .npz with an array for each name."""
     out: pathlib.Path = pathlib.Path("samples.png")
     """Picture or array to write (.png, .npz), or folder."""
 
