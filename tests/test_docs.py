@@ -148,7 +148,7 @@ def test_every_command_of_the_pages_is_one_that_the_command_line_takes():
         experiment = script(pathlib.Path(what).stem) if program == "python" else None
         assert experiment is None or (EXPERIMENTS / pathlib.Path(what).name).exists()
         try:
-            if hasattr(experiment, "EXPERIMENT"):
+            if experiment is not None and hasattr(experiment, "EXPERIMENT"):
                 experiment.EXPERIMENT.parse(rest)
             else:
                 module = experiment or importlib.import_module(f"eqx_shortcut.commands.{what}")
