@@ -27,8 +27,8 @@ DOCS = pathlib.Path(__file__).parent
 OPENING = """# Options
 
 Every option of the experiments and of the commands, as `--help` lists them; [commands](commands.md) says which experiments
-there are. An experiment has its own defaults for some of them: `python experiments/digits.py --help`. This page is written
-by `docs/generate.py` from the dataclasses that define the options.
+there are. An experiment changes some of the defaults: `python experiments/digits.py --help` shows its own. *Reference* means
+[kvfrans/shortcut-models](original.md). `docs/generate.py` writes this page from the dataclasses that define the options.
 """
 
 

@@ -1,4 +1,4 @@
-"""Quality of a trained run at each number of steps: FID and the other metrics, under a protocol that is stored with them.
+"""Measures a trained run at each number of steps: FID and the other metrics, stored with their protocol.
 
     eqx-shortcut evaluate runs/imagenet/shortcut --steps 1 4 128 --guidance 1.0 1.5 --stats imagenet256.npz
     eqx-shortcut evaluate runs/cifar10/shortcut --features efficientnet --count 10000

@@ -1,4 +1,4 @@
-"""A run folder from weights that others trained, to sample from and to train on.
+"""Makes a run folder from weights that others trained, to sample from and to train on.
 
     eqx-shortcut import SiT-XL-2-256x256.pt --from sit --out runs/imagenet/sit --vae sd-vae-ft-mse
     eqx-shortcut import facebook/DiT-XL-2-256 --out runs/imagenet/dit

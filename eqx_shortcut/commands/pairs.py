@@ -1,4 +1,4 @@
-"""Pairs of noise and the sample a trained run makes of it, for reflow: flow matching on straight lines between the two.
+"""Makes pairs of noise and sample with a trained run, for reflow: flow matching on straight lines between the two.
 
     eqx-shortcut pairs runs/digits/flow-matching --out runs/digits/pairs --count 4000 --steps 128
     python experiments/digits.py objective:flow-matching --name reflow --pairs runs/digits/pairs \\

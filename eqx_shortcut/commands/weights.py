@@ -1,4 +1,4 @@
-"""Weights of a run as a safetensors file, for other frameworks, and a run from such a file.
+"""Writes the weights of a run for other frameworks (safetensors, torch, diffusers), and makes a run from a safetensors file.
 
     eqx-shortcut weights export runs/digits/shortcut digits.safetensors
     eqx-shortcut weights import digits.safetensors runs/digits/copy

@@ -103,7 +103,7 @@ def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, check
 
 
 def announce(run: Run, state: TrainState) -> None:
-    """Says how large the run is, what its images are, and what its settings leave to chance."""
+    """Prints the size of the run, a summary of its images, and notes on settings that may not do what is meant."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
     rows = run.data.rows
     print(f"{run.folder}: {parameters:,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(run.mesh)}")
@@ -131,6 +131,7 @@ def conclude(run: Run, rows: list[dict[str, Any]]) -> None:
         report_quality(folder, rows)
         drawn += ["evaluation.json", "quality.png"]
     print(f"pictures and numbers: {folder}/{', '.join(drawn)}")
+    print(f"sample from it: eqx-shortcut sample {folder}")
 
 
 def draw_records(folder: storage.Path) -> list[str]:

@@ -100,8 +100,7 @@ class Taught(OnPairs):
     distil: bool = False
     """Take the velocity from a teacher, which `guidance` guides; False: from the data."""
     max_scale: MoreThanOne | None = None
-    """Highest of the teacher's guidance scales, uniform from 1 on, that the network learns at once and is told; None: it learns
-    `guidance` (more than 1)."""
+    """Highest of the teacher's scales, uniform from 1, that the network is told; None: `guidance` alone (more than 1)."""
 
     @property
     def told(self) -> Scales | None:

@@ -24,8 +24,7 @@ class _OneStep(OnField, Objective):
     """A base of losses on features of samples: the network is asked for one step from noise to data, and learns no other."""
 
     features: tuple[str, ...] = ("pixels",)
-    """What samples are compared in: pixels (rows of any kind as they are), pixels/2 (means over squares of 2 x 2), files of
-    classifier.py, or several of these. What trains must not judge."""
+    """Features to compare samples in: pixels, pixels/2 (means over 2 x 2), files of classifier.py; judge in others."""
 
     @functools.cached_property
     def vectors(self) -> losses.Features:
