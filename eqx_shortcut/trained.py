@@ -103,12 +103,12 @@ def sample(
         raise ValueError(f"batch={batch}: compute at least 1 sample at once")
     numbers = first + jnp.arange(count)
     sampling, cond, guiding = _settled(model, numbers, labels, conditions, steps)
-    parts = []
+    whole, parts = _part(sampling.steps, 0, sampling.steps), []
     for start in range(0, count, batch):
         # The last rows are computed again to fill the batch, which is compiled for one size.
         chosen = jnp.arange(start, start + min(batch, count))
         indices, given = first + chosen, jax.tree.map(lambda a, chosen=chosen: a[jnp.minimum(chosen, count - 1)], cond)
-        x = _advanced(model, key, noise(model, key, indices), indices, given, _whole(sampling), guiding, sampling.sampler)
+        x = _advanced(model, key, noise(model, key, indices), indices, given, whole, guiding, sampling.sampler)
         parts.append(x[: count - start])
     return jnp.concatenate(parts)
 
@@ -127,15 +127,19 @@ def sample_from(
     indices: Int[Array, " batch"] | None = None,
     labels: Int[Array | np.ndarray, " labels"] | int | None = None,
     conditions: Cond = None,
+    done: int = 0,
 ) -> Points:
     """Samples number `indices` (0, 1, ... if None) of `sample` from this noise, all at once.
+
+    `done` steps are left out, `noise` being the points to which they would lead.
 
     Key and numbers matter only where labels come in turn, and to samplers that add new noise between their steps. Under
     `jax.jit` labels and conditions are taken as they are, in range or not.
     """
     indices = jnp.arange(noise.shape[0]) if indices is None else indices
     sampling, cond, guiding = _settled(model, indices, labels, conditions, steps)
-    return _advanced(model, key, noise, indices, cond, _whole(sampling), guiding, sampling.sampler)
+    part = _part(sampling.steps, done, sampling.steps)
+    return _advanced(model, key, noise, indices, cond, part, guiding, sampling.sampler)
 
 
 class Trajectory(NamedTuple):
@@ -250,10 +254,6 @@ def _given(conditions, nothing, count):
 
 def _part(*numbers):
     return StepRange(*map(jnp.int32, numbers))
-
-
-def _whole(sampling):
-    return _part(sampling.steps, 0, sampling.steps)
 
 
 def _view(model, guiding):

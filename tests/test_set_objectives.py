@@ -154,6 +154,24 @@ def test_what_cannot_be_trained_on_is_refused(objective, message):
         objective.check(N)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance": 0.5}, "guidance=0.5: use 1 or more"),
+        ({"temperatures": ()}, r"temperatures=\(\) are the reaches of no kernel"),
+    ],
+)
+def test_settings_of_no_kernel_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Drifting(**options)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (3,)])
+def test_squares_larger_than_images_are_refused(shape):
+    with pytest.raises(ValueError, match=r"features=pixels/5 of rows of shape .* have no square of 5 x 5: name pixels"):
+        Frechet(features=("pixels/5",)).memory(shape)
+
+
 def test_the_memory_goes_on_from_a_checkpoint_to_the_bit_and_is_kept_by_skipped_steps(tmp_path):
     objective, tx = Frechet(decay=0.5), optax.sgd(0.1)
     step = make_step(objective, tx, prepare=lambda raw, key: raw, ema_decay=0.9, steps=10)

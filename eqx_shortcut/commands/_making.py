@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,9 @@ def make_run(
     optimizer: AdamW,
     *,
     vae: pathlib.Path | None = None,
+    known: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> None:
-    """Writes a run folder of one checkpoint, whose settings are only those that are known."""
+    """Writes a run folder of one checkpoint, whose settings are only those that are known, `known` being further ones."""
     from ..checkpoint import Checkpoints
     from ..data.encode import identity
     from ..data.latent_images import LatentImages
@@ -66,6 +68,7 @@ def make_run(
         "shape": list(shape),
         "classes": classes,
         **settings.dump({"network": network, "objective": objective, "optimizer": optimizer}),
+        **known,
     }
     if vae is not None:
         record["autoencoder"] = identity(load_autoencoder(vae))

@@ -11,7 +11,7 @@ model goes to the code of SiT too, one that predicts noise to DiT's, both to dif
 
 import dataclasses
 import pathlib
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -23,6 +23,9 @@ from ..optimizer import AdamW
 from ..ranges import Natural
 from ._making import check_free, fresh_state, make_run
 from ._opening import Weights
+
+if TYPE_CHECKING:
+    from ..trained import Trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,15 +76,25 @@ def export_weights(config: Export) -> None:
     if not isinstance(network, DiT):
         raise ValueError(f"{config.run} holds a {type(network).__name__}, whose tensors have no names elsewhere: keep its run")
     metadata = {"objective": model.objective, "step": model.step, "weights": config.weights}
+    metadata |= {"noise_scale": model.noise_scale, "unconditional": not model.labelled}
     if config.to == "safetensors":
         safetensors.save(config.file, network.merged, metadata)
     else:
         from ..pretrained.transformer_files import write_diffusers, write_torch
         from ..pretrained.transformers import exported
 
+        check_elsewhere(config.run, model)
         write = write_torch if config.to == "torch" else write_diffusers
         write(config.file, *exported(network, model.objective.only_step))
     print(f"{config.file}: weights {config.weights} of {config.run} after step {model.step}")
+
+
+def check_elsewhere(run: Place, model: "Trained") -> None:
+    """Raises ValueError for a network that is asked of another noise, or answers noise of another path, than elsewhere."""
+    other = "answers noise of a path of its own" if model.objective.predicts_noise else ""
+    other = other or f"begins at noise of standard deviation {model.noise_scale:g}" * (model.noise_scale != 1)
+    if other:
+        raise ValueError(f"{run} {other}, which the code of SiT, DiT and diffusers does not: write it with --to safetensors")
 
 
 def import_weights(config: Import) -> None:
@@ -94,6 +107,7 @@ def import_weights(config: Import) -> None:
     if not (isinstance(objective, Objective) and isinstance(step, int)):
         raise ValueError(f"{config.file} does not tell objective and step: export it with this command")
     state = fresh_state(network, objective, config.optimizer, step=step, seed=config.seed)
-    make_run(config.run, state, network.config, network.shape, network.classes, objective, config.optimizer)
+    known = {name: metadata[name] for name in ("noise_scale", "unconditional") if name in metadata}
+    make_run(config.run, state, network.config, network.shape, network.classes, objective, config.optimizer, known=known)
     print(f"{config.run}: weights of {config.file} after step {step}")
     print(f"sample from it: eqx-shortcut sample {config.run}")

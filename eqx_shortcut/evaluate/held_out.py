@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..losses import regress
-from ..models.field import NetworkField
+from ..models.field import NetworkField, in_float32
 from ..objectives import Networks, Objective, Term
 from ..rows import expand
 from ..steps import predict
@@ -29,6 +29,11 @@ class WithoutDropout(eqx.Module):
     def velocity(self) -> "WithoutDropout":
         """The network's second head, without dropout too."""
         return WithoutDropout(self.network.velocity)
+
+    @property
+    def in_float32(self) -> "WithoutDropout":
+        """The network computing in float32, without dropout too (see NetworkField.precise)."""
+        return WithoutDropout(in_float32(self.network))
 
     def __call__(self, x: Point, t: Number, d: Number, cond: Cond, *, key: PRNGKeyArray | None = None) -> Point:
         return self.network(x, t, d, cond)

@@ -13,6 +13,7 @@ from ..checkpoint import Checkpoints
 from ..data.identity import Identified, summary
 from ..data.pipeline import Batches
 from ..evaluate.results import TITLES, TRAINED, floor_key, markdown, read_results
+from ..models import DiTConfig
 from ..objectives import unsteady
 from ..train import TrainState, every, fit
 from ..trained import Trained
@@ -113,6 +114,10 @@ def announce(run: Run, state: TrainState) -> None:
         print(summary(train, held_out))
     if said := unsteady(run.config.objective, getattr(run.config.network, "embed_scale", 0.0)):
         print(f"note: {said}")
+    network, devices = run.config.network, run.mesh.devices
+    if isinstance(network, DiTConfig) and devices.size == 1:
+        if faster := network.faster(run.config.objective, devices.item()):
+            print(f"note: on this GPU, where memory allows, a step is faster with {faster}")
 
 
 def conclude(run: Run, rows: list[dict[str, Any]]) -> None:

@@ -3,6 +3,8 @@
 What trains must not judge: a distance in features that a network was trained in says nothing of its samples.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ class Stream(eqx.Module):
         """With another batch; earlier ones weigh `decay` times what they did, and the first one all."""
         count = decay * self.count + 1
         share = (1 / count).astype(vectors.dtype)
-        products = jnp.matmul(vectors.T, vectors, precision="highest") / vectors.shape[0]
+        products = _product(vectors.T, vectors) / vectors.shape[0]
         mean = self.mean + share * (jnp.mean(vectors, axis=0) - self.mean)
         return Stream(count, mean, self.products + share * (products - self.products))
 
@@ -85,8 +87,12 @@ def frechet_distance(samples: Stream, data: Stream) -> Number:
     """
     values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(data.covariance))
     root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
-    squares = jnp.linalg.eigvalsh(root.T @ samples.covariance @ root)
+    # Squares of variances, of which products of fewer digits would leave the largest alone.
+    squares = jnp.linalg.eigvalsh(_product(_product(root.T, samples.covariance), root))
     kept = squares > 1e-12 * jnp.max(squares)
     crossed = jnp.sum(jnp.where(kept, jnp.sqrt(jnp.where(kept, squares, 1)), 0))
     shift = jnp.sum((samples.mean - data.mean) ** 2)
     return shift + jnp.trace(samples.covariance) + jnp.trace(data.covariance) - 2 * crossed
+
+
+_product = functools.partial(jnp.matmul, precision="highest")

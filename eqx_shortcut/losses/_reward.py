@@ -66,12 +66,12 @@ def reward_share(scores: Numbers, groups: int = 1) -> Numbers:
     Raises where a score is not finite or all of a set's are equal.
     """
     sets = scores.reshape(groups, -1)
-    deviation = jnp.std(sets, axis=1, keepdims=True)
     sets = eqx.error_if(sets, ~jnp.isfinite(sets).all(), "a reward is not finite: let it give a number for every sample")
-    sets = eqx.error_if(
-        sets, (deviation == 0).any(), "the reward is the same for all samples of a set: nothing is learnt of it"
-    )
-    return (1 / 2 + jnp.clip((sets - jnp.mean(sets, axis=1, keepdims=True)) / deviation, -5, 5) / 10).reshape(-1)
+    # Not by the deviation: that of equal numbers is their mean's rounding, by which they would be normalised.
+    equal = jnp.all(sets == sets[:, :1], axis=1)
+    sets = eqx.error_if(sets, equal.any(), "the reward is the same for all samples of a set: nothing is learnt of it")
+    away = sets - jnp.mean(sets, axis=1, keepdims=True)
+    return (1 / 2 + jnp.clip(away / jnp.std(sets, axis=1, keepdims=True), -5, 5) / 10).reshape(-1)
 
 
 def reward_error(

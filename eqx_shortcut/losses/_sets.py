@@ -74,8 +74,11 @@ def drifting(
 
     Samples flee one another, none itself, and with a `guidance` above 1 also all data of the batch, which weigh
     `(guidance - 1) (n - 1)` together beside the `n` samples. Batch, `features` and the rest are as in `sinkhorn_flow`; the
-    metric `drift` is the size of the sum before it is divided. Drifting models (2026).
+    metric `drift` is the size of the sum before it is divided. Raises ValueError for a `guidance` below 1, of negative weights.
+    Drifting models (2026).
     """
+    if guidance < 1:
+        raise ValueError(f"guidance={guidance}: data from which samples flee weigh nothing at 1, the least: use 1 or more")
 
     def velocity(samples, data, everything):
         n, m = samples.shape[0], everything.shape[0]

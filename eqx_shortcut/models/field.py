@@ -30,11 +30,8 @@ class NetworkField(eqx.Module):
 
     @property
     def precise(self) -> "NetworkField":
-        """The field of the same network computing in float32, products included, under the same masks (see steps.precise).
-
-        A network that computes in less has a property `in_float32` of itself computing so (see DiT).
-        """
-        return dataclasses.replace(self, network=getattr(self.network, "in_float32", self.network), exact=True)
+        """The field of the same network computing in float32, products included, under the same masks (see steps.precise)."""
+        return dataclasses.replace(self, network=in_float32(self.network), exact=True)
 
     @property
     def velocity(self) -> "NetworkField":
@@ -55,3 +52,8 @@ class NetworkField(eqx.Module):
             # A call on part of a batch may have fewer rows than microbatches.
             microbatches = math.gcd(self.microbatches, x.shape[0])
             return merge_microbatches(jax.lax.map(jax.checkpoint(answer), split_microbatches(rows, microbatches)))
+
+
+def in_float32(network: Any) -> Any:
+    """The network computing in float32: one that computes in less has this as a property of that name (see DiT)."""
+    return getattr(network, "in_float32", network)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from ..types import Cond, Number, Point
+from .field import in_float32
 
 Prediction = Literal["velocity", "data"]
 """What a network's last layer answers."""
@@ -26,6 +27,11 @@ class DataPrediction(eqx.Module):
     """
 
     network: Any
+
+    @property
+    def in_float32(self) -> "DataPrediction":
+        """The network computing in float32 (see NetworkField.precise)."""
+        return DataPrediction(in_float32(self.network))
 
     def __call__(self, x: Point, t: Number, d: Number, condition: Cond, *, key: PRNGKeyArray | None = None) -> Point:
         return velocity_toward(self.network(x, t, d, condition, key=key), x, t)

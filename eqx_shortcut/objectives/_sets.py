@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
 from ..pretrained.small_classifier import load_classifier
-from ..ranges import BelowOne, Count, NotNegative, Positive
+from ..ranges import BelowOne, Count, NotNegative, OneOrMore, Positive
 from ..rows import check_groups
 from ..storage import checksum
 from ..types import Batch, Field, Number
@@ -87,8 +87,15 @@ class SinkhornFlow(_OnSets):
 class Drifting(_OnSets):
     """Drifting models (2026): nearby data attract one-step samples, which repel one another."""
 
+    guidance: OneOrMore = 1.0
+    """Guidance scale inside; 1 is none (1 or more)."""
     temperatures: tuple[Positive, ...] = (0.02, 0.05, 0.2)
     """Reaches of the kernels, in units of the mean distance (more than 0)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperatures:
+            raise ValueError("temperatures=() are the reaches of no kernel: name one or more, such as 0.2")
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.drifting(field, batch, key, temperatures=self.temperatures, **self.options)
@@ -143,7 +150,11 @@ def _vectors(name: str) -> losses.Features:
     return pooled
 
 
-def _coarse(side: int, x: Float[Array, "rows height width channels"]) -> Float[Array, "rows f"]:
+def _coarse(side: int, x: Float[Array, "rows *shape"]) -> Float[Array, "rows f"]:
+    if x.ndim != 4 or side > min(x.shape[1:3]):
+        raise ValueError(
+            f"features=pixels/{side} of rows of shape {x.shape[1:]} have no square of {side} x {side}: name pixels"
+        )
     rows, height, width, channels = x.shape
     cut = x[:, : height // side * side, : width // side * side]
     return losses.flattened(jnp.mean(cut.reshape(rows, height // side, side, width // side, side, channels), axis=(2, 4)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..samplers import StepRange
+from ..paths import variance_preserving
 from ..trained import Trained, noise, sample_from
 from ..types import Cond
 
@@ -30,12 +30,17 @@ class Policy:
             raise ValueError(f"warm={warm} of steps={steps}: leave out fewer than there are")
         self._model, self._steps, self._warm, self._done = model, steps, warm, slice(first, first + execute)
         self._seed, self._plan, self._calls = seed, None, 0
-        self._fresh, self._later = self._compiled(0), self._compiled(warm)
+        self._planned = self._compiled()
 
     def act(self, observation: Cond) -> Actions:
-        """The actions to do next of each robot, for observations with the robots as first axis, in the units of training."""
-        warm = self._warm and self._plan is not None
-        self._plan = (self._later if warm else self._fresh)(self._calls, self._plan if warm else None, observation)
+        """The actions to do next of each robot, for observations with the robots as first axis, in the units of training.
+
+        Raises ValueError if a plan to start from is of another number of robots.
+        """
+        last, robots = self._plan if self._warm else None, len(jax.tree.leaves(observation)[0])
+        if last is not None and len(last) != robots:
+            raise ValueError(f"{robots} robots after a plan of {len(last)}: reset the policy, or make one for each number")
+        self._plan = self._planned(self._calls, last, observation)
         self._calls += 1
         return np.asarray(self._plan[:, self._done])
 
@@ -43,20 +48,20 @@ class Policy:
         """Forgets the last plan, for the start of an episode."""
         self._plan, self._calls = None, 0
 
-    def _compiled(self, first: int) -> Callable[..., Float[Array, "robots window *shape"]]:
+    def _compiled(self) -> Callable[..., Float[Array, "robots window *shape"]]:
         arrays, static = eqx.partition(self._model, eqx.is_array)
-        steps, moved = self._steps, self._done.stop - self._done.start
+        steps, warm, moved = self._steps, self._warm, self._done.stop - self._done.start
 
         @jax.jit
         def plan(arrays, call, last, seen):
             model, count = eqx.combine(arrays, static), jax.tree.leaves(seen)[0].shape[0]
             key = jax.random.fold_in(jax.random.key(self._seed), call)
             x = noise(model, key, jnp.arange(count))
-            if not first:
+            if last is None:
                 return sample_from(model, key, x, steps=steps, conditions=seen)
+            t = jnp.float32(warm / steps)
             ahead = jnp.concatenate([last[:, moved:], jnp.repeat(last[:, -1:], moved, axis=1)], axis=1)
-            x, part = first / steps * ahead + (1 - first / steps) * x, StepRange(steps, first, steps)
-            later = lambda i: noise(model, jax.random.fold_in(key, i), jnp.arange(count))  # noqa: E731
-            return model.objective.sample(model.field, x, seen, steps=part, renoise=later)
+            share, left = variance_preserving(t) if model.objective.predicts_noise else (t, 1 - t)
+            return sample_from(model, key, share * ahead + left * x, steps=steps, conditions=seen, done=warm)
 
         return lambda call, last, seen: plan(arrays, call, last, seen)

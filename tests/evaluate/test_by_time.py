@@ -17,7 +17,7 @@ from eqx_shortcut.evaluate.held_out import (
     times_in_turn,
     validation_loss,
 )
-from eqx_shortcut.models import NetworkField
+from eqx_shortcut.models import DataPrediction, NetworkField
 from eqx_shortcut.objectives import (
     ConsistencyDistillation,
     ConsistencyTraining,
@@ -29,6 +29,7 @@ from eqx_shortcut.objectives import (
     Objective,
     ProgressiveDistillation,
     Shortcut,
+    SoFlow,
 )
 from toy import networks
 
@@ -215,3 +216,25 @@ def test_the_validation_loss_is_the_loss_without_dropout(key, objective):
         np.testing.assert_allclose(value, expected[name], rtol=1e-6)
     noisy = objective(networks(), batch(), key, jnp.float32(0.5))[0]
     assert abs(float(noisy) - float(found["loss"])) > 0.1
+
+
+class Rounding(eqx.Module):
+    """A network that answers to 8 bits, as one in bfloat16 does, unless it is asked in float32."""
+
+    coarse: bool = eqx.field(static=True, default=True)
+
+    @property
+    def in_float32(self):
+        return Rounding(coarse=False)
+
+    def __call__(self, x, t, d, cond, *, key=None):
+        u = jnp.sin(x + t - d)
+        return u.astype(jnp.bfloat16).astype(x.dtype) if self.coarse else u
+
+
+@pytest.mark.parametrize("wrapped", [lambda network: network, DataPrediction])
+def test_a_network_is_asked_in_float32_where_training_asks_it_so(key, wrapped):
+    """A residual that is divided by a small alpha is else all rounding."""
+    networks = (Networks(wrapped(network), wrapped(network), null=9) for network in (Rounding(), Rounding().in_float32))
+    losses = (validation_loss(SoFlow(), both, batch(), key, jnp.float32(0.999))["loss_bootstrap"] for both in networks)
+    np.testing.assert_allclose(*losses, rtol=1e-6)

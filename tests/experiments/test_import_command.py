@@ -40,6 +40,7 @@ from eqx_shortcut.models.layers import position_table
 from eqx_shortcut.objectives import (
     ESC,
     ConsistencyDistillation,
+    Diffusion,
     FlowMatching,
     ImprovedMeanFlow,
     LiveReflow,
@@ -191,6 +192,30 @@ def test_weights_go_out_and_come_back(run, tmp_path, which, seed):
     model, original = eqx_shortcut.load(copy), eqx_shortcut.load(run, weights=which)
     assert (model.objective, model.step, model.shape, model.classes) == (FlowMatching(steps=4), 5, SHAPE, CLASSES)
     assert model.network.config == original.network.config
+
+
+def test_noise_and_hidden_labels_of_training_come_back(run, tmp_path, monkeypatch):
+    """The run from the file samples from the noise that the network learnt."""
+    original = dataclasses.replace(eqx_shortcut.load(run), noise_scale=2.0, labelled=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("eqx_shortcut.trained.load", lambda *_, **__: original)
+        weights.main(weights.Export(run, tmp_path / "n.safetensors"))
+        with pytest.raises(
+            ValueError, match=r"begins at noise of standard deviation 2, which the code of SiT, .*--to safetens"
+        ):
+            weights.main(weights.Export(run, tmp_path / "n.pt", to="torch"))
+    weights.main(weights.Import(tmp_path / "n.safetensors", tmp_path / "copy"))
+    found = eqx_shortcut.load(tmp_path / "copy")
+    assert (found.noise_scale, found.labelled) == (2.0, False)
+
+
+def test_noise_of_another_path_stays(run, tmp_path, monkeypatch):
+    """What SiT's code would take for a velocity."""
+    model = dataclasses.replace(eqx_shortcut.load(run), objective=Diffusion())
+    monkeypatch.setattr("eqx_shortcut.trained.load", lambda *_, **__: model)
+    with pytest.raises(ValueError, match=r"answers noise of a path of its own, which the code of SiT, .*--to safetensors"):
+        weights.main(weights.Export(run, tmp_path / "n.safetensors", to="torch"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_unknown_training_are_refused(tmp_path):

@@ -72,11 +72,16 @@ def test_shares_are_scores_normalised_in_their_sets():
 
 @pytest.mark.parametrize(
     ("scores", "message"),
-    [([1.0, np.nan, 2.0, 0.0], "a reward is not finite"), ([1.0, 2.0, 3.0, 3.0], "the same for all samples of a set")],
+    [
+        ([1.0, np.nan, 2.0, 0.0], "a reward is not finite"),
+        ([1.0, 2.0, 3.0, 3.0], "the same for all samples of a set"),
+        # Of three such numbers the mean is not exactly the number, so that their deviation is not 0.
+        ([1.0, 2.0, 3.0, 0.1, 0.1, 0.1], "the same for all samples of a set"),
+    ],
 )
 def test_a_reward_that_says_nothing_is_refused(scores, message):
     with pytest.raises(Exception, match=message):
-        losses.reward_share(jnp.asarray(scores), 2)
+        losses.reward_share(jnp.asarray(scores, jnp.float32), 2)
 
 
 def test_a_command_says_so_in_one_sentence(capsys):

@@ -214,6 +214,7 @@ def test_products_of_features_are_taken_in_full_precision():
         lambda x: losses.entropic_map(x, x[:3], epsilon=0.5),
         lambda x: losses.drifting_velocity(x, x + 1, x - 1, temperature=0.5),
         lambda x: losses.Stream.of(3).updated(x, 0.5).products,
+        lambda x: losses.frechet_distance(losses.Stream.of(3).updated(x, 0.5), losses.Stream.of(3)),
     ):
         steps = [step for step in jax.make_jaxpr(function)(jnp.ones((4, 3))).eqns if step.primitive.name == "dot_general"]
         of_matrices = [step for step in steps if all(str(operand.aval).count(",") == 1 for operand in step.invars)]  # f32[4,3]
@@ -250,3 +251,9 @@ def test_pairs_are_refused(key):
     pairs = Batch(batch().x, batch().cond, jnp.zeros((N, 3)))
     with pytest.raises(ValueError, match="holds pairs of noise and data: train on the data"):
         losses.drifting(generator(P), pairs, key)
+
+
+def test_a_guidance_of_drifting_below_1_is_refused(key):
+    """Its weights would be negative, and with them the mean distance could be."""
+    with pytest.raises(ValueError, match=r"guidance=0.5: .*: use 1 or more"):
+        losses.drifting(generator(P), batch(), key, groups=GROUPS, guidance=0.5)

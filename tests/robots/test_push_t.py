@@ -1,5 +1,6 @@
 """Push-T: windows of demonstrations, what is refused, the simulator against recorded episodes, and policies."""
 
+import dataclasses
 import importlib.util
 import pathlib
 
@@ -9,14 +10,16 @@ import numpy as np
 import pytest
 from jax import export as jax_export
 
+from eqx_shortcut import paths
 from eqx_shortcut.commands import export
 from eqx_shortcut.data import DataError
 from eqx_shortcut.experiment import Quality
 from eqx_shortcut.models import DiTConfig, MLPConfig
-from eqx_shortcut.objectives import Shortcut
+from eqx_shortcut.objectives import ConsistencyTraining, Diffusion, Shortcut
 from eqx_shortcut.robots import Policy, PushT
 from eqx_shortcut.robots.demonstrations import OBSERVED, in_pixels, observed, on_board, read_episodes, windows
-from eqx_shortcut.trained import Trained, sample
+from eqx_shortcut.trained import Trained, sample, sample_from
+from eqx_shortcut.trained import noise as normal
 
 PEOPLE = pathlib.Path(__file__).parents[3] / "shared" / "data" / "pusht" / "pusht.npz"
 people = pytest.mark.skipif(not PEOPLE.exists(), reason="no demonstrations in ../shared/data/pusht")
@@ -176,10 +179,41 @@ def test_a_policy_answers_the_actions_to_do_and_is_warm(policy_model):
     for policy in (cold, warm):
         policy.act(seen)
     np.testing.assert_allclose(warm.act(seen), (before + cold.act(seen)) / 2, atol=1e-6)
+    with pytest.raises(ValueError, match="1 robots after a plan of 3: reset the policy, or make one for each number"):
+        warm.act(jax.tree.map(lambda leaf: leaf[:1], seen))
     with pytest.raises(ValueError, match="actions 1 to 16 of windows of 16"):
         Policy(policy_model, execute=16)
     with pytest.raises(ValueError, match="warm=1 of steps=1"):
         Policy(policy_model, warm=1)
+
+
+def test_a_warm_plan_of_diffusion_lies_on_its_path(policy_model):
+    """That network answers no noise: a plan from the start is the noise over the path's first weight."""
+    model = dataclasses.replace(policy_model, objective=Diffusion(steps=8))
+    seen = observed(np.random.default_rng(0).uniform(0, 500, (3, 2, 5)))
+    cold, warm = Policy(model, steps=2, first=0), Policy(model, steps=2, first=0, warm=1)
+    before = Policy(model, steps=2, first=8).act(seen)
+    for policy in (cold, warm):
+        policy.act(seen)
+    (first, _), (data, noise) = map(paths.variance_preserving, (jnp.float32(0), jnp.float32(0.5)))
+    np.testing.assert_allclose(warm.act(seen), before + noise / data * first * cold.act(seen), rtol=1e-4)
+
+
+def test_a_warm_plan_has_the_new_noise_of_a_sample(policy_model):
+    model = dataclasses.replace(policy_model, objective=ConsistencyTraining(steps=8))
+    seen = observed(np.random.default_rng(0).uniform(0, 500, (3, 2, 5)))
+    policy = Policy(model, steps=3, first=0, execute=1, warm=1)
+    plans = []
+    for _ in range(2):
+        policy.act(seen)
+        plans.append(np.asarray(policy._plan))
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    point = np.concatenate([plans[0][:, 1:], plans[0][:, -1:]], axis=1) / 3 + 2 / 3 * normal(model, key, jnp.arange(3))
+    expected = sample_from(model, key, jnp.asarray(point), 3, conditions=seen, done=1)
+    np.testing.assert_allclose(plans[1], expected, atol=1e-5)
+    # One jump from a point, put back by the noise of the second step, and another: an untrained network does not move.
+    later = normal(model, jax.random.fold_in(key, 2**31 + 1), jnp.arange(3))
+    np.testing.assert_allclose(expected, 2 / 3 * point + later / 3, atol=1e-5)
 
 
 def test_a_simulator_that_is_not_installed_is_named(monkeypatch):
