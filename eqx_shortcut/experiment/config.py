@@ -207,7 +207,7 @@ class Config(Generic[Data, Network, Method]):
     teacher: Place | None = None
     """Run folder of the network to distil; the new network starts from its weights, unless --init-from names others."""
     weak_teacher: Place | None = None
-    """Run folder of a worse network of the same kind, which guides the teacher in place of its unlabelled answers."""
+    """Run folder of a worse network of the same kind, which guides the teacher in place of its unconditional field."""
     init_from: Place | None = None
     """Run folder whose weights the network starts from."""
     pairs: Place | None = None
