@@ -105,7 +105,7 @@ def options() -> str:
     for kind in (data.Digits, data.FashionMNIST, data.CIFAR10):
         lines += section(f"`{kind.__name__}`", kind, "data.", level=3)
     lines += section("Latents", data.LatentImages, skip=("images", "classes"))
-    lines += ["\n## Commands\n\nArguments without a name, as a run folder, stand first."]
+    lines += ["\n## Commands\n\nPositional arguments, such as a run folder, come first."]
     for name in cli.commands():
         module = importlib.import_module(f"eqx_shortcut.commands.{name}")
         one = {f"`eqx-shortcut {name}`": module.Config}

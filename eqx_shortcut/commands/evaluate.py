@@ -57,7 +57,7 @@ class Config(SamplingOptions, Measuring):
     stats: pathlib.Path | None = None
     """File of the statistics of real images; by default they are made of the training images of the run."""
     weights: tuple[Weights, ...] = ("ema",)
-    """The average of the weights, the last ones, or by numbers the averages of these relative widths (see --averages)."""
+    """ema (the average of the weights), online (the last ones), or relative widths of averages (see --averages)."""
     step: Natural | None = None
     """Training step of the checkpoint; by default the newest (0 or more)."""
     seed: Natural = 0

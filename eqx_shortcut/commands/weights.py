@@ -39,7 +39,7 @@ class Export(ranges.Checked):
     to: Literal["safetensors", "torch", "diffusers"] = "safetensors"
     """Whose code reads it: this library's, SiT's or DiT's (.pt, which needs torch, or .safetensors), or diffusers'."""
     weights: Weights = "ema"
-    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
+    """ema (the average of the weights), online (the last ones), or the relative width of an average (see --averages)."""
     step: Natural | None = None
     """Training step of the checkpoint; by default the newest (0 or more)."""
 

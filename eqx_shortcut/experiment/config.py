@@ -197,7 +197,7 @@ class Config(Generic[Data, Network, Method]):
     accumulate: Count = 1
     """Parts in which a batch goes through the network in turn: same loss and gradient, less memory (1 or more)."""
     ema_decay: BelowOne = 0.999
-    """Decay a step of the average of the weights (0 to below 1)."""
+    """Decay per step of the average of the weights (0 to below 1)."""
     averages: Averages = Averages()
     """More averages of the weights, for after the run."""
     unconditional: bool = False
@@ -207,7 +207,7 @@ class Config(Generic[Data, Network, Method]):
     teacher: Place | None = None
     """Run folder of the network to distil; the new network starts from its weights, unless --init-from names others."""
     weak_teacher: Place | None = None
-    """Run folder of a worse network of the same kind, which guides the teacher in place of its unlabelled answers."""
+    """Run folder of a worse network of the same kind, which guides the teacher in place of its unconditional field."""
     init_from: Place | None = None
     """Run folder whose weights the network starts from."""
     pairs: Place | None = None
@@ -245,7 +245,7 @@ class Config(Generic[Data, Network, Method]):
     profile: str | None = None
     """A:B writes a trace of steps A to B into the run folder, for TensorBoard's profiler or XProf."""
     dry_run: bool = False
-    """Print the settings and what they cost, and do nothing."""
+    """Print the settings and their cost in memory and work; train nothing."""
     replay: Count | None = None
     """Compute this step of the run again from the checkpoint before it, print its layers, and write nothing (1 or more)."""
 

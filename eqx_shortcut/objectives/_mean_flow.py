@@ -21,7 +21,7 @@ class MeanFlow(LogitNormalTimes, Taught):
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
     posterior_every: Count | None = None
-    """One row in this many learns from the mean of all lines of the batch through its point; None: none does (1 or more)."""
+    """One row in this many regresses the posterior-mean velocity over the batch; None: no row (1 or more)."""
     log_variance: bool = False
     """Learn a weight of each t and d."""
 
@@ -46,13 +46,13 @@ class ESC(MeanFlow):
     """ESC (2025): MeanFlow with posterior means for half of the rows, steps to the data early, and a learned weight."""
 
     posterior_every: Count | None = 2
-    """One row in this many learns from the mean of all lines of the batch through its point; None: none does (1 or more)."""
+    """One row in this many regresses the posterior-mean velocity over the batch; None: no row (1 or more)."""
     to_data: Share = 0.5
     """Share of the steps that go all the way to the data at first (0 to 1)."""
     to_data_until: PositiveShare = 1.0
     """Share of training over which to_data falls to 0, as an arccosine; the paper: 0.03, from 1 (more than 0, at most 1)."""
     eps: Positive = 1e-3
-    """Summed square below which an error is small (more than 0)."""
+    """The eps of the row weight: summed squared errors below it count as small (more than 0)."""
     log_variance: bool = True
     """Learn a weight of each t and d."""
     groups: Count | None = None
