@@ -27,8 +27,8 @@ DOCS = pathlib.Path(__file__).parent
 OPENING = """# Options
 
 Every option of the experiments and of the commands, as `--help` lists them; [commands](commands.md) says which experiments
-there are. An experiment has its own defaults for some of them: `python experiments/digits.py --help`. This page is written
-by `docs/generate.py` from the dataclasses that define the options.
+there are. An experiment changes some of the defaults: `python experiments/digits.py --help` shows its own. *Reference* means
+[kvfrans/shortcut-models](original.md). `docs/generate.py` writes this page from the dataclasses that define the options.
 """
 
 
@@ -105,7 +105,7 @@ def options() -> str:
     for kind in (data.Digits, data.FashionMNIST, data.CIFAR10):
         lines += section(f"`{kind.__name__}`", kind, "data.", level=3)
     lines += section("Latents", data.LatentImages, skip=("images", "classes"))
-    lines += ["\n## Commands\n\nArguments without a name, as a run folder, stand first."]
+    lines += ["\n## Commands\n\nPositional arguments, such as a run folder, come first."]
     for name in cli.commands():
         module = importlib.import_module(f"eqx_shortcut.commands.{name}")
         one = {f"`eqx-shortcut {name}`": module.Config}

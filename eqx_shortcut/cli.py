@@ -127,8 +127,12 @@ def parse(
         error = inner if isinstance(inner, ValueError) else inner and inner.__context__
         if isinstance(error, ValueError) and isinstance(part, str):
             fail(_of_option(str(error), words, part), status=2)
-        print(said.getvalue(), end="", file=sys.stderr)
+        print(UNASKED.sub("", said.getvalue()), end="", file=sys.stderr)
         raise
+
+
+UNASKED = re.compile(r"[^\n]*Available[^\n]* subcommands:.*\n(?=[^\n]*Perhaps)", re.DOTALL)
+"""The list of all subcommands in tyro's report of an unknown option, where a nearer name follows."""
 
 
 def _of_option(sentence: str, words: Sequence[str], part: str | None = None) -> str:

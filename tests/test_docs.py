@@ -1,10 +1,12 @@
 """The pages under docs/ agree with the code and with the files that they name."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import pathlib
 import re
+import shlex
 import sys
 import typing
 from collections.abc import Iterator
@@ -18,6 +20,9 @@ import pytest
 
 matplotlib.use("agg")
 from matplotlib import pyplot
+
+from eqx_shortcut import cli
+from scripts import EXPERIMENTS, script
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -127,6 +132,29 @@ def test_the_page_of_options_is_that_of_the_code():
 def test_the_table_of_commands_is_that_of_the_code():
     page = (DOCS / "commands.md").read_text()
     assert page == from_docs("generate").commands(page), "python docs/generate.py writes it anew"
+
+
+def command_lines() -> list[tuple[str, ...]]:
+    """The commands of the library and of its experiments in all blocks of the pages, without those that leave words out."""
+    blocks = "".join(block for page in PAGES for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+    lines = (shlex.split(line, comments=True) for line in blocks.replace("\\\n", " ").splitlines() if "..." not in line)
+    return sorted({tuple(words) for words in lines if words[:1] == ["eqx-shortcut"] or "experiments/" in "".join(words[1:2])})
+
+
+def test_every_command_of_the_pages_is_one_that_the_command_line_takes():
+    lines = command_lines()
+    assert len(lines) > 60
+    for program, what, *rest in lines:
+        experiment = script(pathlib.Path(what).stem) if program == "python" else None
+        assert experiment is None or (EXPERIMENTS / pathlib.Path(what).name).exists()
+        try:
+            if experiment is not None and hasattr(experiment, "EXPERIMENT"):
+                experiment.EXPERIMENT.parse(rest)
+            else:
+                module = experiment or importlib.import_module(f"eqx_shortcut.commands.{what}")
+                cli.parse(module.Config, None, args=rest)
+        except SystemExit:
+            pytest.fail(shlex.join([program, what, *rest]))
 
 
 def anchors(page: str) -> Iterator[str]:

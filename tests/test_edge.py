@@ -308,6 +308,14 @@ def test_a_value_out_of_range_is_one_sentence_with_its_option(capsys, name, line
     assert stop.value.code == 2 and capsys.readouterr().err == f"error: {sentence}\n"
 
 
+@pytest.mark.parametrize(("word", "listed"), [("--stesp", False), ("objective:shortcutt", True)])
+def test_subcommands_are_listed_unless_a_nearer_option_is_named(capsys, word, listed):
+    with pytest.raises(SystemExit):
+        script("digits").EXPERIMENT.parse([word])
+    said = capsys.readouterr().err
+    assert word in said and ("objective:mean-flow" in said) == listed and ("--steps INT" in said) != listed
+
+
 def test_a_word_that_is_no_number_is_explained_with_its_option(capsys):
     with pytest.raises(SystemExit) as stop:
         script("digits").EXPERIMENT.main(["--batch", "x"])

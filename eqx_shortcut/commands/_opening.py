@@ -26,13 +26,13 @@ class SamplingOptions(ranges.Checked):
     """Options of samplers; `sampling` is the value that they make."""
 
     guidance_interval: tuple[Share, Share] | None = None
-    """Guide at steps that start at these times alone, 0 noise, 1 data; by default at all, or as in training (0 to 1)."""
+    """Guide only steps that start between these times (0 noise, 1 data); by default all, or as in training (0 to 1)."""
     guide_always: bool = False
     """Guide also at step sizes where the network contains the guidance it was trained with."""
     sampler: Literal["own", "euler", "heun", "midpoint", "consistency"] = "own"
     """Loop over the steps: the objective's own, or another."""
     time_shift: Positive = 1.0
-    """Above 1 more of the steps of a named --sampler lie near the noise, below 1 near the data (more than 0)."""
+    """Spacing of the steps of a named --sampler: above 1 denser near the noise, below 1 near the data (more than 0)."""
 
     def sampling(self, steps: int, guidance: float) -> "Sampling":
         """The options as a `Sampling`. Raises ValueError for a shift of the times without a named sampler."""
@@ -55,7 +55,7 @@ class Opening(SamplingOptions):
     guidance: Finite = 1.0
     """Guidance scale; 1 is none."""
     weights: Weights = "ema"
-    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
+    """ema (the average of the weights), online (the last ones), or the relative width of an average (see --averages)."""
     step: Natural | None = None
     """Training step of the checkpoint; by default the newest (0 or more)."""
     vae: pathlib.Path | None = None

@@ -1,4 +1,4 @@
-"""Results of earlier versions in the form of today's: quality.json of a run, or the table.json of compare.py.
+"""Converts results of earlier versions: quality.json of a run, or table.json of compare.py.
 
     eqx-shortcut convert runs/digits/* comparison/digits/table.json
 

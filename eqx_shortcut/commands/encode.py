@@ -1,4 +1,4 @@
-"""Latents of images, encoded once: the moments of each image and of its mirror image, to train from at full speed.
+"""Encodes images once into a cache of latents, to train from at full speed: the moments of each image and of its mirror image.
 
 eqx-shortcut encode source:image-folder --source.path photos --vae sd-vae-ft-mse --out latents/photos
 python experiments/images.py --cache latents/photos --vae sd-vae-ft-mse

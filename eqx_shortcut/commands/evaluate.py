@@ -1,4 +1,4 @@
-"""Quality of a trained run at each number of steps: FID and the other metrics, under a protocol that is stored with them.
+"""Measures a trained run at each number of steps: FID and the other metrics, stored with their protocol.
 
     eqx-shortcut evaluate runs/imagenet/shortcut --steps 1 4 128 --guidance 1.0 1.5 --stats imagenet256.npz
     eqx-shortcut evaluate runs/cifar10/shortcut --features efficientnet --count 10000
@@ -57,7 +57,7 @@ class Config(SamplingOptions, Measuring):
     stats: pathlib.Path | None = None
     """File of the statistics of real images; by default they are made of the training images of the run."""
     weights: tuple[Weights, ...] = ("ema",)
-    """The average of the weights, the last ones, or by numbers the averages of these relative widths (see --averages)."""
+    """ema (the average of the weights), online (the last ones), or relative widths of averages (see --averages)."""
     step: Natural | None = None
     """Training step of the checkpoint; by default the newest (0 or more)."""
     seed: Natural = 0

@@ -1,4 +1,4 @@
-"""A trained run as one file that draws samples with JAX alone: network, weights and sampler, without any code of this library.
+"""Writes a trained run as one file that draws samples with JAX alone, without this library: network, weights and sampler.
 
 eqx-shortcut export runs/digits/shortcut --steps 1 --out digits.bin
 

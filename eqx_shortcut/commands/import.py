@@ -1,4 +1,4 @@
-"""A run folder from weights that others trained, to sample from and to train on.
+"""Makes a run folder from weights that others trained, to sample from and to train on.
 
     eqx-shortcut import SiT-XL-2-256x256.pt --from sit --out runs/imagenet/sit --vae sd-vae-ft-mse
     eqx-shortcut import facebook/DiT-XL-2-256 --out runs/imagenet/dit
@@ -45,7 +45,7 @@ class Config(ranges.Checked):
     out: Place
     """Run folder to make."""
     origin: Annotated[Literal["sit", "dit", "meanflow", "esc", "imf", "original"] | None, tyro.conf.arg(name="from")] = None
-    """Whose weights they are; by default what the names of the arrays tell, which SiT and DiT have in common."""
+    """Whose weights they are; by default recognised by the arrays' names, which SiT and DiT have in common."""
     objective: Annotated[None, tyro.conf.subcommand("own")] | AnyObjective = None  # pyright: ignore[reportInvalidTypeForm]
     """What they were trained on: by default flow matching, (improved) MeanFlow, ESC, or, of the original, shortcut models."""
     optimizer: AdamW = dataclasses.field(default_factory=AdamW)
@@ -57,7 +57,7 @@ class Config(ranges.Checked):
     heads: Count | None = None
     """Attention heads, which the arrays do not tell; by default those of the published size of that width (1 or more)."""
     vae: pathlib.Path | None = None
-    """Folder or file of their autoencoder, which the run keeps in mind."""
+    """Folder or file of their autoencoder, which the run records."""
     seed: Natural = 0
     """Seed of every draw when training goes on (0 or more)."""
 

@@ -1,4 +1,4 @@
-"""Samples between two samples of a trained run: the noise moves from one draw to another, the rest stays as it is.
+"""Draws samples between two samples of a trained run, by interpolating their noise.
 
 eqx-shortcut interpolate runs/digits/shortcut --class 3 8 --out between.png --gif between.gif
 

@@ -1,4 +1,4 @@
-"""Pairs of noise and the sample a trained run makes of it, for reflow: flow matching on straight lines between the two.
+"""Makes pairs of noise and sample with a trained run, for reflow: flow matching on straight lines between the two.
 
     eqx-shortcut pairs runs/digits/flow-matching --out runs/digits/pairs --count 4000 --steps 128
     python experiments/digits.py objective:flow-matching --name reflow --pairs runs/digits/pairs \\
@@ -33,7 +33,7 @@ class Config(ranges.Checked):
     guidance: Finite = 1.0
     """Guidance scale; 1 is none."""
     weights: Weights = "ema"
-    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
+    """ema (the average of the weights), online (the last ones), or the relative width of an average (see --averages)."""
     seed: Natural = 1
     """Seed of the noise (0 or more)."""
     batch: Count = 256

@@ -1,4 +1,4 @@
-"""A figure of quality against sampling steps for several trained runs, and the table behind it.
+"""Draws quality against sampling steps for several trained runs, and prints the table.
 
 eqx-shortcut plot runs/digits/shortcut-* runs/digits/flow-matching-* --out quality.svg
 

@@ -1,4 +1,4 @@
-"""Samples of a trained run as one picture, as a folder of pictures, or as one array.
+"""Draws samples of a trained run as one picture, as a folder of pictures, or as one array.
 
 eqx-shortcut sample runs/digits/shortcut --steps 1 4 128 --count 40 --out grid.png
 
@@ -6,10 +6,10 @@ eqx-shortcut sample runs/digits/shortcut --class 3 8
 
 eqx-shortcut sample runs/imagenet/shortcut --steps 4 --count 50000 --out samples.npz
 
-The name after --out says which: NAME.png is a grid with a block of rows for each number of steps; NAME.npz holds arr_0, bytes
+--out chooses which. NAME.png is a grid with a block of rows for each number of steps. NAME.npz holds arr_0, bytes
 (count, height, width, channels) as evaluation suites read them, and their labels; samples that are no pictures are floats
-there. Any other name is a folder of 000000.png and
-so on, in which the same command goes on where it stopped. Sample number i depends on the seed and i alone.
+there. Any other name is a folder of 000000.png and so on, in which the same command goes on where it stopped. Sample number i
+depends on the seed and i alone.
 """
 
 import dataclasses
@@ -42,8 +42,7 @@ class Config(Drawing):
     batch: Count = 256
     """Samples computed at once (1 or more)."""
     conditions: pathlib.Path | None = None
-    """Conditions to sample for, if the run was not trained on labels, repeated as often as needed: a .npy file, or .npz with
-    an array for each name."""
+    """Conditions other than labels, repeated as needed: a .npy file, or .npz with an array for each name."""
     out: pathlib.Path = pathlib.Path("samples.png")
     """Picture or array to write (.png, .npz), or folder."""
 

@@ -1,4 +1,4 @@
-"""Statistics of real images, to compare samples with: mean and covariance of their features, and some of these features.
+"""Computes statistics of real images to compare samples with: mean and covariance of features, and some of the features.
 
     eqx-shortcut stats data:image-folder --data.path imagenet --out imagenet256.npz
     eqx-shortcut stats --features efficientnet data:cifar10 --out cifar10.npz

@@ -1,4 +1,4 @@
-"""The way of one sample of a trained run from noise to data, for several numbers of steps.
+"""Draws the trajectory of one sample from noise to data, for several numbers of steps.
 
 eqx-shortcut trajectory runs/digits/shortcut --steps 1 2 4 8 128 --class 7 --out trajectory.png
 

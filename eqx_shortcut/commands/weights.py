@@ -1,4 +1,4 @@
-"""Weights of a run as a safetensors file, for other frameworks, and a run from such a file.
+"""Writes the weights of a run for other frameworks (safetensors, torch, diffusers), and makes a run from a safetensors file.
 
     eqx-shortcut weights export runs/digits/shortcut digits.safetensors
     eqx-shortcut weights import digits.safetensors runs/digits/copy
@@ -39,7 +39,7 @@ class Export(ranges.Checked):
     to: Literal["safetensors", "torch", "diffusers"] = "safetensors"
     """Whose code reads it: this library's, SiT's or DiT's (.pt, which needs torch, or .safetensors), or diffusers'."""
     weights: Weights = "ema"
-    """The average of the weights, the last ones, or by a number the average of that relative width (see --averages)."""
+    """ema (the average of the weights), online (the last ones), or the relative width of an average (see --averages)."""
     step: Natural | None = None
     """Training step of the checkpoint; by default the newest (0 or more)."""
 

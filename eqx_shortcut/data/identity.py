@@ -65,7 +65,7 @@ def changed(recorded: Identity, present: Identity) -> str | None:
 def summary(train: Identified, held_out: Identified) -> str:
     """One line on a data set: images, classes with the first names and their counts, what was passed over."""
     counts = np.bincount(train.labels, minlength=train.classes)
-    called = [f"{name} {count:,}" for name, count in zip(train.names or range(train.classes), counts.tolist(), strict=True)]
+    called = [f"{name} ({count:,})" for name, count in zip(train.names or range(train.classes), counts.tolist(), strict=True)]
     classes = f"{train.classes:,} class{'es' * (train.classes > 1)}: {listed(called)}"
     notes = dict.fromkeys((*train.notes, *(f"held out: {note}" for note in held_out.notes if note not in train.notes)))
     return "; ".join((f"{len(train.labels):,} training and {len(held_out.labels):,} held-out images", classes, *notes))

@@ -32,7 +32,7 @@ LATENT = (32, 32, 4)
 
 @dataclasses.dataclass(frozen=True)
 class LatentImages(ranges.Checked):
-    """Latents of images: read from a cache, into which those of the images are put first, or without one encoded each step."""
+    """Latents of images: read from a cache, into which missing ones are encoded first, or without a cache encoded each step."""
 
     images: Annotated[
         Annotated[None, tyro.conf.subcommand("none")] | ImageSource,  # pyright: ignore[reportInvalidTypeForm]
@@ -42,7 +42,7 @@ class LatentImages(ranges.Checked):
     vae: pathlib.Path = pathlib.Path("sd-vae-ft-mse")
     """Folder or file of the autoencoder."""
     cache: Place | None = None
-    """Folder of latents to train from; those of the images are encoded and put there first. By default every step encodes."""
+    """Folder of latents to train from; what it lacks is encoded first. By default every step encodes."""
     encode_batch: Count = 16
     """Images encoded at once, over all devices (1 or more)."""
     classes: tyro.conf.Suppress[Count] = 1

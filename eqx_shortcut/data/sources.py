@@ -41,7 +41,7 @@ class Photos(abc.ABC, ranges.Checked):
     on_bad_image: OnBadImage = "refuse"
     """For an image that cannot be used: refuse ends the run and names it, replace puts the next good image in its place."""
     held_out: Proper = 0.02
-    """Share of the images held out, where they have no part of that kind (more than 0, below 1)."""
+    """Share of the images to hold out, if no part of them is for validation or test (more than 0, below 1)."""
 
     def build(self) -> tuple[ImageRecords, ImageRecords]:
         """Training images, and those held out: the part that is named so, or a fixed share, drawn at random once for all."""
@@ -79,7 +79,7 @@ class Parquet(Photos):
     another usual name: one file, or a folder of train-*.parquet and validation-*.parquet, or of others."""
 
     label: str | None = None
-    """Column of the labels, where several could be meant or it has no usual name."""
+    """Column of the labels, if several could be it or none has a usual name."""
 
     def parts(self) -> Parts:
         from .formats.parquet import open_parquet
@@ -103,7 +103,7 @@ class TFDS(Photos):
     index: pathlib.Path = pathlib.Path("runs/index")
     """Folder to keep the index of the records in."""
     label: str | None = None
-    """Feature of the labels, where several could be meant or it has no usual name."""
+    """Feature of the labels, if several could be it or none has a usual name."""
 
     def parts(self) -> Parts:
         from .formats.tfds import open_split, splits
@@ -128,7 +128,7 @@ class Arrays(Photos):
     .npy file, its labels in NAME_labels.npy; or a folder of train.npz or train.npy, and val likewise."""
 
     label: str | None = None
-    """Array of the labels, where several could be meant or it has no usual name."""
+    """Array of the labels, if several could be it or none has a usual name."""
 
     def parts(self) -> Parts:
         from .formats.arrays import find_arrays, open_arrays

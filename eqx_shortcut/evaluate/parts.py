@@ -29,8 +29,7 @@ class Measuring(ranges.Checked):
     """In what images are compared."""
 
     features: str = "inception"
-    """inception (FID), efficientnet (FD-EffNetLite0), pixels, a FILE.safetensors of classifier.py, or MODULE:FUNCTION
-    from images in [-1, 1] to vectors."""
+    """inception (FID), efficientnet, pixels, FILE.safetensors of classifier.py, or MODULE:FUNCTION of images in [-1, 1]."""
     inception: pathlib.Path = pathlib.Path("pt_inception-2015-12-05-6726825d.pth")
     """File of Inception's weights, that of pytorch-fid and torch-fidelity, or the reference's pickle."""
     protocol: Literal["reference", "tf", "pytorch-fid"] = "tf"
@@ -40,8 +39,7 @@ class Measuring(ranges.Checked):
     part: Count = 5000
     """Images between saves: what is redone after an interruption, and what a process takes at a time (1 or more)."""
     neighbours: Natural = 10_000
-    """Images of either side among which precision, recall, density and coverage look for neighbours; 0 leaves them out (0 or
-    more)."""
+    """Images of each side for precision, recall, density and coverage; 0 leaves these out (0 or more)."""
 
     def build(self) -> Features:
         """The features. Raises ValueError, with the remedy, if they or their weights are not there."""

@@ -166,7 +166,7 @@ def markdown(found: dict[str, Any]) -> str:
         chosen = {name: row[name] for name in ("weights", "training step", "count")}
         if isinstance(row["weights"], float):
             chosen["weights"] = "averages by their relative width"
-        title = "; ".join(f"{name} {said}" for name, said in {**chosen, **common}.items())
+        title = "; ".join(f"{name}: {said}" for name, said in {**chosen, **common}.items())
         groups.setdefault(title, []).append(row)
     return "\n\n".join(f"{title}\n\n{rows_as_table(rows, found['floors'])}" for title, rows in groups.items()) + "\n"
 

@@ -48,8 +48,7 @@ class Quality(ranges.Checked):
     seed: Natural = 0
     """Seed of the noise (0 or more)."""
     features: str | None = None
-    """Features in which they are judged too, beside pixels, with KID, precision and recall: what eqx-shortcut evaluate takes as
-    --features."""
+    """Features to judge in beside pixels, with KID, precision and recall: the --features of eqx-shortcut evaluate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +56,7 @@ class Figures:
     """Measurements and pictures during a run; they do not change it."""
 
     every: Count | None = None
-    """Steps between validation losses, squared errors, pictures of denoising and distances; by default --sample-every (1 or
-    more)."""
+    """Steps between validation losses, errors by time, denoising and distances; by default --sample-every (1 or more)."""
     batches: Natural = 4
     """Held-out batches for all of these but distances; 0: none of these (0 or more)."""
     times: Count = 8
@@ -85,8 +83,7 @@ class Checkpointing(ranges.Checked):
     every: Count = 1000
     """Steps between checkpoints (1 or more)."""
     minutes: Positive | None = 10.0
-    """Minutes after which one is written in between: what a machine that dies costs, at most; None: by steps alone (more than
-    0)."""
+    """Minutes without a checkpoint after which one is written all the same; None: by steps alone (more than 0)."""
     keep: Count = 3
     """Checkpoints kept, the newest (1 or more)."""
     milestones: Count | None = None
@@ -98,10 +95,9 @@ class Averages:
     """Averages of the weights by a power of the step, from which averages of any width can be made after the run."""
 
     sigma_rel: tuple[Positive, ...] = ()
-    """Their widths: standard deviations over the length of the training so far, 0.05 0.1 as a rule; none: none is kept (more
-    than 0)."""
+    """Widths: standard deviations over the length of training so far, such as 0.05 0.1; none: keep none (more than 0)."""
     every: Count | None = None
-    """Steps between snapshots of them in half precision, which all stay; by default a 32nd of the run (1 or more)."""
+    """Steps between snapshots in half precision, all of which are kept; by default a 32nd of the run (1 or more)."""
 
     def __post_init__(self):
         ranges.check(self)
@@ -116,11 +112,9 @@ class Health(ranges.Checked):
     """Norms and spikes that are watched during a run; they do not change it."""
 
     norms: Count | None = None
-    """Steps between records of the norms of weights, gradient and update by layer; None: none. Such a step takes twice its time
-    (1 or more)."""
+    """Steps between records of norms by layer, each of which doubles its step's time; None: no records (1 or more)."""
     spike: MoreThanOne | None = None
-    """The run ends when loss or gradient norm exceed this multiple of their median, or are not finite, for PATIENCE steps
-    in a row; None: never (more than 1)."""
+    """End when loss or gradient norm exceeds this many medians for --health.patience steps; None: never (more than 1)."""
     patience: Count = 5
     """Steps in a row that make a spike (1 or more)."""
 
@@ -130,10 +124,9 @@ class Mesh(ranges.Checked):
     """How the devices share the work."""
 
     data: Count | None = None
-    """Groups of devices that see different images; by default as many as the other two leave (1 or more)."""
+    """Groups of devices that see different images; by default all that the other two leave (1 or more)."""
     fsdp: Count | None = None
-    """Devices that share weights, average and moments, a part on each, and see different images too; by default 1, or all of a
-    host where the state would take more than half of a device (1 or more)."""
+    """Devices over which the state is sharded; default: 1, or a host's if it takes over half a device (1 or more)."""
     tensor: Count = 1
     """Devices that share the heads of attention and the width of the MLPs of the same images (1 or more)."""
 
@@ -202,27 +195,25 @@ class Config(Generic[Data, Network, Method]):
     batch: Count = 128
     """Images a step, over all devices (1 or more)."""
     accumulate: Count = 1
-    """Parts in which a batch goes through the network, one after another: the same loss and gradient in less memory (1 or
-    more)."""
+    """Parts in which a batch goes through the network in turn: same loss and gradient, less memory (1 or more)."""
     ema_decay: BelowOne = 0.999
-    """Decay a step of the average of the weights (0 to below 1)."""
+    """Decay per step of the average of the weights (0 to below 1)."""
     averages: Averages = Averages()
     """More averages of the weights, for after the run."""
     unconditional: bool = False
     """Hide all labels."""
     noise_scale: Positive = 1.0
-    """Standard deviation of the noise, in training and in sampling, in units of the data: 1 as a rule, 2 to 4 for pixels of 512
-    x 512 (more than 0)."""
+    """Standard deviation of the noise in training and sampling: 1, or 2 to 4 for pixels of 512 x 512 (more than 0)."""
     teacher: Place | None = None
     """Run folder of the network to distil; the new network starts from its weights, unless --init-from names others."""
     weak_teacher: Place | None = None
-    """Run folder of a worse network of the same kind, which guides the teacher in place of its unlabelled answers."""
+    """Run folder of a worse network of the same kind, which guides the teacher in place of its unconditional field."""
     init_from: Place | None = None
     """Run folder whose weights the network starts from."""
     pairs: Place | None = None
     """Folder of (noise, sample) pairs, made by eqx-shortcut pairs, to train on instead of the images: reflow."""
     overfit: Count | None = None
-    """Train on the first N examples only: a network that cannot learn them by heart has a defect (1 or more)."""
+    """Train on the first N examples only; a network that cannot learn them by heart has a defect (1 or more)."""
     mesh: Mesh = Mesh()
     """How the devices share the work."""
     processes: Processes = Processes()
@@ -254,7 +245,7 @@ class Config(Generic[Data, Network, Method]):
     profile: str | None = None
     """A:B writes a trace of steps A to B into the run folder, for TensorBoard's profiler or XProf."""
     dry_run: bool = False
-    """Print the settings and what they cost, and do nothing."""
+    """Print the settings and their cost in memory and work; train nothing."""
     replay: Count | None = None
     """Compute this step of the run again from the checkpoint before it, print its layers, and write nothing (1 or more)."""
 

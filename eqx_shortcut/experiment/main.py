@@ -97,7 +97,7 @@ class Experiment:
 
     def _described(self) -> str:
         listed = "\n".join(f"    {preset}: {text}" for preset, (text, _) in self.presets.items())
-        return f"{self.doc or ''}\nPresets, named first:\n{listed}"
+        return f"{self.doc or ''}\nPresets, the first word of a command:\n{listed}"
 
 
 CHOICES = {"data": ImageSource, "optimizer": AnyOptimizer}

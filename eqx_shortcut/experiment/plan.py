@@ -51,7 +51,7 @@ def plan(config: Config) -> None:
 def example(source: Source) -> tuple[Rows, str]:
     """One example of the kind that the run would train on, and how its size is known."""
     rows = blank(source)
-    return rows, "; ".join(getattr(rows, "notes", ())) or "as the data have them"
+    return rows, "; ".join(getattr(rows, "notes", ())) or "as read"
 
 
 def trace(run: Run, state: TrainState) -> Any:

@@ -13,6 +13,7 @@ from ..checkpoint import Checkpoints
 from ..data.identity import Identified, summary
 from ..data.pipeline import Batches
 from ..evaluate.results import TITLES, TRAINED, floor_key, markdown, read_results
+from ..models import DiTConfig
 from ..objectives import unsteady
 from ..train import TrainState, every, fit
 from ..trained import Trained
@@ -102,7 +103,7 @@ def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, check
 
 
 def announce(run: Run, state: TrainState) -> None:
-    """Says how large the run is, what its images are, and what its settings leave to chance."""
+    """Prints the size of the run, a summary of its images, and notes on settings that may not do what is meant."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(state.networks.online, eqx.is_inexact_array)))
     rows = run.data.rows
     print(f"{run.folder}: {parameters:,} parameters, {len(rows.labels):,} {rows.noun}, {in_words(run.mesh)}")
@@ -113,6 +114,10 @@ def announce(run: Run, state: TrainState) -> None:
         print(summary(train, held_out))
     if said := unsteady(run.config.objective, getattr(run.config.network, "embed_scale", 0.0)):
         print(f"note: {said}")
+    network, devices = run.config.network, run.mesh.devices
+    if isinstance(network, DiTConfig) and devices.size == 1:
+        if faster := network.faster(run.config.objective, devices.item()):
+            print(f"note: on this GPU, where memory allows, a step is faster with {faster}")
 
 
 def conclude(run: Run, rows: list[dict[str, Any]]) -> None:
@@ -126,6 +131,7 @@ def conclude(run: Run, rows: list[dict[str, Any]]) -> None:
         report_quality(folder, rows)
         drawn += ["evaluation.json", "quality.png"]
     print(f"pictures and numbers: {folder}/{', '.join(drawn)}")
+    print(f"sample from it: eqx-shortcut sample {folder}")
 
 
 def draw_records(folder: storage.Path) -> list[str]:

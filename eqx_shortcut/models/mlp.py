@@ -26,17 +26,16 @@ class MLPConfig:
     depth: Count = 3
     """Residual layers (1 or more)."""
     embed_scale: Positive = 6.0
-    """Factor on t and d before their sinusoids: radians by which the fastest turns from 0 to 1. Losses with a tangent in time
-    or step size need it small, since the tangent's error grows with it: at 100 they fail (more than 0)."""
+    """Radians by which the fastest sinusoid of t and d turns from 0 to 1; losses with tangents fail at 100 (more than 0)."""
     frequencies: Several = 16
     """Sinusoids of t, and as many of d, of rates from the fastest down to its 16th part; an even number (2 or more)."""
 
     guided: ToldGuidance = "none"
-    """What the network sees of the guidance that a condition tells: nothing, its scale, or also the times at which it holds."""
+    """What the network sees of the guidance in its condition: nothing, the scale, or also the times at which it holds."""
     observed: Natural = 0
-    """Numbers in an observation, which is the condition then, as a robot's; 0: conditions are labels (0 or more)."""
+    """Numbers in an observation, such as a robot's, which is then the condition; 0: conditions are labels (0 or more)."""
     predict: Prediction = "velocity"
-    """What the last layer answers: the velocity, or data, toward which the velocity is `(data - x) / max(1 - t, 0.05)`."""
+    """What the last layer predicts: velocity, or data (velocity `(data - x) / max(1 - t, 0.05)`)."""
 
     def __post_init__(self):
         ranges.check(self)

@@ -66,7 +66,7 @@ class SplitMeanFlow(LogitNormalTimes, OnPairs):
     """SplitMeanFlow (Guo et al. 2025): a step is one of a random share and one of the rest; no tangent."""
 
     power: NotNegative = 0.0
-    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
+    """Row weight 1 / (error + eps)^power, with the row's summed squared error; 0: equal weights (0 or more)."""
     clip: Positive | None = None
     """Limit of targets, in units of the data (more than 0)."""
 
@@ -86,15 +86,15 @@ class SoFlow(LogitNormalTimes, OnPairs):
     time_mean: Finite = -0.2
     """Mean of the normal variable whose sigmoid is the start of a step; a positive one favours the data."""
     time_std: NotNegative = 0.8
-    """Its standard deviation (0 or more)."""
+    """Standard deviation of that normal variable (0 or more)."""
     end_mean: Finite | None = 1.0
-    """Mean of that of a step's end; None: start and end are alike, and put in order."""
+    """The same mean for the end of a step; None: start and end from one distribution, sorted."""
     end_std: NotNegative = 0.8
-    """Its standard deviation (0 or more)."""
+    """Standard deviation of that normal variable (0 or more)."""
     velocity_mean: Finite = 0.2
-    """Mean of that of a row of d = 0."""
+    """The same mean for the times of rows of d = 0."""
     velocity_std: NotNegative = 1.0
-    """Its standard deviation (0 or more)."""
+    """Standard deviation of that normal variable (0 or more)."""
     clip: Positive | None = None
     """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha (more than 0)."""
 

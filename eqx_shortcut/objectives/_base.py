@@ -187,9 +187,8 @@ def unsteady(objective: Objective, embed_scale: float) -> str | None:
     if limit is None or embed_scale <= limit:
         return None
     return (
-        f"{type(objective).__name__} learns from the network's own slope in time, whose error grows with the factor on times "
-        f"before their sinusoids, here {embed_scale:g}: training may diverge or draw noise above {limit:g}, use "
-        f"--network.embed-scale {limit:g}"
+        f"{type(objective).__name__} learns from the network's own derivative in time, whose error grows with "
+        f"--network.embed-scale {embed_scale:g}: above {limit:g} training may diverge or draw noise; use {limit:g}"
     )
 
 

@@ -110,14 +110,14 @@ class ConsistencyTraining(_Consistency):
 
 @dataclasses.dataclass(frozen=True)
 class ContinuousConsistency(_Consistency):
-    """Continuous-time consistency (Lu and Song 2025), sCT or sCD: the data seen do not change along the path."""
+    """Continuous-time consistency (Lu and Song 2025), sCT or sCD: the predicted data stay the same along the path."""
 
     continuous: ClassVar[bool] = True
     embed_scale_limit: ClassVar[float | None] = 1.0
     std: Positive = 0.5
     """Standard deviation of the data (more than 0)."""
     warmup_share: Share = 0.1
-    """Share of training over which the network's tangent comes in, from nothing (0 to 1)."""
+    """Share of training over which the network's tangent is warmed up from 0 (0 to 1)."""
     normalise: Positive | None = 0.1
     """Tangents are divided by their root mean square plus this; None leaves them (more than 0)."""
     distil: bool = False

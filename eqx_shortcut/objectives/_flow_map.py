@@ -21,7 +21,7 @@ class _FlowMap:
     uniform_velocity: bool = True
     """Rows of d = 0 have uniform times; False: the times at which steps start."""
     power: NotNegative = 0.0
-    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
+    """Row weight 1 / (error + eps)^power, with the row's summed squared error; 0: equal weights (0 or more)."""
     log_variance: bool = True
     """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
 
@@ -57,7 +57,7 @@ class TerminalVelocity(Lagrangian):
     gap_mean: Finite = 0.0
     """Mean of the normal variable whose sigmoid is a step size."""
     gap_std: NotNegative = 1.0
-    """Its standard deviation (0 or more)."""
+    """Standard deviation of that normal variable (0 or more)."""
 
     @property
     def pairs(self) -> times.Pairs:
@@ -69,13 +69,12 @@ class TerminalVelocity(Lagrangian):
 class Eulerian(_FlowMap, Taught):
     """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
 
-    embed_scale_limit: ClassVar[float | None] = None
     log_variance: bool = False
     """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
     stop_tangent: bool = False
     """Stop the gradient through the tangent."""
     stop_space: bool = True
-    """Stop it through the tangent's part in x alone."""
+    """Stop the gradient through the tangent's part in x alone."""
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 

@@ -42,7 +42,7 @@ class FlowMatching(OneStepSize):
     time_mean: Finite | None = None
     """Mean of the normal variable whose sigmoid is a time, -0.8 for JiT; None: times are on the grid."""
     time_std: NotNegative = 0.8
-    """Its standard deviation (0 or more)."""
+    """Standard deviation of that normal variable (0 or more)."""
 
     @property
     def velocity_step(self) -> float:

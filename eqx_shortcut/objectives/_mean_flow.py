@@ -21,7 +21,7 @@ class MeanFlow(LogitNormalTimes, Taught):
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
     posterior_every: Count | None = None
-    """One row in this many learns from the mean of all lines of the batch through its point; None: none does (1 or more)."""
+    """One row in this many regresses the posterior-mean velocity over the batch; None: no row (1 or more)."""
     log_variance: bool = False
     """Learn a weight of each t and d."""
 
@@ -46,19 +46,17 @@ class ESC(MeanFlow):
     """ESC (2025): MeanFlow with posterior means for half of the rows, steps to the data early, and a learned weight."""
 
     posterior_every: Count | None = 2
-    """One row in this many learns from the mean of all lines of the batch through its point; None: none does (1 or more)."""
+    """One row in this many regresses the posterior-mean velocity over the batch; None: no row (1 or more)."""
     to_data: Share = 0.5
     """Share of the steps that go all the way to the data at first (0 to 1)."""
     to_data_until: PositiveShare = 1.0
-    """Share of training over which it falls to 0, as an arccosine; the paper's is 0.03, from a share of 1
-    (more than 0, at most 1)."""
+    """Share of training over which to_data falls to 0, as an arccosine; the paper: 0.03, from 1 (more than 0, at most 1)."""
     eps: Positive = 1e-3
-    """Summed square below which an error is small (more than 0)."""
+    """The eps of the row weight: summed squared errors below it count as small (more than 0)."""
     log_variance: bool = True
     """Learn a weight of each t and d."""
     groups: Count | None = None
-    """Sets of one class each that a batch is made of, whose lines a mean is over; must divide it; None: rows at random
-    (1 or more)."""
+    """Sets of one class each in a batch, over whose lines a mean is taken; must divide it; None: random (1 or more)."""
 
     def check(self, batch: int) -> None:
         """As MeanFlow, and sets of two rows or more."""
@@ -77,8 +75,7 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
     bootstrap_every: Several = 2
     """One row in this many has a step size, the others have d = 0; must divide the batch (2 or more)."""
     max_scale: MoreThanOne | None = None
-    """Highest of the guidance scales, from 1 on, that the network learns at once and is told; None: it learns `guidance`
-    (more than 1)."""
+    """Highest guidance scale, from 1 on, that the network learns and is told; None: it learns `guidance` (more than 1)."""
     intervals: bool = False
     """The times of guidance are drawn for each row and told, too; samples are told `interval`."""
     velocity_head: bool = False

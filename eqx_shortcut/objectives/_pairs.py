@@ -29,17 +29,17 @@ class OnPairs(OnField, Objective):
     to_data: Share = 0.0
     """Share of the steps that go all the way to the data, as one-step samples do (0 to 1)."""
     guidance: NotNegative = 1.0
-    """Guidance scale inside the velocity; 1 is none (0 or more)."""
+    """Guidance scale inside the target velocity; 1 is none (0 or more)."""
     mix: BelowOne = 0.0
-    """Share of the network's own labelled velocity in it: the scale learnt is guidance / (1 - mix) (0 to below 1)."""
+    """Share of the network's own labelled velocity in the target; the scale learnt is guidance / (1 - mix) (0 to below 1)."""
     interval: tuple[Share, Share] = (0.0, 1.0)
     """Times between which the velocity is guided (0 to 1)."""
     label_dropout: Share = 0.1
     """Probability of hiding a row's label, which guidance needs (0 to 1)."""
     power: NotNegative = 1.0
-    """A row weighs 1 / (error + eps)^power, the error being its summed square; 0: all weigh the same (0 or more)."""
+    """Row weight 1 / (error + eps)^power, with the row's summed squared error; 0: equal weights (0 or more)."""
     eps: Positive = 0.01
-    """Summed square below which an error is small (more than 0)."""
+    """The eps of the row weight: summed squared errors below it count as small (more than 0)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,8 +100,7 @@ class Taught(OnPairs):
     distil: bool = False
     """Take the velocity from a teacher, which `guidance` guides; False: from the data."""
     max_scale: MoreThanOne | None = None
-    """Highest of the teacher's guidance scales, uniform from 1 on, that the network learns at once and is told; None: it learns
-    `guidance` (more than 1)."""
+    """Highest of the teacher's scales, uniform from 1, that the network is told; None: `guidance` alone (more than 1)."""
 
     @property
     def told(self) -> Scales | None:
@@ -145,11 +144,11 @@ class LogitNormalTimes:
     time_mean: Finite = 0.4
     """Mean of the normal variable whose sigmoid is a time; a positive one favours the data."""
     time_std: NotNegative = 1.0
-    """Its standard deviation (0 or more)."""
+    """Standard deviation of that normal variable (0 or more)."""
     end_mean: Finite | None = None
-    """Mean of that of a step's end, time_mean being that of its start; None: both are alike, and put in order."""
+    """The same mean for the end of a step, time_mean then for its start; None: both from one distribution, sorted."""
     end_std: NotNegative = 1.0
-    """Standard deviation of that of a step's end (0 or more)."""
+    """Standard deviation for the end of a step (0 or more)."""
 
     @property
     def pairs(self) -> times.Pairs:

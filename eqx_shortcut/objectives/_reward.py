@@ -28,7 +28,7 @@ class Reward(OnField, Objective):
     groups: Count = 1
     """Sets of one class each that a batch is made of, in which scores are compared; must divide it (1 or more)."""
     beta: Positive = 0.1
-    """How near the network stays to its average: its change is in inverse proportion (more than 0)."""
+    """The larger, the nearer the network stays to its average (more than 0)."""
 
     @property
     def pushes(self) -> bool:

@@ -24,8 +24,7 @@ class _OneStep(OnField, Objective):
     """A base of losses on features of samples: the network is asked for one step from noise to data, and learns no other."""
 
     features: tuple[str, ...] = ("pixels",)
-    """What samples are compared in: pixels (rows of any kind as they are), pixels/2 (means over squares of 2 x 2), files of
-    classifier.py, or several of these. What trains must not judge."""
+    """Features to compare samples in: pixels, pixels/2 (means over 2 x 2), files of classifier.py; judge in others."""
 
     @functools.cached_property
     def vectors(self) -> losses.Features:
@@ -73,11 +72,11 @@ class SinkhornFlow(_OnSets):
     """W-Flow (2026): one-step samples move by entropic plans, towards the data and away from a second set of samples."""
 
     epsilon: Positive = 0.05
-    """Entropy of the plans, in units of their mean cost (more than 0)."""
+    """Entropic regularisation of the plans, in units of their mean cost (more than 0)."""
     iterations: Count = 20
-    """Of Sinkhorn (1 or more)."""
+    """Sinkhorn iterations (1 or more)."""
     exponent: Positive = 1.0
-    """The cost is the distance to the power of this (more than 0)."""
+    """Exponent of the distance in the cost (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         plans = {"epsilon": self.epsilon, "iterations": self.iterations, "exponent": self.exponent}
@@ -86,7 +85,7 @@ class SinkhornFlow(_OnSets):
 
 @dataclasses.dataclass(frozen=True)
 class Drifting(_OnSets):
-    """Drifting models (2026): one-step samples are drawn by the data near them and flee one another."""
+    """Drifting models (2026): nearby data attract one-step samples, which repel one another."""
 
     guidance: OneOrMore = 1.0
     """Guidance scale inside; 1 is none (1 or more)."""
@@ -110,9 +109,9 @@ class Frechet(_OneStep):
     """
 
     decay: BelowOne = 0.999
-    """Of what earlier batches of samples weigh in the moments, a step (0 to below 1)."""
+    """Decay per step of the weight of earlier batches in the moments (0 to below 1)."""
     eps: Positive = 0.01
-    """Distance below which one counts less (more than 0)."""
+    """A distance below this counts less (more than 0)."""
 
     def memory(self, shape: tuple[int, ...]) -> losses.Memory:
         """Moments of nothing yet, in each space."""

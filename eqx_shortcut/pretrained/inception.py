@@ -275,7 +275,10 @@ def load_inception(path: str | pathlib.Path) -> Inception:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise ValueError(f"no file {path}: fetch pt_inception-2015-12-05-6726825d.pth of pytorch-fid, and name it")
+        raise ValueError(
+            f"no file {path}: download pt_inception-2015-12-05-6726825d.pth from the releases of mseitzer/pytorch-fid and name "
+            "it with --inception, or choose other --features (pixels need no file)"
+        )
     tensors = read_tensors(path) if is_torch(path) else _read_pickle(path)
     classes = CLASSES if "fc.weight" in tensors else 0
     like = eqx.filter_eval_shape(lambda key: Inception(classes=classes, key=key), jax.random.key(0))

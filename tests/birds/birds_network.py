@@ -1,4 +1,4 @@
-"""A small U-Net of one's own: `unet(x, t, d, label, *, key=None)` answers the average velocity of one example."""
+"""A small U-Net of one's own: `unet(x, t, d, label, *, key=None)` is the average velocity of one example."""
 
 import dataclasses
 
@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 
 class UNet(eqx.Module):
-    """Down by two, up again, and across, told times and label in every channel."""
+    """Down by two, up again, and a skip connection; times and label are added to every channel."""
 
-    told: eqx.nn.Linear
+    times: eqx.nn.Linear
     labels: eqx.nn.Embedding
     down: eqx.nn.Conv2d
     up: eqx.nn.ConvTranspose2d
@@ -19,7 +19,7 @@ class UNet(eqx.Module):
     def __init__(self, width, shape, classes, *, key):
         keys = jax.random.split(key, 5)
         channels = shape[-1]
-        self.told = eqx.nn.Linear(2, width, key=keys[0])
+        self.times = eqx.nn.Linear(2, width, key=keys[0])
         self.labels = eqx.nn.Embedding(classes + 1, width, key=keys[1])
         self.down = eqx.nn.Conv2d(channels, width, 4, 2, padding=1, key=keys[2])
         self.up = eqx.nn.ConvTranspose2d(width, width, 4, 2, padding=1, key=keys[3])
@@ -27,7 +27,7 @@ class UNet(eqx.Module):
 
     def __call__(self, x, t, d, label, *, key=None):
         image = jnp.moveaxis(x, -1, 0)
-        seen = self.told(jnp.stack([t, d])) + self.labels(label)
+        seen = self.times(jnp.stack([t, d])) + self.labels(label)
         up = self.up(jax.nn.silu(self.down(image) + seen[:, None, None]))
         return jnp.moveaxis(self.out(jnp.concatenate([up, image])), 0, -1)
 

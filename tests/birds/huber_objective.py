@@ -1,4 +1,4 @@
-"""The loss of huber_loss.py for the trainer: its options, what it is told of the networks, and how it is sampled."""
+"""The loss of huber_loss.py for the trainer: its options, what it takes from the networks, and how it is sampled."""
 
 import dataclasses
 

@@ -27,8 +27,8 @@ class Policy(eqx.Module):
     mlp: eqx.nn.MLP
 
     def __call__(self, x, t, d, seen, *, key=None):
-        told = jnp.concatenate([x.ravel(), seen["position"], seen["velocity"], jnp.stack([t, d])])
-        return self.mlp(told).reshape(x.shape)
+        inputs = jnp.concatenate([x.ravel(), seen["position"], seen["velocity"], jnp.stack([t, d])])
+        return self.mlp(inputs).reshape(x.shape)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -198,7 +198,7 @@ def tables() -> dict[str, str]:
             [
                 ("labels: columns, arrays, features", _code(NAMES)),
                 *((f"{part} part", _code(words)) for part, words in WORDS.items()),
-                ("words beside them that say nothing", _code(FILLERS)),
+                ("words beside them that are ignored", _code(FILLERS)),
                 ("a folder that stands for what it holds, if it is alone", _code(UNNAMED)),
                 ("passed over, as is all that begins with a dot", _code(sorted(map(repr, LEFT_BEHIND))).replace("'", "")),
                 ("unfinished or spare copies, passed over", _code(UNFINISHED)),

@@ -94,11 +94,12 @@ def test_a_summary_is_one_line_with_classes_and_counts(pets):
     train, held_out = ImageFolder(path=pets, size=8).build()
     assert isinstance(train, Identified) and isinstance(train, ImageRecords)
     bird, cat, dog = np.bincount(train.labels)
-    classes = f"3 classes: bird {bird}, cat {cat}, dog {dog}"
+    classes = f"3 classes: bird ({bird}), cat ({cat}), dog ({dog})"
     told = "passed over: left by other programs 1"
     assert summary(train, held_out) == f"11 training and 1 held-out images; {classes}; {told}"
     many = Images(np.zeros((20, 2, 2, 1), np.uint8), np.arange(20), classes=20)
-    assert summary(many, many.first(1)) == "20 training and 1 held-out images; 20 classes: 0 1, 1 1, 2 1, 3 1, 4 1, ... (20)"
+    classes = "20 classes: 0 (1), 1 (1), 2 (1), 3 (1), 4 (1), ... (20)"
+    assert summary(many, many.first(1)) == f"20 training and 1 held-out images; {classes}"
 
 
 def test_a_name_of_any_bytes_can_be_printed(tmp_path):

@@ -79,7 +79,7 @@ def test_the_numbers_are_those_of_the_runs_samples_against_its_training_images(b
 
 def test_the_table_says_what_was_measured(base):
     for text in ((base / "printed").read_text(), (base / "evaluation.md").read_text()):
-        assert f"weights ema; training step 1; count {COUNT}; features pixel Frechet distance" in text
+        assert f"weights: ema; training step: 1; count: {COUNT}; features: pixel Frechet distance" in text
         assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")][2:] == [
             "1",
             "2",

@@ -62,12 +62,17 @@ def test_a_split_network_starts_as_the_flow_model_at_no_step():
     assert float(jnp.abs(answers(taken, jnp.float32(0.5)) - there).max()) > 1e-3
 
 
-@pytest.mark.parametrize("name", ["from-flow", "from-flow-low-rank"])
-def test_presets_from_a_flow_model_have_its_settings(name):
-    """And name the run that its command leaves."""
-    flow, config = (script("fashion_mnist").EXPERIMENT.parse(w) for w in (["quick", "objective:flow-matching"], [name]))
+AVERAGED = "mean-flow --network.step linear --network.embed-scale 10"
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("from-flow", "flow-matching"), ("from-flow-low-rank", "flow-matching"), ("drifting", AVERAGED)]
+)
+def test_presets_that_go_on_have_the_network_of_the_run_that_they_name(name, other):
+    """Which is the one that its command leaves."""
+    flow, config = (script("fashion_mnist").EXPERIMENT.parse(w) for w in (f"quick objective:{other}".split(), [name]))
     built = lambda config: eqx.filter_eval_shape(lambda k: config.network.build((28, 28, 1), 10, key=k), jax.random.key(0))  # noqa: E731
-    assert config.init_from == pathlib.Path("runs/fashion_mnist/flow-matching")
+    assert config.init_from == pathlib.Path("runs/fashion_mnist") / other.split()[0]
     check_same(built(config), Trained(built(flow), flow.objective, (28, 28, 1), 10, 1), config.init_from)
 
 

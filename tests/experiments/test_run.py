@@ -119,3 +119,9 @@ def test_a_batch_larger_than_the_data_is_said_at_the_start(run, capsys, batch, o
         dataclasses.replace(run, config=dataclasses.replace(run.config, batch=batch, overfit=overfit)), run.init()
     )
     assert ("note: --batch 2800 is 2 times the images there are" in capsys.readouterr().out) is said
+
+
+def test_options_that_are_faster_on_the_one_device_are_said_at_the_start(run, capsys, monkeypatch):
+    monkeypatch.setattr(DiTConfig, "faster", lambda config, objective, device: f"--option {device.device_kind}")
+    training.announce(run, run.init())
+    assert "note: on this GPU, where memory allows, a step is faster with --option cpu" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import math
+from types import SimpleNamespace
 
 import equinox as eqx
 import jax
@@ -474,3 +475,19 @@ def test_attention_by_cudnn_is_refused_for_objectives_that_take_tangents(objecti
         config.check(objective)
     for other in (Shortcut(), SoFlow(), MeanFlow(finite_difference=0.01)):
         config.check(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "objective", "kind", "said"),
+    [
+        ({}, Shortcut(), "NVIDIA H100 80GB HBM3", "--network.attention cudnn --network.remat none --network.unroll 4"),
+        ({"attention": "cudnn", "remat": "none"}, Shortcut(), "NVIDIA L4", "--network.unroll 4"),
+        ({"attention": "cudnn", "remat": "none", "unroll": 4}, Shortcut(), "NVIDIA L4", ""),
+        ({}, MeanFlow(), "NVIDIA H100 80GB HBM3", ""),
+        ({"precision": "float32"}, Shortcut(), "NVIDIA H100 80GB HBM3", ""),
+        ({}, Shortcut(), "TPU v5 lite", ""),
+    ],
+)
+def test_the_faster_options_are_named_where_they_were_measured(options, objective, kind, said):
+    config = dataclasses.replace(preset("tiny"), **{"precision": "bfloat16"} | options)
+    assert config.faster(objective, SimpleNamespace(device_kind=kind)) == said
