@@ -201,7 +201,9 @@ KNOWN = {
     "a half of the samples flees itself": Patch(
         "losses/_sets", "jax.vmap(half)(both, both[::-1])", "jax.vmap(half)(both, both)"
     ),
-    "distances that do not count alike": Patch("losses/_frechet", "found / jax.lax.stop_gradient(found + eps)", "found"),
+    "distances that do not count alike": Patch(
+        "losses/_frechet", "found / jax.lax.stop_gradient(jnp.maximum(found, 0) + eps)", "found"
+    ),
     "rewarded lines repel": Patch("losses/_reward", "r * part(1) + (1 - r) * part(-1)", "r * part(-1) + (1 - r) * part(1)"),
     "told guidance upside down": Patch("losses/_mean_flow", "1 - 1 / told.scale", "1 / told.scale"),
     "guided by the field, not by the head": Patch(
@@ -287,7 +289,6 @@ EQUIVALENT = {
     r"ema combination: without rcond": "None is NumPy's default",
     r"_sets Frechet.memory: constant: 2 ": "features are of one size, however many rows there are",
     r"check_divides: comparison: k [<>] every": "what divides the batch is not what does not",
-    r"_frechet frechet_distance: argument itself": "data carry no gradient; stopped, the slope of their root is not computed",
     r"_frechet frechet_distance: constant: 1 ": "stands where the outer `where` takes 0: any positive number serves",
     r"_base stopped: argument itself|argument itself: stopped\(": "losses stop what a target answers, too",
     r"_base Objective.pushes: constant: 0.0": "no number is None",

@@ -75,24 +75,33 @@ def frechet(
             raise ValueError(f"features of {phi.shape[1]} numbers for moments of {size}: give the memory of these features")
         new.append(Streams(streams.samples.updated(phi, decay), streams.data.updated(data, 1.0)))
     found = jnp.stack([frechet_distance(streams.samples, streams.data) for streams in new])
-    loss = jnp.sum(found / jax.lax.stop_gradient(found + eps))
+    # Between equal moments rounding leaves less than 0, whose gradient would change its sign.
+    loss = jnp.sum(found / jax.lax.stop_gradient(jnp.maximum(found, 0) + eps))
     return (loss, {"loss": loss, "frechet": jnp.sum(found)}), jax.lax.stop_gradient(new)
 
 
 def frechet_distance(samples: Stream, data: Stream) -> Number:
     """`|a - b|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2))` of the means `a`, `b` and covariances, differentiable in the first.
 
-    Directions of less than 1e-6 of the largest variance, which rounding decides, are left out of the root: singular covariances
-    have no infinite gradient.
+    Directions of less than 1e-6 of the largest variance, which rounding decides, pass no gradient: that of singular covariances
+    would be infinite.
     """
-    values, vectors = jnp.linalg.eigh(jax.lax.stop_gradient(data.covariance))
-    root = vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
-    # Squares of variances, of which products of fewer digits would leave the largest alone.
-    squares = jnp.linalg.eigvalsh(_product(_product(root.T, samples.covariance), root))
-    kept = squares > 1e-12 * jnp.max(squares)
-    crossed = jnp.sum(jnp.where(kept, jnp.sqrt(jnp.where(kept, squares, 1)), 0))
+    # Singular values of a product of roots: eigenvalues of `A^(1/2) B A^(1/2)`, their squares, have half of the digits.
+    root, own = (_root(jax.lax.stop_gradient(stream.covariance)) for stream in (data, samples))
+    vectors, sizes, _ = jnp.linalg.svd(_product(root.T, own))
+    along = _product(root, vectors)
+    squares = jnp.sum(along * _product(samples.covariance, along), axis=0)
+    kept = sizes > 1e-6 * jnp.max(sizes)
+    slopes = (squares - jax.lax.stop_gradient(squares)) / (2 * jnp.where(kept, sizes, 1))
+    crossed = jnp.sum(sizes + jnp.where(kept, slopes, 0))
     shift = jnp.sum((samples.mean - data.mean) ** 2)
     return shift + jnp.trace(samples.covariance) + jnp.trace(data.covariance) - 2 * crossed
+
+
+def _root(covariance: Float[Array, "f f"]) -> Float[Array, "f f"]:
+    """A root `R` of it, `R R' = covariance`."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    return vectors * jnp.sqrt(jnp.maximum(values, 0))[None]
 
 
 _product = functools.partial(jnp.matmul, precision="highest")

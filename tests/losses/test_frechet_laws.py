@@ -78,6 +78,31 @@ def test_the_distance_is_the_evaluation_s_at_any_rank(rank):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
 
 
+def test_float32_has_the_distance_and_gradient_of_double_precision_where_variances_differ():
+    """As those of features do: their least are 1e-6 of the largest."""
+    rng, spread = np.random.default_rng(7), np.exp(-np.linspace(0, 7, 24))
+    turn, _ = np.linalg.qr(rng.standard_normal((24, 24)))
+    x, data = (scale * spread * rng.standard_normal((300, 24)) @ turn + 0.5 for scale in (0.8, 1.0))
+
+    def distance(x):
+        fresh = jax.tree.map(lambda a: a.astype(x.dtype), losses.Stream.of(24))
+        return losses.frechet_distance(fresh.updated(x, 1.0), fresh.updated(jnp.asarray(data, x.dtype), 1.0))
+
+    (exact, slope), (found, coarse) = (jax.value_and_grad(distance)(jnp.asarray(x, kind)) for kind in (float, jnp.float32))
+    np.testing.assert_allclose(found, exact, rtol=2e-4)
+    assert np.linalg.norm(np.asarray(coarse) - np.asarray(slope)) < 0.005 * np.linalg.norm(slope)
+
+
+def test_between_equal_moments_the_loss_never_changes_its_sign(key, monkeypatch):
+    """Where rounding leaves a distance of less than 0."""
+    distance = losses.frechet_distance
+    monkeypatch.setattr("eqx_shortcut.losses._frechet.frechet_distance", lambda *both: distance(*both) - 100)
+    below = jax.grad(lambda a: called(linear(a, jnp.asarray(B)), key, fresh())[0][0])(jnp.asarray(A)) * EPS
+    monkeypatch.undo()
+    expected, _ = gradient(A, B, key)
+    np.testing.assert_allclose(below, expected, rtol=1e-6)
+
+
 def test_the_distance_is_that_of_other_units():
     for unit in (1e-4, 1e4):
         pairs = [(stream(s * B, s**2 * A @ A.T), stream(s * MEAN, s**2 * COVARIANCE)) for s in (1.0, unit)]
