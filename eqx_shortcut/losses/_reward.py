@@ -85,7 +85,7 @@ def reward_error(
 
     def part(sign):
         error = expand(1 - t, v) * (old + sign * beta * (v - old) - line)
-        weight = jax.lax.stop_gradient(jnp.mean(jnp.abs(error), axis=axes)) if balance else 1.0
-        return jnp.mean(error**2, axis=axes) / weight
+        size = jax.lax.stop_gradient(jnp.mean(jnp.abs(error), axis=axes)) if balance else 1.0
+        return jnp.mean(error**2, axis=axes) / jnp.maximum(size, jnp.finfo(v.dtype).eps)
 
     return 5 / beta * (r * part(1) + (1 - r) * part(-1))

@@ -62,6 +62,13 @@ def test_the_minimum_is_the_old_velocity_and_the_rewarded_lines(sign):
     assert (sign * np.asarray(found - old) > 1e-3).all()
 
 
+def test_a_velocity_that_is_the_line_s_is_no_error():
+    """Where the balanced weight, the size of the error, is 0 too."""
+    line, one = jnp.array([[0.5, -1.0]]), jnp.ones(1)
+    value, slope = jax.value_and_grad(lambda v: losses.reward_error(v, line, line, one / 2, one / 4)[0])(line)
+    assert value == 0 and not np.any(slope)
+
+
 def test_shares_are_scores_normalised_in_their_sets():
     scores = np.array([1.0, 2.0, 6.0, 10.0, 10.0, 40.0])
     sets = scores.reshape(2, 3)
