@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from eqx_shortcut import Batch, losses
+from eqx_shortcut import Batch, losses, sharding
 from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.commands import evaluate
 from eqx_shortcut.evaluate import Pixels
@@ -72,6 +72,23 @@ def test_the_frechet_objective_is_its_loss_of_the_moments_it_remembers(key):
     ):
         np.testing.assert_allclose([loss, metrics["frechet"]], [expected[0], expected[1]["frechet"]], rtol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), rest, kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", CASES, ids=lambda objective: type(objective).__name__)
+def test_sets_are_not_cut_by_devices(key, objective):
+    """A set of four rows lies on four of eight devices, and its loss and gradient are those on one."""
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(weight, batch):
+        return objective(eqx.tree_at(lambda n: n.online.weight, networks(), weight), batch, key, PROGRESS)[0]
+
+    def on(devices):
+        with jax.set_mesh(mesh := sharding.make_mesh(devices=jax.devices()[:devices])):
+            return loss(jnp.float32(0.5), jax.device_put(batch(), sharding.batch_sharding(mesh)))
+
+    np.testing.assert_allclose(on(8), on(1), rtol=1e-4)
 
 
 def total(x, cond):

@@ -126,23 +126,24 @@ class LatentImages(ranges.Checked):
         return train, held_out
 
     def blank(self) -> Rows:
-        """One latent of zeros, of the kind that the cache holds, or the autoencoder and the images make, or else `LATENT`."""
+        """One latent of zeros, of the kind that the cache holds, or the autoencoder and the images make, or else `LATENT`.
+
+        Raises ValueError for an autoencoder that cannot be read, or that makes no latent of images of this size.
+        """
         from .latents import MANIFEST, blank, zeros
 
         if self.cache is not None and storage.exists(self.cache / MANIFEST):
             return blank(self.cache)
         if self.images is None:
             return zeros((2, 2, *LATENT), self.classes, "as expected, none are named")
-        size, notes = self.images.size, []
-        try:
-            shape = self.autoencoder.latent_shape((size, size, 3))
-            notes.append(f"latents of {self.vae}")
-        except ValueError:
-            shape = (size // 8, size // 8, LATENT[-1])
-            notes.append(f"no autoencoder in {self.vae}, so latents as expected")
+        size = self.images.size
+        if self.vae.exists():
+            shape, note = self.autoencoder.latent_shape((size, size, 3)), f"latents of {self.vae}"
+        else:
+            shape, note = (size // 8, size // 8, LATENT[-1]), f"no autoencoder in {self.vae}, so latents as expected"
         seen = self.images.blank()
         classes = self.classes if self.images.indexed or not self.images.path.exists() else seen.classes
-        return zeros((2, 2, *shape), classes, *notes, *seen.notes)
+        return zeros((2, 2, *shape), classes, note, *seen.notes)
 
     def pictures(self, samples: Float[Array | np.ndarray, "count *shape"]) -> Float[np.ndarray, "count height width channels"]:
         """The images of latents."""

@@ -1,6 +1,7 @@
 """Checks before a run begins: contradicting settings, examples that do not fit the network, the folder of another run."""
 
 import dataclasses
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -25,6 +26,9 @@ MAY_CHANGE = (
     "wandb workers data.vae data.cache data.encode_batch data.classes averages.every"
 ).split()
 
+KEPT = "blocks/out/kept/kernel"
+"""The path of a layer that corrections of low rank keep."""
+
 PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
 """Where images lie may change where it is known what they are (see data.identity)."""
 
@@ -46,7 +50,8 @@ def check(config: Config) -> None:
         )
     if (check_own := getattr(config.network, "check", None)) is not None:
         check_own(config.objective)
-    if getattr(config.network, "low_rank", 0) and config.optimizer.frozen is None:
+    frozen = config.optimizer.frozen
+    if getattr(config.network, "low_rank", 0) and (frozen is None or not re.search(frozen, KEPT)):
         raise ValueError(
             "--network.low-rank trains corrections of layers that are kept, and weight decay would change those: keep them by "
             "--optimizer.frozen /kept/"

@@ -136,7 +136,8 @@ def entropic_map(
 
     g, _ = jax.lax.scan(iteration, jnp.zeros_like(b), length=iterations)
     plan = jax.nn.softmax(scaled + (g + log_b)[None], axis=1)
-    return jnp.matmul(plan, y, precision="highest"), jnp.sum(jnp.abs(a @ plan - b))
+    missed = jnp.matmul(a, plan, precision="highest") - b
+    return jnp.matmul(plan, y, precision="highest"), jnp.sum(jnp.abs(missed))
 
 
 def drifting_velocity(

@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 from .. import losses, times, weights
 from ..guidance import Guidance
 from ..ranges import Count, Finite, NotNegative, Positive, PositiveShare, Share
-from ..rows import check_divides
+from ..rows import check_divides, check_groups
 from ..types import Batch, Field, Number, Weigh
 from ._base import Loss, Networks, Objective, OnField, stopped
 from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
@@ -127,6 +127,9 @@ class InductiveMomentMatching(OnField, Objective):
     """Share of the sets whose steps go all the way to the data, as one-step samples do (0 to 1)."""
     label_dropout: Share = 0.1
     """Probability of hiding a row's label, which guidance needs (0 to 1)."""
+    groups: Count | None = None
+    """Sets of one class each that a batch is made of, so that particles are of one class; must divide it; None: rows at random
+    (1 or more)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         pairs = times.to_end(times.uniform_steps, self.to_data) if self.to_data else times.uniform_steps
@@ -134,5 +137,6 @@ class InductiveMomentMatching(OnField, Objective):
         return loss(field, batch, key, target=stopped(field), guidance=Guidance(networks.null, self.label_dropout))
 
     def check(self, batch: int) -> None:
-        """Raises ValueError unless the batch consists of whole sets."""
-        check_divides(batch, self.particles, "particles")
+        """Raises ValueError unless the batch, and of a batch of sets of one class each of them, consists of whole sets."""
+        check_groups(batch, self.groups or 1)
+        check_divides(batch // (self.groups or 1), self.particles, "particles")

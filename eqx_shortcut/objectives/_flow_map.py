@@ -69,7 +69,6 @@ class TerminalVelocity(Lagrangian):
 class Eulerian(_FlowMap, Taught):
     """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
 
-    embed_scale_limit: ClassVar[float | None] = None
     log_variance: bool = False
     """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
     stop_tangent: bool = False

@@ -74,30 +74,16 @@ class RAEConfig:
         return RAE(self, key=key)
 
 
-class LayerNorm(eqx.Module):
-    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` with the moments of each token."""
-
-    scale: Float[Array, " size"]
-    bias: Float[Array, " size"]
-    epsilon: float = eqx.field(static=True)
-
-    def __init__(self, size: int, *, epsilon: float):
-        self.scale, self.bias, self.epsilon = jnp.ones(size), jnp.zeros(size), epsilon
-
-    def __call__(self, x: Tokens) -> Tokens:
-        return standardised(x, self.epsilon) * self.scale[None] + self.bias[None]
-
-
 class Block(eqx.Module):
     """`x + scale1 attention(norm1(x))`, then `x + scale2 fc2(gelu(fc1(norm2(x))))`; a scale that there is not is 1."""
 
-    norm1: LayerNorm
+    norm1: eqx.nn.LayerNorm
     to_q: Dense
     to_k: Dense
     to_v: Dense
     to_out: Dense
     scale1: Float[Array, " size"] | None
-    norm2: LayerNorm
+    norm2: eqx.nn.LayerNorm
     fc1: Dense
     fc2: Dense
     scale2: Float[Array, " size"] | None
@@ -105,15 +91,15 @@ class Block(eqx.Module):
 
     def __init__(self, size: int, hidden: int, heads: int, *, epsilon: float, scaled: bool, key: PRNGKeyArray):
         *keys, k_first, k_second = jax.random.split(key, 6)
-        self.norm1, self.norm2 = LayerNorm(size, epsilon=epsilon), LayerNorm(size, epsilon=epsilon)
+        self.norm1, self.norm2 = eqx.nn.LayerNorm(size, eps=epsilon), eqx.nn.LayerNorm(size, eps=epsilon)
         self.to_q, self.to_k, self.to_v, self.to_out = (Dense(size, size, key=k) for k in keys)
         self.fc1, self.fc2 = Dense(size, hidden, key=k_first), Dense(hidden, size, key=k_second)
         self.scale1, self.scale2 = (jnp.ones(size), jnp.ones(size)) if scaled else (None, None)
         self.heads = heads
 
     def __call__(self, x: Tokens) -> Tokens:
-        x = x + _scaled(self._attention(self.norm1(x)), self.scale1)
-        y = jax.nn.gelu(self.fc1(self.norm2(x), x.dtype), approximate=False)
+        x = x + _scaled(self._attention(jax.vmap(self.norm1)(x)), self.scale1)
+        y = jax.nn.gelu(self.fc1(jax.vmap(self.norm2)(x), x.dtype), approximate=False)
         return x + _scaled(self.fc2(y, x.dtype), self.scale2)
 
     def _attention(self, x: Tokens) -> Tokens:
@@ -151,7 +137,8 @@ class Encoder(eqx.Module):
         x = jnp.concatenate([self.cls_token + first, self.register_tokens, tokens])
         for block in self.blocks:
             x = block(x)
-        return standardised(x[1 + REGISTERS :], ENCODER_EPSILON)
+        standardised = eqx.nn.LayerNorm(x.shape[1], eps=ENCODER_EPSILON, use_weight=False, use_bias=False)
+        return jax.vmap(standardised)(x[1 + REGISTERS :])
 
 
 class Decoder(eqx.Module):
@@ -160,7 +147,7 @@ class Decoder(eqx.Module):
     embed: Dense
     cls_token: Float[Array, "1 size"]
     blocks: tuple[Block, ...]
-    norm: LayerNorm
+    norm: eqx.nn.LayerNorm
     pred: Dense
 
     def __init__(self, config: RAEConfig, *, key: PRNGKeyArray):
@@ -169,7 +156,7 @@ class Decoder(eqx.Module):
         self.embed = Dense(config.latent_channels, size, key=k_embed)
         self.cls_token = jnp.zeros((1, size))
         self.blocks = tuple(Block(size, hidden, heads, epsilon=DECODER_EPSILON, scaled=False, key=k) for k in keys)
-        self.norm = LayerNorm(size, epsilon=DECODER_EPSILON)
+        self.norm = eqx.nn.LayerNorm(size, eps=DECODER_EPSILON)
         self.pred = Dense(size, 3 * config.decoder_patch**2, key=k_pred)
 
     def __call__(self, tokens: Tokens) -> Float[Array, "patches pixels"]:
@@ -177,7 +164,7 @@ class Decoder(eqx.Module):
         x = jnp.concatenate([self.cls_token, x + positions(x.shape[1], math.isqrt(len(x)))])
         for block in self.blocks:
             x = block(x)
-        return self.pred(self.norm(x[1:]), x.dtype)
+        return self.pred(jax.vmap(self.norm)(x[1:]), x.dtype)
 
 
 class RAE(Configured):
@@ -229,12 +216,6 @@ class RAE(Configured):
         pixels = self.decoder(tokens.reshape(-1, latent.shape[-1])).reshape(side, side, patch, patch, 3)
         image = pixels.swapaxes(1, 2).reshape(side * patch, side * patch, 3)
         return (image * self.encoder_std[None, None] + self.encoder_mean[None, None]) * 2 - 1
-
-
-def standardised(x: Tokens, epsilon: float) -> Tokens:
-    """`(x - mean) / sqrt(variance + epsilon)` with the moments of each token."""
-    centred = x - jnp.mean(x, axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + epsilon)
 
 
 def positions(size: int, side: int) -> Float[np.ndarray, "tokens size"]:

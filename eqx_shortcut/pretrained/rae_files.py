@@ -77,7 +77,7 @@ def rae_config(config: Mapping[str, Any], source: pathlib.Path) -> RAEConfig:
 
 def rae_names(place: str) -> tuple[str, ...]:
     """Names that the tensor of a parameter may have, the usual one first."""
-    layer, _, parameter = re.fullmatch(r"(.*?)(\.(kernel|scale|bias))?", place).groups()  # pyright: ignore
+    layer, _, parameter = re.fullmatch(r"(.*?)(\.(kernel|weight|bias))?", place).groups()  # pyright: ignore
     end = {None: "", "bias": ".bias"}.get(parameter, ".weight")
     if block := re.fullmatch(r"(\w+)\.blocks\.(\d+)\.(\w+)", layer):
         half, number, part = block.groups()

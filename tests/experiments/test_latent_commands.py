@@ -339,6 +339,17 @@ def test_what_is_missing_or_contradicts_is_one_sentence_before_a_run_is_made(cas
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_is_refused_as_the_run_is(base, tmp_path):
+    """Images of a size of which an autoencoder that is there makes no latent, and one that is damaged."""
+    with pytest.raises(ValueError, match="an image of 9 x 9 is not divisible by 2"):
+        LatentImages(dataclasses.replace(source(base), size=9), base / "vae").blank()
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is no config of diffusers"):
+        LatentImages(source(base), tmp_path).blank()
+    rows, seen = plan.example(LatentImages(source(base), tmp_path / "nowhere"))
+    assert rows.shape == (1, 1, 4) and "so latents as expected" in seen
+
+
 def test_a_tampered_cache_is_one_sentence(base, tmp_path):
     shutil.copytree(base / "cache", tmp_path / "cache")
     manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())

@@ -145,6 +145,29 @@ def test_one_particle_is_the_error_of_consistency_training_under_a_kernel(key):
     np.testing.assert_allclose(found, 2 * (1 - np.exp(-np.sqrt(squared / SIZE))), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("labels", "told"), [("00011011", False), ("00110011", True)], ids=["at random", "of one class"])
+def test_pairs_of_different_rows_tell_classes_apart_if_they_are_of_one(key, labels, told):
+    """Of two particles with all combinations of labels, a field that leads to the other class's end is as good as the exact."""
+    labels = jnp.asarray([int(label) for label in labels])
+    end = lambda labels: jnp.where(labels == 0, -2.0, 2.0)[:, None]  # noqa: E731
+
+    def leading(sign):
+        return lambda x, t, d, cond: (sign * end(cond) - x) / (1 - t)[:, None]
+
+    def of_different_rows(sign):
+        pairs = lambda key, n, dtype: (jnp.full(n, 0.3), jnp.full(n, 0.7))  # noqa: E731
+        both, itself = (
+            losses.inductive_moment_matching(
+                leading(sign), Batch(end(labels), labels), key, target=leading(1), particles=n, pairs=pairs, weigh=()
+            )[0]
+            for n in (2, 1)
+        )
+        return both - itself / 2
+
+    np.testing.assert_allclose(of_different_rows(1), 0, atol=1e-12)
+    assert (float(of_different_rows(-1)) > 0.5) == told and abs(float(of_different_rows(-1))) < (2 if told else 1e-12)
+
+
 def test_units_of_data_and_noise_cancel(key):
     field = lambda x, t, d, cond: 0.3 * x  # noqa: E731
     x = jax.random.normal(key, (8, SIZE))
@@ -190,5 +213,11 @@ def test_the_objective_is_its_loss_and_its_target_the_network_under_the_same_mas
     objective.check(N)
     with pytest.raises(ValueError, match=r"batch 13 is not a multiple of particles=2: use a batch of 12 or 14"):
         objective.check(13)
+    assert objective.sets is None
+    of_classes = dataclasses.replace(objective, groups=3, particles=4)
+    of_classes.check(24)
+    assert of_classes.sets == 3
+    with pytest.raises(ValueError, match=r"batch 6 is not a multiple of particles=4"):
+        of_classes.check(18)  # a set of particles would be of two classes
     with pytest.raises(ValueError, match=r"batch 12 is not a multiple of particles=5"):
         losses.inductive_moment_matching(field, batch, key, target=field, particles=5)

@@ -100,7 +100,7 @@ def test_what_is_no_pattern_is_refused():
 
 def test_corrections_of_layers_that_are_not_kept_are_refused():
     digits = Experiment("digits", {"default": ("", script("digits").DEFAULT)})
-    config = digits.parse(["--network.low-rank", "4"])
-    with pytest.raises(ValueError, match=r"keep them by --optimizer.frozen /kept/"):
-        check(config)
+    for others in ([], ["--optimizer.frozen", "patches/"]):
+        with pytest.raises(ValueError, match=r"keep them by --optimizer.frozen /kept/"):
+            check(digits.parse(["--network.low-rank", "4", *others]))
     check(digits.parse(["--network.low-rank", "4", "--optimizer.frozen", "/kept/"]))
