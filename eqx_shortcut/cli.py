@@ -8,13 +8,16 @@ import contextlib
 import dataclasses
 import importlib
 import io
+import itertools
 import logging
 import os
 import pathlib
 import re
 import select
+import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -117,10 +120,12 @@ def parse(
 ) -> Any:
     """The settings that a command line asks for: `default`, with what it changes. Ends the process where they refuse it."""
     given = {} if default is None else {"default": default}
+    cascade = (tyro.conf.CascadeSubcommandArgs,)
     words, said = sys.argv[1:] if args is None else args, io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config, description=doc, args=words, prog=prog, config=(tyro.conf.CascadeSubcommandArgs,), **given)
+            about = None if doc is None else wrapped(doc)
+            return tyro.cli(config, description=about, args=words, prog=prog, config=cascade, **given)
     except (SystemExit, ValueError) as stop:
         inner = stop.__context__ if isinstance(stop, SystemExit) else stop
         part = getattr(inner, "arg", "")  # the settings that refused, by name; where a word was no number, no name
@@ -133,6 +138,18 @@ def parse(
 
 UNASKED = re.compile(r"[^\n]*Available[^\n]* subcommands:.*\n(?=[^\n]*Perhaps)", re.DOTALL)
 """The list of all subcommands in tyro's report of an unknown option, where a nearer name follows."""
+
+
+def wrapped(doc: str) -> str:
+    """A text at the width of the terminal, without blank lines; indented lines stay as they are.
+
+    Each line begins with a space: tyro joins a line that begins with a letter to the one before, and wraps nothing.
+    """
+    width, lines = shutil.get_terminal_size().columns - 1, []
+    for indented, group in itertools.groupby(doc.splitlines(), lambda line: line[:1] in ("", " ")):
+        part = list(group)
+        lines += filter(None, part) if indented else textwrap.wrap(" ".join(part), width, break_on_hyphens=False)
+    return textwrap.indent("\n".join(lines), " ")
 
 
 def _of_option(sentence: str, words: Sequence[str], part: str | None = None) -> str:

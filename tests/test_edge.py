@@ -308,6 +308,18 @@ def test_a_value_out_of_range_is_one_sentence_with_its_option(capsys, name, line
     assert stop.value.code == 2 and capsys.readouterr().err == f"error: {sentence}\n"
 
 
+def test_help_is_as_wide_as_the_terminal_and_leaves_examples_alone(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    example = "    eqx-shortcut sample runs/digits/shortcut --steps 1 4 128    # wider than the terminal"
+    with pytest.raises(SystemExit):
+        cli.parse(Config, f"Draws.\n\n{example}\n\n{'several words ' * 20}\n(of this text)\n", args=["--help"], prog="draw")
+    text, _, _ = capsys.readouterr().out.partition("options")
+    lines = text.splitlines()
+    assert [line for line in lines if len(line) > 60] == [f" {example}"]
+    assert f"{'several words ' * 20}(of this text)" in " ".join(text.split())
+    assert sum("words" in line for line in lines) == 5  # four pairs of 14 characters in a line
+
+
 @pytest.mark.parametrize(("word", "listed"), [("--stesp", False), ("objective:shortcutt", True)])
 def test_subcommands_are_listed_unless_a_nearer_option_is_named(capsys, word, listed):
     with pytest.raises(SystemExit):

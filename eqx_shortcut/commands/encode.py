@@ -1,13 +1,13 @@
 """Encodes images once into a cache of latents, to train from at full speed: the moments of each image and of its mirror image.
 
-eqx-shortcut encode source:image-folder --source.path photos --vae sd-vae-ft-mse --out latents/photos
-python experiments/images.py --cache latents/photos --vae sd-vae-ft-mse
+    eqx-shortcut encode source:image-folder --source.path photos --vae sd-vae-ft-mse --out latents/photos
+    python experiments/images.py --cache latents/photos --vae sd-vae-ft-mse
 
 Writes files of half-precision arrays with checksums. The same command again goes on where it stopped; two runs write the same
 bytes. Several processes share the work, each with its own devices, where srun or mpirun started them, or if they are told:
 
-export JAX_COORDINATOR_ADDRESS=localhost:9911 JAX_NUM_PROCESSES=2
-for i in 0 1; do JAX_PROCESS_ID=$i eqx-shortcut encode ... & done
+    export JAX_COORDINATOR_ADDRESS=localhost:9911 JAX_NUM_PROCESSES=2
+    for i in 0 1; do JAX_PROCESS_ID=$i eqx-shortcut encode ... & done
 """
 
 import dataclasses

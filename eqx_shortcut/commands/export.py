@@ -1,6 +1,6 @@
 """Writes a trained run as one file that draws samples with JAX alone, without this library: network, weights and sampler.
 
-eqx-shortcut export runs/digits/shortcut --steps 1 --out digits.bin
+    eqx-shortcut export runs/digits/shortcut --steps 1 --out digits.bin
 
 The file holds a function of a seed and of labels, or of a policy's observations, as many as wanted, for CPU, CUDA and TPU at
 once (serialised by jax.export). Its sample number i is that of `eqx-shortcut sample` with that seed and label. Its precision is

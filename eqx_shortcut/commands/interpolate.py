@@ -1,6 +1,6 @@
 """Draws samples between two samples of a trained run, by interpolating their noise.
 
-eqx-shortcut interpolate runs/digits/shortcut --class 3 8 --out between.png --gif between.gif
+    eqx-shortcut interpolate runs/digits/shortcut --class 3 8 --out between.png --gif between.gif
 
 At angle a the noise is cos(a) one + sin(a) other, which is as standard normal as the two draws. The picture has a row for each
 pair of draws, from a = 0 to a = 90 degrees in equal angles; the GIF goes there and back. The ends of the first row are samples

@@ -1,6 +1,6 @@
 """Draws quality against sampling steps for several trained runs, and prints the table.
 
-eqx-shortcut plot runs/digits/shortcut-* runs/digits/flow-matching-* --out quality.svg
+    eqx-shortcut plot runs/digits/shortcut-* runs/digits/flow-matching-* --out quality.svg
 
 Reads evaluation.json, what the runs and `eqx-shortcut evaluate` measured. Runs named NAME-SEED are one curve,
 the mean with a band from the smallest to the largest.

@@ -1,10 +1,8 @@
 """Draws samples of a trained run as one picture, as a folder of pictures, or as one array.
 
-eqx-shortcut sample runs/digits/shortcut --steps 1 4 128 --count 40 --out grid.png
-
-eqx-shortcut sample runs/digits/shortcut --class 3 8
-
-eqx-shortcut sample runs/imagenet/shortcut --steps 4 --count 50000 --out samples.npz
+    eqx-shortcut sample runs/digits/shortcut --steps 1 4 128 --count 40 --out grid.png
+    eqx-shortcut sample runs/digits/shortcut --class 3 8
+    eqx-shortcut sample runs/imagenet/shortcut --steps 4 --count 50000 --out samples.npz
 
 --out chooses which. NAME.png is a grid with a block of rows for each number of steps. NAME.npz holds arr_0, bytes
 (count, height, width, channels) as evaluation suites read them, and their labels; samples that are no pictures are floats

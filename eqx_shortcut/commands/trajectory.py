@@ -1,6 +1,6 @@
 """Draws the trajectory of one sample from noise to data, for several numbers of steps.
 
-eqx-shortcut trajectory runs/digits/shortcut --steps 1 2 4 8 128 --class 7 --out trajectory.png
+    eqx-shortcut trajectory runs/digits/shortcut --steps 1 2 4 8 128 --class 7 --out trajectory.png
 
 Two rows for each number of steps, all from the same noise: the points on the way, from the noise at the left to the sample at
 the right, and below each point where one single step from there to the data ends. At a number of steps that the columns do not

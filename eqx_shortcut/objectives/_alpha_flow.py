@@ -128,8 +128,7 @@ class InductiveMomentMatching(OnField, Objective):
     label_dropout: Share = 0.1
     """Probability of hiding a row's label, which guidance needs (0 to 1)."""
     groups: Count | None = None
-    """Sets of one class each that a batch is made of, so that particles are of one class; must divide it; None: rows at random
-    (1 or more)."""
+    """Sets of one class each in a batch, so that particles share a class; must divide it; None: random rows (1 or more)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         pairs = times.to_end(times.uniform_steps, self.to_data) if self.to_data else times.uniform_steps
