@@ -44,7 +44,7 @@ def published_shapes() -> Shapes:
     found = {}
     for place, unit in units:
         if isinstance(unit, Unit):
-            name = jax.tree_util.keystr(place, simple=True, separator="/")
+            name = jax.tree_util.keystr(place, simple=True, separator="/").replace("/units/", "/")
             norm = {f"{name}/bn/{part}": unit.conv.kernel.shape[-1:] for part in ("scale", "bias", "mean", "var")}
             found |= {f"{name}/conv/kernel": unit.conv.kernel.shape, **norm}
     return found
@@ -108,7 +108,8 @@ def of_shapes(shapes: Shapes) -> Inception:
     places, tree = jax.tree_util.tree_flatten_with_path(eqx.tree_at(lambda net: net.fc, abstract(), None))
     leaves = []
     for place, _ in places:
-        kernel = shapes[jax.tree_util.keystr(place, simple=True, separator="/").replace("/bias", "/kernel")]
+        name = jax.tree_util.keystr(place, simple=True, separator="/").replace("/units/", "/")
+        kernel = shapes[name.replace("/bias", "/kernel")]
         shape = kernel if place[-1].name == "kernel" else kernel[-1:]
         leaves.append(jax.ShapeDtypeStruct(shape, np.float32))
     return jax.tree_util.tree_unflatten(tree, leaves)

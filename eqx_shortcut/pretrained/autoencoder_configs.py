@@ -1,8 +1,6 @@
 """Configs of diffusers' autoencoders, as config.json holds them, to ours."""
 
-import contextlib
-import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -37,28 +35,23 @@ INTERPOLATED = {"pixel_shuffle": False, "interpolate": True}
 """What the names in a config of AutoencoderDC stand for, as the dictionaries above."""
 
 
-def check_settings(config: Mapping[str, Any], source: pathlib.Path, *, needed: Iterable[str], fixed: Mapping[str, Any]) -> None:
-    """Raises ValueError if the config lacks an entry of `needed`, or has other values than those of `fixed`."""
+class SettingsError(ValueError):
+    """An entry of a config that cannot be read; its message goes on from the name of the file."""
+
+
+def check_settings(config: Mapping[str, Any], *, needed: Iterable[str], fixed: Mapping[str, Any]) -> None:
+    """Raises SettingsError if the config lacks an entry of `needed`, or has other values than those of `fixed`."""
     missing = [name for name in needed if name not in config]
     if missing:
-        raise ValueError(f"{source} lacks {missing[0]!r}: fetch it again")
+        raise SettingsError(f"lacks {missing[0]!r}: fetch it again")
     for name, value in fixed.items():
         stored = config.get(name, value)
         if any(item != value for item in (stored if isinstance(stored, list) else [stored])):
-            raise ValueError(f"{source} has {name}={stored!r}, and only {value!r} can be read: choose another autoencoder")
+            raise SettingsError(f"has {name}={stored!r}, and only {value!r} can be read: choose another autoencoder")
 
 
-@contextlib.contextmanager
-def buildable(source: pathlib.Path) -> Iterator[None]:
-    """Turns an error inside, of entries that no network can have, into a ValueError that names the config."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} describes no autoencoder that can be built ({error}): choose another one") from error
-
-
-def sdvae_config(config: Mapping[str, Any], source: pathlib.Path) -> SDVAEConfig:
-    """The config of AutoencoderKL at `source`. Raises ValueError naming what cannot be read."""
+def sdvae_config(config: Mapping[str, Any]) -> SDVAEConfig:
+    """The config of AutoencoderKL. Raises SettingsError, or what its values lead to, if it cannot be read."""
     sizes = ("block_out_channels", "layers_per_block", "latent_channels", "norm_num_groups")
     fixed = {
         "act_fn": "silu",
@@ -70,7 +63,7 @@ def sdvae_config(config: Mapping[str, Any], source: pathlib.Path) -> SDVAEConfig
         "latents_mean": None,
         "latents_std": None,
     }
-    check_settings(config, source, needed=sizes, fixed=fixed)
+    check_settings(config, needed=sizes, fixed=fixed)
     return SDVAEConfig(
         block_out_channels=tuple(config["block_out_channels"]),
         **{name: config[name] for name in sizes[1:]},
@@ -81,15 +74,15 @@ def sdvae_config(config: Mapping[str, Any], source: pathlib.Path) -> SDVAEConfig
     )
 
 
-def tiny_config(config: Mapping[str, Any], source: pathlib.Path) -> TAESDConfig:
-    """The config of AutoencoderTiny at `source`. Raises ValueError naming what cannot be read."""
+def tiny_config(config: Mapping[str, Any]) -> TAESDConfig:
+    """The config of AutoencoderTiny. Raises SettingsError, or what its values lead to, if it cannot be read."""
     widths = ("encoder_block_out_channels", "decoder_block_out_channels")
     needed = (*widths, "latent_channels", "num_encoder_blocks", "num_decoder_blocks")
-    check_settings(config, source, needed=needed, fixed={})
+    check_settings(config, needed=needed, fixed={})
     width = config[widths[0]][0]
     same = dict.fromkeys(widths, width)
     fixed = {"act_fn": "relu", "in_channels": 3, "out_channels": 3, "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
-    check_settings(config, source, needed=(), fixed={**same, **fixed})
+    check_settings(config, needed=(), fixed={**same, **fixed})
     return TAESDConfig(
         latent_channels=config["latent_channels"],
         width=width,
@@ -100,27 +93,26 @@ def tiny_config(config: Mapping[str, Any], source: pathlib.Path) -> TAESDConfig:
     )
 
 
-def dcae_config(config: Mapping[str, Any], source: pathlib.Path) -> DCAEConfig:
-    """The config of AutoencoderDC at `source`. Raises ValueError naming what cannot be read."""
+def dcae_config(config: Mapping[str, Any]) -> DCAEConfig:
+    """The config of AutoencoderDC. Raises SettingsError, or what its values lead to, if it cannot be read."""
     sizes = ("block_out_channels", "layers_per_block", "block_types", "qkv_multiscales")
     halves = ("encoder", "decoder")
     needed = ("latent_channels", *(f"{half}_{size}" for half in halves for size in sizes))
-    check_settings(config, source, needed=needed, fixed={"in_channels": 3})
+    check_settings(config, needed=needed, fixed={"in_channels": 3})
     given = {**DC_DEFAULTS, **config}
-    with buildable(source):
-        encoder, decoder = (_levels(given, half) for half in halves)
-        return DCAEConfig(
-            encoder,
-            decoder,
-            latent_channels=given["latent_channels"],
-            head=given["attention_head_dim"],
-            strided=_meant(given, "downsample_block_type", STRIDED),
-            interpolated=_meant(given, "upsample_block_type", INTERPOLATED),
-            encoder_shortcut=given["encoder_out_shortcut"],
-            decoder_shortcut=given["decoder_in_shortcut"],
-            activation=_meant(given, "decoder_conv_act_fn", ACTIVATIONS),
-            scaling_factor=given["scaling_factor"],
-        )
+    encoder, decoder = (_levels(given, half) for half in halves)
+    return DCAEConfig(
+        encoder,
+        decoder,
+        latent_channels=given["latent_channels"],
+        head=given["attention_head_dim"],
+        strided=_meant(given, "downsample_block_type", STRIDED),
+        interpolated=_meant(given, "upsample_block_type", INTERPOLATED),
+        encoder_shortcut=given["encoder_out_shortcut"],
+        decoder_shortcut=given["decoder_in_shortcut"],
+        activation=_meant(given, "decoder_conv_act_fn", ACTIVATIONS),
+        scaling_factor=given["scaling_factor"],
+    )
 
 
 def _levels(config: Mapping[str, Any], half: str) -> tuple[Level, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 
 from ..storage import checksum
 from .autoencoder import Autoencoder
-from .autoencoder_configs import Config, dcae_config, sdvae_config, tiny_config
+from .autoencoder_configs import Config, SettingsError, dcae_config, sdvae_config, tiny_config
 from .rae import RAEConfig
 from .rae_files import rae_config, rae_names, rae_tensors
 from .sdvae import SDVAEConfig
@@ -100,10 +100,17 @@ def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
         "AutoencoderDC": (dcae_config, _dcae_names),
         "AutoencoderRAE": (rae_config, rae_names),
     }
-    if kind not in readers:
+    if kind not in list(readers):  # of which a damaged one is perhaps not even hashable
         raise ValueError(f"{source} describes {kind!r}, which cannot be read: choose one of {', '.join(readers)}")
     described, names = readers[kind]
-    built, tensors = described(config, source), _tensors(folder / WEIGHTS)
+    try:
+        built = described(config)
+    except SettingsError as error:
+        raise ValueError(f"{source} {error}") from error
+    except (IndexError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{source} describes no autoencoder that can be built ({reason}): choose another one") from error
+    tensors = _tensors(folder / WEIGHTS)
     _check_known(folder / WEIGHTS, built)
     # Of use in training alone.
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}

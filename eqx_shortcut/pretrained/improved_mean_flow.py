@@ -59,7 +59,7 @@ def from_parameters(named: Named, *, size: int = 32, heads: int | None = None, k
     )
     config = InContextConfig(hidden, shared + own, own, heads or max(1, hidden // 64), patch, wide, tokens)
     like = eqx.filter_eval_shape(lambda key: config.build((size, size, channels), labels - 1, key=key), key)
-    return filled(like, to_parameters, {name: np.asarray(value, np.float32) for name, value in named.items()})
+    return filled(like, to_parameters, named)
 
 
 def _blocks(name: str, blocks: Any) -> dict[str, Array]:

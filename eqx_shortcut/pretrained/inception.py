@@ -3,9 +3,10 @@
 Modules bear the names of pytorch-fid's tensors, which is what `load_inception` relies on.
 """
 
+import functools
 import pathlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -18,7 +19,7 @@ from ..storage import checksum
 from .classifier import Activations, Layer, fill
 from .convolution import Conv
 from .torchfile import is_torch, read_tensors
-from .unpickle import Leaf, Rules, UnpickleError, load
+from .unpickle import Leaf, Rules, UnpickleError, leaves, load
 
 CLASSES = 1008
 """Logits: the classes of ImageNet, and eight that are not used."""
@@ -52,157 +53,126 @@ def max_pool(x: Inputs, *, stride: int, padding: int) -> Outputs:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (3, 3, 1), (stride, stride, 1), edges)
 
 
+halving_pool = functools.partial(max_pool, stride=2, padding=0)
+same_pool = functools.partial(max_pool, stride=1, padding=1)
+
+
 def average_pool(x: Inputs) -> Outputs:
     """The mean of each square of 3 x 3, of the pixels alone that are in the image: TensorFlow's, but not PyTorch's, default."""
-
     total = jax.lax.reduce_window(x, 0.0, jax.lax.add, (3, 3, 1), (1, 1, 1), ((1, 1), (1, 1), (0, 0)))
     # Counted on the host: XLA takes seconds to find out what the same sum of ones is.
     rows, columns = (np.convolve(np.ones(side), np.ones(3), "same") for side in x.shape[:2])
     return total / jnp.asarray(np.outer(rows, columns)[..., None], x.dtype)
 
 
-class InceptionA(eqx.Module):
-    """Branches of 1 x 1, 5 x 5, twice 3 x 3 and an average, side by side."""
+class Convolution(NamedTuple):
+    """A `Unit` of a block: its name, its channels, and the rest of its arguments."""
 
-    branch1x1: Unit
-    branch5x5_1: Unit
-    branch5x5_2: Unit
-    branch3x3dbl_1: Unit
-    branch3x3dbl_2: Unit
-    branch3x3dbl_3: Unit
-    branch_pool: Unit
-
-    def __init__(self, keys: Keys, inputs: int, pool: int):
-        self.branch1x1 = Unit(keys, inputs, 64)
-        self.branch5x5_1 = Unit(keys, inputs, 48)
-        self.branch5x5_2 = Unit(keys, 48, 64, 5)
-        self.branch3x3dbl_1 = Unit(keys, inputs, 64)
-        self.branch3x3dbl_2 = Unit(keys, 64, 96, 3)
-        self.branch3x3dbl_3 = Unit(keys, 96, 96, 3)
-        self.branch_pool = Unit(keys, inputs, pool)
-
-    def __call__(self, x: Inputs) -> Outputs:
-        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        branches = self.branch1x1(x), self.branch5x5_2(self.branch5x5_1(x)), double, self.branch_pool(average_pool(x))
-        return jnp.concatenate(branches, axis=-1)
+    name: str
+    channels: int
+    size: int | tuple[int, int] = 1
+    stride: int = 0
 
 
-class InceptionB(eqx.Module):
-    """Branches of 3 x 3, twice 3 x 3 and a maximum, which halve the image."""
-
-    branch3x3: Unit
-    branch3x3dbl_1: Unit
-    branch3x3dbl_2: Unit
-    branch3x3dbl_3: Unit
-
-    def __init__(self, keys: Keys, inputs: int):
-        self.branch3x3 = Unit(keys, inputs, 384, 3, stride=2)
-        self.branch3x3dbl_1 = Unit(keys, inputs, 64)
-        self.branch3x3dbl_2 = Unit(keys, 64, 96, 3)
-        self.branch3x3dbl_3 = Unit(keys, 96, 96, 3, stride=2)
-
-    def __call__(self, x: Inputs) -> Outputs:
-        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return jnp.concatenate((self.branch3x3(x), double, max_pool(x, stride=2, padding=0)), axis=-1)
+Chain = tuple[Any, ...]
+"""Layers, pools and blocks (tuples of chains) one after another."""
 
 
-class InceptionC(eqx.Module):
+def block_a(pool: int) -> tuple[Chain, ...]:
+    """Branches of 1 x 1, 5 x 5, twice 3 x 3 and an average."""
+    return (
+        (Convolution("branch1x1", 64),),
+        (Convolution("branch5x5_1", 48), Convolution("branch5x5_2", 64, 5)),
+        (Convolution("branch3x3dbl_1", 64), Convolution("branch3x3dbl_2", 96, 3), Convolution("branch3x3dbl_3", 96, 3)),
+        (average_pool, Convolution("branch_pool", pool)),
+    )
+
+
+def block_c(width: int) -> tuple[Chain, ...]:
     """Branches of 1 x 1, 7 x 7, twice 7 x 7, each of these as a row and a column, and an average."""
-
-    branch1x1: Unit
-    branch7x7_1: Unit
-    branch7x7_2: Unit
-    branch7x7_3: Unit
-    branch7x7dbl_1: Unit
-    branch7x7dbl_2: Unit
-    branch7x7dbl_3: Unit
-    branch7x7dbl_4: Unit
-    branch7x7dbl_5: Unit
-    branch_pool: Unit
-
-    def __init__(self, keys: Keys, inputs: int, width: int):
-        row, column = (1, 7), (7, 1)
-        self.branch1x1 = Unit(keys, inputs, 192)
-        self.branch7x7_1 = Unit(keys, inputs, width)
-        self.branch7x7_2 = Unit(keys, width, width, row)
-        self.branch7x7_3 = Unit(keys, width, 192, column)
-        self.branch7x7dbl_1 = Unit(keys, inputs, width)
-        self.branch7x7dbl_2 = Unit(keys, width, width, column)
-        self.branch7x7dbl_3 = Unit(keys, width, width, row)
-        self.branch7x7dbl_4 = Unit(keys, width, width, column)
-        self.branch7x7dbl_5 = Unit(keys, width, 192, row)
-        self.branch_pool = Unit(keys, inputs, 192)
-
-    def __call__(self, x: Inputs) -> Outputs:
-        single = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
-        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
-        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
-        return jnp.concatenate((self.branch1x1(x), single, double, self.branch_pool(average_pool(x))), axis=-1)
+    row, column = (1, 7), (7, 1)
+    return (
+        (Convolution("branch1x1", 192),),
+        (Convolution("branch7x7_1", width), Convolution("branch7x7_2", width, row), Convolution("branch7x7_3", 192, column)),
+        (
+            Convolution("branch7x7dbl_1", width),
+            Convolution("branch7x7dbl_2", width, column),
+            Convolution("branch7x7dbl_3", width, row),
+            Convolution("branch7x7dbl_4", width, column),
+            Convolution("branch7x7dbl_5", 192, row),
+        ),
+        (average_pool, Convolution("branch_pool", 192)),
+    )
 
 
-class InceptionD(eqx.Module):
-    """Branches of 3 x 3, 7 x 7 before 3 x 3 and a maximum, which halve the image."""
-
-    branch3x3_1: Unit
-    branch3x3_2: Unit
-    branch7x7x3_1: Unit
-    branch7x7x3_2: Unit
-    branch7x7x3_3: Unit
-    branch7x7x3_4: Unit
-
-    def __init__(self, keys: Keys, inputs: int):
-        self.branch3x3_1 = Unit(keys, inputs, 192)
-        self.branch3x3_2 = Unit(keys, 192, 320, 3, stride=2)
-        self.branch7x7x3_1 = Unit(keys, inputs, 192)
-        self.branch7x7x3_2 = Unit(keys, 192, 192, (1, 7))
-        self.branch7x7x3_3 = Unit(keys, 192, 192, (7, 1))
-        self.branch7x7x3_4 = Unit(keys, 192, 192, 3, stride=2)
-
-    def __call__(self, x: Inputs) -> Outputs:
-        long = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
-        return jnp.concatenate((self.branch3x3_2(self.branch3x3_1(x)), long, max_pool(x, stride=2, padding=0)), axis=-1)
+def block_e(pool: Callable[[Array], Array]) -> tuple[Chain, ...]:
+    """Branches of 1 x 1, a row beside a column of 3, the same after 3 x 3, and a pool."""
+    row, column = (1, 3), (3, 1)
+    return (
+        (Convolution("branch1x1", 320),),
+        (
+            Convolution("branch3x3_1", 384),
+            ((Convolution("branch3x3_2a", 384, row),), (Convolution("branch3x3_2b", 384, column),)),
+        ),
+        (
+            Convolution("branch3x3dbl_1", 448),
+            Convolution("branch3x3dbl_2", 384, 3),
+            ((Convolution("branch3x3dbl_3a", 384, row),), (Convolution("branch3x3dbl_3b", 384, column),)),
+        ),
+        (pool, Convolution("branch_pool", 192)),
+    )
 
 
-class InceptionE(eqx.Module):
-    """Branches of 1 x 1, a row beside a column of 3, the same after 3 x 3, and a pool: an average, or else a maximum."""
+BLOCK_B: tuple[Chain, ...] = (
+    (Convolution("branch3x3", 384, 3, stride=2),),
+    (Convolution("branch3x3dbl_1", 64), Convolution("branch3x3dbl_2", 96, 3), Convolution("branch3x3dbl_3", 96, 3, stride=2)),
+    (halving_pool,),
+)
+"""Branches of 3 x 3, twice 3 x 3 and a maximum, which halve the image."""
 
-    branch1x1: Unit
-    branch3x3_1: Unit
-    branch3x3_2a: Unit
-    branch3x3_2b: Unit
-    branch3x3dbl_1: Unit
-    branch3x3dbl_2: Unit
-    branch3x3dbl_3a: Unit
-    branch3x3dbl_3b: Unit
-    branch_pool: Unit
-    average: bool = eqx.field(static=True)
+BLOCK_D: tuple[Chain, ...] = (
+    (Convolution("branch3x3_1", 192), Convolution("branch3x3_2", 320, 3, stride=2)),
+    (
+        Convolution("branch7x7x3_1", 192),
+        Convolution("branch7x7x3_2", 192, (1, 7)),
+        Convolution("branch7x7x3_3", 192, (7, 1)),
+        Convolution("branch7x7x3_4", 192, 3, stride=2),
+    ),
+    (halving_pool,),
+)
+"""Branches of 3 x 3, 7 x 7 before 3 x 3 and a maximum, which halve the image."""
 
-    def __init__(self, keys: Keys, inputs: int, *, average: bool):
-        row, column = (1, 3), (3, 1)
-        self.branch1x1 = Unit(keys, inputs, 320)
-        self.branch3x3_1 = Unit(keys, inputs, 384)
-        self.branch3x3_2a = Unit(keys, 384, 384, row)
-        self.branch3x3_2b = Unit(keys, 384, 384, column)
-        self.branch3x3dbl_1 = Unit(keys, inputs, 448)
-        self.branch3x3dbl_2 = Unit(keys, 448, 384, 3)
-        self.branch3x3dbl_3a = Unit(keys, 384, 384, row)
-        self.branch3x3dbl_3b = Unit(keys, 384, 384, column)
-        self.branch_pool = Unit(keys, inputs, 192)
-        self.average = average
+
+class Mixed(eqx.Module):
+    """The branches of a block side by side, their channels one after another."""
+
+    units: dict[str, Unit]
+    branches: tuple[Chain, ...] = eqx.field(static=True)
+
+    def __init__(self, keys: Keys, inputs: int, branches: tuple[Chain, ...]):
+        self.units, self.branches = dict(_units(keys, inputs, branches)), branches
 
     def __call__(self, x: Inputs) -> Outputs:
-        single = self.branch3x3_1(x)
-        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
-        pooled = average_pool(x) if self.average else max_pool(x, stride=1, padding=1)
-        branches = (
-            self.branch1x1(x),
-            self.branch3x3_2a(single),
-            self.branch3x3_2b(single),
-            self.branch3x3dbl_3a(double),
-            self.branch3x3dbl_3b(double),
-            self.branch_pool(pooled),
-        )
-        return jnp.concatenate(branches, axis=-1)
+        return self._side_by_side(self.branches, x)
+
+    def _side_by_side(self, branches: tuple[Chain, ...], x: Inputs) -> Outputs:
+        return jnp.concatenate([functools.reduce(self._step, chain, x) for chain in branches], axis=-1)
+
+    def _step(self, x: Inputs, step: Any) -> Outputs:
+        if isinstance(step, Convolution):
+            return self.units[step.name](x)
+        return self._side_by_side(step, x) if isinstance(step, tuple) else step(x)
+
+
+def _units(keys: Keys, inputs: int, branches: tuple[Chain, ...]) -> Iterator[tuple[str, Unit]]:
+    for chain in branches:
+        channels = inputs
+        for step in chain:
+            if isinstance(step, Convolution):
+                yield step.name, Unit(keys, channels, step.channels, step.size, stride=step.stride)
+                channels = step.channels
+            elif isinstance(step, tuple):
+                yield from _units(keys, channels, step)
 
 
 class Inception(eqx.Module):
@@ -216,17 +186,17 @@ class Inception(eqx.Module):
     Conv2d_2b_3x3: Unit
     Conv2d_3b_1x1: Unit
     Conv2d_4a_3x3: Unit
-    Mixed_5b: InceptionA
-    Mixed_5c: InceptionA
-    Mixed_5d: InceptionA
-    Mixed_6a: InceptionB
-    Mixed_6b: InceptionC
-    Mixed_6c: InceptionC
-    Mixed_6d: InceptionC
-    Mixed_6e: InceptionC
-    Mixed_7a: InceptionD
-    Mixed_7b: InceptionE
-    Mixed_7c: InceptionE
+    Mixed_5b: Mixed
+    Mixed_5c: Mixed
+    Mixed_5d: Mixed
+    Mixed_6a: Mixed
+    Mixed_6b: Mixed
+    Mixed_6c: Mixed
+    Mixed_6d: Mixed
+    Mixed_6e: Mixed
+    Mixed_7a: Mixed
+    Mixed_7b: Mixed
+    Mixed_7c: Mixed
     fc: Dense | None
 
     def __init__(self, *, classes: int = CLASSES, key: PRNGKeyArray):
@@ -238,17 +208,17 @@ class Inception(eqx.Module):
         self.Conv2d_2b_3x3 = Unit(keys, 32, 64, 3)
         self.Conv2d_3b_1x1 = Unit(keys, 64, 80)
         self.Conv2d_4a_3x3 = Unit(keys, 80, 192, 3, stride=1)
-        self.Mixed_5b = InceptionA(keys, 192, 32)
-        self.Mixed_5c = InceptionA(keys, 256, 64)
-        self.Mixed_5d = InceptionA(keys, 288, 64)
-        self.Mixed_6a = InceptionB(keys, 288)
-        self.Mixed_6b = InceptionC(keys, 768, 128)
-        self.Mixed_6c = InceptionC(keys, 768, 160)
-        self.Mixed_6d = InceptionC(keys, 768, 160)
-        self.Mixed_6e = InceptionC(keys, 768, 192)
-        self.Mixed_7a = InceptionD(keys, 768)
-        self.Mixed_7b = InceptionE(keys, 1280, average=True)
-        self.Mixed_7c = InceptionE(keys, 2048, average=False)
+        self.Mixed_5b = Mixed(keys, 192, block_a(32))
+        self.Mixed_5c = Mixed(keys, 256, block_a(64))
+        self.Mixed_5d = Mixed(keys, 288, block_a(64))
+        self.Mixed_6a = Mixed(keys, 288, BLOCK_B)
+        self.Mixed_6b = Mixed(keys, 768, block_c(128))
+        self.Mixed_6c = Mixed(keys, 768, block_c(160))
+        self.Mixed_6d = Mixed(keys, 768, block_c(160))
+        self.Mixed_6e = Mixed(keys, 768, block_c(192))
+        self.Mixed_7a = Mixed(keys, 768, BLOCK_D)
+        self.Mixed_7b = Mixed(keys, 1280, block_e(average_pool))
+        self.Mixed_7c = Mixed(keys, 2048, block_e(same_pool))
         self.fc = Dense(2048, classes, key=k_classes) if classes else None
 
     def __call__(self, image: Float[Array, "height width 3"]) -> Activations:
@@ -257,8 +227,8 @@ class Inception(eqx.Module):
         has been computed since it was defined on this network (guided-diffusion, torch-fidelity).
         """
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(image)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(max_pool(x, stride=2, padding=0)))
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(max_pool(x, stride=2, padding=0))))
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(halving_pool(x)))
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(halving_pool(x))))
         mixed_6d = self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x))))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(mixed_6d))))
         pooled = jnp.mean(x, axis=(0, 1))
@@ -286,7 +256,8 @@ def load_inception(path: str | pathlib.Path) -> Inception:
 
 
 def _names(place: str) -> Layer:
-    return Layer(place, f"{place.removesuffix('conv')}bn")
+    name = place.replace(".units.", ".")
+    return Layer(name, f"{name.removesuffix('conv')}bn")
 
 
 PARTS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -296,7 +267,9 @@ def _read_pickle(path: pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     """`{block: {branch: {conv: {kernel, bias: None}, bn: {scale, bias, mean, var}}}}` by PyTorch's names and order of axes."""
     try:
         with path.open("rb") as file:
-            return dict(_walk(load(file, Rules()), "", 0))
+            # A convolution has no bias.
+            found = {name: value for name, value in leaves(load(file, Rules()), "its content") if value is not None}
+            return dict(_in_torch(name, value) for name, value in found.items())
     except UnpickleError as error:
         raise ValueError(f"{path} (sha256 {checksum([path])[:8]}...) cannot be read as Inception's weights: {error}") from None
     except Exception as error:  # whatever damaged bytes bring about
@@ -304,16 +277,9 @@ def _read_pickle(path: pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         raise ValueError(f"{path} cannot be read as Inception's weights ({reason}): copy it again") from error
 
 
-def _walk(tree: Any, path: str, depth: int) -> Iterator[tuple[str, np.ndarray]]:
-    if not isinstance(tree, dict) or depth > 4:
-        raise UnpickleError(f"at {path!r} it holds no dictionary of arrays: fetch the file again")
-    for name, value in tree.items():
-        match value:
-            case dict():
-                yield from _walk(value, f"{path}{name[:100]}.", depth + 1)
-            case Leaf(value=np.ndarray() as array):
-                yield f"{path}{PARTS.get(name, name[:100])}", array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-            case None:
-                pass  # the bias that no convolution has
-            case _:
-                raise UnpickleError(f"at {path}{name[:100]} it holds no array: fetch the file again")
+def _in_torch(path: str, value: Any) -> tuple[str, np.ndarray]:
+    *modules, name = path.split("/")
+    match value:
+        case Leaf(value=np.ndarray() as array):
+            return ".".join([*modules, PARTS.get(name, name)]), array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    raise UnpickleError(f"at {path} it holds no array: fetch the file again")

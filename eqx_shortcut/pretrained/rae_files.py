@@ -1,7 +1,6 @@
 """What diffusers' files say of an AutoencoderRAE: its config, and the names and layout of its tensors."""
 
 import contextlib
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from .autoencoder_configs import buildable, check_settings
+from .autoencoder_configs import check_settings
 from .rae import RAEConfig
 
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -67,12 +66,10 @@ UNUSED = ("encoder.embeddings.mask_token", "decoder.decoder_pos_embed")
 """Of use in training alone, and made anew."""
 
 
-def rae_config(config: Mapping[str, Any], source: pathlib.Path) -> RAEConfig:
-    """The config of AutoencoderRAE at `source`. Raises ValueError naming what cannot be read."""
-    fixed = {"encoder_type": "dinov2", "num_channels": 3, "reshape_to_2d": True}
-    check_settings(config, source, needed=(), fixed=fixed)
-    with buildable(source):
-        return RAEConfig(**{ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config})
+def rae_config(config: Mapping[str, Any]) -> RAEConfig:
+    """The config of AutoencoderRAE. Raises SettingsError, or what its values lead to, if it cannot be read."""
+    check_settings(config, needed=(), fixed={"encoder_type": "dinov2", "num_channels": 3, "reshape_to_2d": True})
+    return RAEConfig(**{ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config})
 
 
 def rae_names(place: str) -> tuple[str, ...]:

@@ -255,6 +255,8 @@ def _tensors(content: Any) -> dict[str, np.ndarray]:
     if not isinstance(content, dict) or not content:
         raise UnpickleError(f"it holds no dictionary of tensors: {SAVE}")
     for name, value in content.items():
+        if not isinstance(name, str):
+            raise UnpickleError(f"it holds {short(value)} under {name}, which is no name: {SAVE}")
         if not isinstance(value, _Tensor):
-            raise UnpickleError(f"it holds {short(value)} as {str(name)[:100]!r}, which is no tensor: {SAVE}")
+            raise UnpickleError(f"it holds {short(value)} as {name[:100]!r}, which is no tensor: {SAVE}")
     return {name: value.array() for name, value in content.items()}

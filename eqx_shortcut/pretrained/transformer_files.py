@@ -57,7 +57,9 @@ def read_published(path: str | pathlib.Path, copy: Copy = "ema") -> Published:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        steps = sorted(path.glob("checkpoint_*"), key=lambda step: (len(step.name), step.name))
+        # An interrupted save leaves a folder whose name goes on after the number.
+        numbers = {step.name.removeprefix("checkpoint_"): step for step in path.glob("checkpoint_*")}
+        steps = [numbers[number] for number in sorted(filter(str.isdecimal, numbers), key=int)]
         orbax = next((folder for folder in (path, *steps[-1:]) if any((folder / name).exists() for name in ORBAX)), None)
         return _read_diffusers(path) if orbax is None else _read_orbax(orbax, copy)
     if path.name.endswith(".index.json"):
@@ -189,7 +191,7 @@ def _read_diffusers(folder: pathlib.Path) -> Published:
     folder = folder / "transformer" if (folder / "transformer" / CONFIG).is_file() else folder
     try:
         config = json.loads((folder / CONFIG).read_bytes())
-        kind, heads, size = (config[name] for name in ("_class_name", "num_attention_heads", "sample_size"))
+        kind, heads, size = config["_class_name"], int(config["num_attention_heads"]), int(config["sample_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no {CONFIG} of diffusers' {CLASS} ({type(error).__name__}: {error})") from error
     if kind != CLASS:
@@ -201,4 +203,4 @@ def _read_diffusers(folder: pathlib.Path) -> Published:
             f"{folder} holds {'parts of a network' if parts else f'neither {WEIGHTS[0]} nor {WEIGHTS[1]}'}: {WHOLE}"
         )
     tensors, note = _read(file, "ema")
-    return Published(from_diffusers(tensors), "dit", int(heads), int(size), note)
+    return Published(from_diffusers(tensors), "dit", heads, size, note)

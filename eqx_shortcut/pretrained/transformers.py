@@ -102,11 +102,11 @@ def from_tensors(tensors: Tensors, kind: Kind, *, key: PRNGKeyArray, size: int |
     where `size` or `heads` is needed.
     """
     dropped = WEIGHT if kind == "esc" else ()
-    tensors = {name: np.asarray(value, np.float32) for name, value in tensors.items() if not name.startswith(dropped)}
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(dropped)}
     config, shape, classes = imported(tensors, kind, size=size, heads=heads)
     positions = tensors.pop(POSITIONS, None)
     table = position_table(config.hidden, shape[0] // config.patch, shape[1] // config.patch)
-    if positions is not None and not np.allclose(positions.reshape(table.shape), table, atol=1e-5):
+    if positions is not None and not np.allclose(np.asarray(positions, np.float32).reshape(table.shape), table, atol=1e-5):
         raise ValueError(f"{POSITIONS} is not the sine-cosine table of {shape[0]} x {shape[1]}: only that one is known")
     like = eqx.filter_eval_shape(lambda key: config.build(shape, classes, key=key), key)
     network = filled(like, lambda network: to_tensors(network, kind), _without_variances(tensors, config, shape[-1]))

@@ -36,6 +36,10 @@ PLAIN = re.compile(r"f[248]|[iu][1248]|b1")
 MOST_ENTRIES = 1_000_000
 """Opcodes in one file: the largest published size needs about 50,000, and each may take memory."""
 MOST_AXES = 8
+DEEPEST = 8
+"""Levels of nested dictionaries; published files have four."""
+LONGEST = 100
+"""Characters of one name."""
 
 
 class UnpickleError(ValueError):
@@ -130,6 +134,30 @@ def short(value: Any) -> str:
     if isinstance(value, Leaf):
         return "an array"
     return value[:120] if isinstance(value, str) else f"what is of type {type(value).__name__}"
+
+
+def leaves(tree: Any, what: str) -> Iterator[tuple[str, Any]]:
+    """The values in nested dictionaries, by their names with `/` between levels.
+
+    Raises UnpickleError if `what` this is holds itself or a part twice, is nested too deep, or has other names.
+    """
+    if not isinstance(tree, dict):
+        raise UnpickleError(f"{what} is no dictionary of arrays: it is no checkpoint of training")
+    yield from _leaves(tree, what, "", 0, set())
+
+
+def _leaves(tree: dict[Any, Any], what: str, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    # Each dictionary once: references back would never end, and references across could double at every level.
+    if id(tree) in seen or depth > DEEPEST:
+        raise UnpickleError(f"{what} at {path!r} holds itself, or a part twice, or is too deep: do not use it")
+    seen.add(id(tree))
+    for name, value in tree.items():
+        if "/" in name or len(name) > LONGEST:
+            raise UnpickleError(f"{what} has a part named {name[:LONGEST]!r}: a name is short and without '/'")
+        if isinstance(value, dict):
+            yield from _leaves(value, what, f"{path}{name}/", depth + 1, seen)
+        else:
+            yield f"{path}{name}", value
 
 
 class _Bounded:

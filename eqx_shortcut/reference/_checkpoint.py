@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -13,14 +12,10 @@ from jaxtyping import PRNGKeyArray
 
 from ..models.dit import DiTConfig
 from ..objectives import Networks
-from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, load, new_nothing
+from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, leaves, load, new_nothing
 from ..train import TrainState
 from ._parameters import ReferenceCheckpointError, from_parameters
 
-DEEPEST = 8
-"""Levels of names; the reference has four."""
-LONGEST = 100
-"""Characters of one name."""
 NAMEDTUPLES = ("EmptyState", "ScaleByAdamState", "ScaleByScheduleState")
 """Classes of the optimizer's state."""
 OPTAX = frozenset(
@@ -164,26 +159,14 @@ def _number(value: Any, name: str) -> int:
 
 
 def _flat(tree: Any, what: str) -> dict[str, np.ndarray]:
-    if not isinstance(tree, dict):
-        raise ReferenceCheckpointError(f"its {what} is no dictionary of parameters: it is no checkpoint of training")
-    return dict(_walk(tree, what, "", 0, set()))
-
-
-def _walk(tree: dict[str, Any], what: str, path: str, depth: int, seen: set[int]) -> Iterator[tuple[str, np.ndarray]]:
-    # Each dictionary once: references back would never end, and references across could double at every level.
-    if id(tree) in seen or depth > DEEPEST:
-        raise ReferenceCheckpointError(f"its {what} at {path!r} holds itself, or a part twice, or is too deep: do not use it")
-    seen.add(id(tree))
-    for name, value in tree.items():
-        if "/" in name or len(name) > LONGEST:
-            raise ReferenceCheckpointError(f"its {what} has a part named {name[:LONGEST]!r}: a name is short and without '/'")
+    arrays = {}
+    for path, value in leaves(tree, f"its {what}"):
         match value:
-            case dict():
-                yield from _walk(value, what, f"{path}{name}/", depth + 1, seen)
             case Leaf(value=np.ndarray() as array) if array.dtype.kind == "f":
-                yield f"{path}{name}", array
+                arrays[path] = array
             case _:
-                raise ReferenceCheckpointError(f"its {what} holds no array of real numbers at {path}{name}: it is damaged")
+                raise ReferenceCheckpointError(f"its {what} holds no array of real numbers at {path}: it is damaged")
+    return arrays
 
 
 def _agree(parameters: dict[str, np.ndarray], others: dict[str, np.ndarray], what: str) -> None:

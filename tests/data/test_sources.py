@@ -63,6 +63,17 @@ def refusal(source: Photos) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_files_written_anew_are_read_anew(tmp_path, format):
+    """In one process, as a notebook has it: new labels would stand beside old images."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    whole(FORMATS[format](here, PNGS, LABELS)).rows(ALL)
+    again, expected = (whole(FORMATS[format](folder, PNGS[::-1], LABELS)).rows(ALL) for folder in (here, elsewhere))
+    np.testing.assert_array_equal(again["pixels"], expected["pixels"])
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_the_same_pictures_are_the_same_bytes_in_every_format(tmp_path, format):
     data = whole(FORMATS[format](tmp_path, PNGS, LABELS))
     rows = data.rows(ALL)

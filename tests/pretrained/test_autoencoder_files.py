@@ -256,6 +256,27 @@ def test_a_config_that_is_none(tmp_path, text):
         load_autoencoder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("stored", "change"),
+    [
+        (KL_JSON, {"block_out_channels": 8}),
+        (KL_JSON, {"block_out_channels": [8, "16"]}),
+        (KL_JSON, {"norm_num_groups": 3}),
+        (KL_JSON, {"scaling_factor": None}),
+        (TINY_JSON, {"encoder_block_out_channels": []}),
+        (TINY_JSON, {"num_encoder_blocks": 3}),
+        (TINY_JSON, {"num_encoder_blocks": [1]}),
+        (KL_JSON, {"_class_name": ["AutoencoderKL"]}),
+    ],
+)
+def test_a_config_whose_values_make_no_network_is_named(tmp_path, stored, change):
+    (tmp_path / CONFIG).write_text(json.dumps(stored | change))
+    with pytest.raises(
+        ValueError, match=r"config\.json describes (no autoencoder that can be built \(.*\)|.* which cannot be)"
+    ):
+        load_autoencoder(tmp_path)
+
+
 def test_a_config_without_a_size(kl, tmp_path):
     write(tmp_path, tensors_of(kl, _sdvae_names), {k: v for k, v in KL_JSON.items() if k != "norm_num_groups"})
     with pytest.raises(ValueError, match=r"config\.json lacks 'norm_num_groups'"):

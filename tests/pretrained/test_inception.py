@@ -143,6 +143,11 @@ def test_a_pickle_is_read_by_name_and_never_run(tmp_path):
         refused(path)
     path.write_bytes(b"no weights")
     assert "is no pickle" in refused(path)
+    part = {}
+    for _ in range(3):  # a hundred references each would be a million parts in 2 KB
+        part = {"a": part, "b": part}
+    path.write_bytes(pickle.dumps(part))
+    assert "a part twice" in refused(path)
     refused(tmp_path / "absent.pth")
 
 

@@ -139,7 +139,7 @@ def test_published_dcaes_have_the_names_and_shapes_of_diffusers(name, tmp_path):
         state = diffusers.AutoencoderDC(**dcaes.PUBLISHED[name]).state_dict()
     expected = {at: tuple(value.shape) for at, value in state.items() if not at.endswith("num_batches_tracked")}
     assert dcaes.SHAPES.get(name, expected) == expected
-    like = eqx.filter_eval_shape(lambda key: dcae_config(dcaes.PUBLISHED[name], tmp_path).build(key=key), jax.random.key(0))
+    like = eqx.filter_eval_shape(lambda key: dcae_config(dcaes.PUBLISHED[name]).build(key=key), jax.random.key(0))
     found = {}
     for at, leaf in jax.tree_util.tree_flatten_with_path(eqx.filter(like, lambda leaf: hasattr(leaf, "shape")))[0]:
         shape = _torch_shape(leaf.shape)
@@ -171,7 +171,7 @@ def test_the_published_rae_has_the_names_and_shapes_of_diffusers(tmp_path):
         config = {name: value for name, value in raes.PUBLISHED.items() if name != "_class_name"}
         state = diffusers.AutoencoderRAE(**config).state_dict()
     views = {name: np.broadcast_to(np.float32(0), tuple(value.shape)) for name, value in state.items()}
-    settings = rae_config(raes.PUBLISHED, tmp_path)
+    settings = rae_config(raes.PUBLISHED)
     given = rae_tensors(views, settings)
     like = eqx.filter_eval_shape(lambda key: settings.build(key=key), jax.random.key(0))
     leaves = jax.tree_util.tree_flatten_with_path(eqx.filter(like, lambda leaf: hasattr(leaf, "shape")))[0]

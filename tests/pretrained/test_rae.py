@@ -64,7 +64,7 @@ def test_one_moment_stands_for_all_latents(tmp_path):
 
 def test_published_sizes():
     """16 x 16 latents of 768 channels of an image of 256 x 256, and back."""
-    config = rae_config(raes.PUBLISHED, GOLDEN)
+    config = rae_config(raes.PUBLISHED)
     network = eqx.filter_eval_shape(lambda key: config.build(key=key), jax.random.key(0))
     image = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)
     latent = eqx.filter_eval_shape(lambda n, x: n.encode(x).mean, network, image)

@@ -102,6 +102,7 @@ FAULTS = {
     "a number": ({"epoch": 3}, "what is of type int as 'epoch', which is no tensor"),
     "levels": ({"model": torchfiles.tensors(ARRAYS)}, "as 'model', which is no tensor"),
     "nothing": ({}, "no dictionary of tensors"),
+    "a number for a name": ({0: torchfiles.tensors({"a": np.ones(1, np.float32)})["a"]}, "under 0, which is no name"),
     "a list": ([1], "no dictionary of tensors"),
     "too far": (one(Storage("0", FLOATS), 1, (4,), (1,)), "ends at number 4 of a storage of 4"),
     "too many": (one(Storage("0", FLOATS), 0, (5,), (0,)), "shape (5,) in a storage of 4"),

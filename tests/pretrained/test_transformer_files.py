@@ -143,6 +143,13 @@ def test_another_class_of_diffusers_is_refused(folder):
         read_published(folder)
 
 
+def test_a_config_of_diffusers_without_heads_is_named(folder):
+    config = {"_class_name": "DiTTransformer2DModel", "num_attention_heads": None, "sample_size": 8}
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"holds no config\.json of diffusers' DiTTransformer2DModel \(TypeError"):
+        read_published(folder)
+
+
 def test_sit_and_dit_have_to_be_told_apart(stored):
     found = read_published(stored(torchfiles.archive(weights())))
     with pytest.raises(ValueError, match="--from sit or --from dit"):
@@ -196,6 +203,7 @@ def state(tmp_path_factory) -> pathlib.Path:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
         writer.save(folder / "checkpoint_9", {"params": {"other": np.ones(2)}})
         writer.save(folder / "checkpoint_10", {"step": 10, "opt_state": [{"mu": both["params"]}, None], **both})
+    (folder / "checkpoint_11.orbax-checkpoint-tmp-3").mkdir()  # a save that was interrupted
     return folder
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
+import tracemalloc
 
 import equinox as eqx
 import jax
@@ -244,3 +245,14 @@ def test_a_step_branch_that_adds_nothing_can_learn():
     assert not step.out.kernel.any() and not step.out.bias.any() and step.hidden.kernel.any()
     assert dataclasses.asdict(network("sit").config)["logits"] == "root"
     assert published.SETTINGS["hidden_size"] == network("sit").config.hidden
+
+
+def test_tensors_that_are_refused_are_not_copied():
+    """A hostile file has as many views of one storage as it likes."""
+    storage = np.zeros(500_000, np.float16)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"lack x_embedder\.proj\.weight"):
+        from_tensors({str(i): storage for i in range(50)}, "sit", key=jax.random.key(0))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < storage.nbytes

@@ -10,7 +10,7 @@ from ..errors import BadImage, DataError
 
 def scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
     """Number and bytes of each record, a damaged one without bytes. Raises DataError if the file is truncated."""
-    for number in range(_reader(path).num_records()):
+    for number in range(reader(path).num_records()):
         try:
             yield number, read(path, number)
         except BadImage:
@@ -20,13 +20,14 @@ def scan(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
 def read(path: pathlib.Path, number: int) -> bytes:
     """One record. Raises BadImage if it is damaged."""
     try:
-        return _reader(path).read([number])[0]
+        return reader(path).read([number])[0]
     except RuntimeError as error:
         raise BadImage(f"its record is damaged: {str(error).split(' (')[0]}") from error
 
 
 @functools.lru_cache(maxsize=256)
-def _reader(path: pathlib.Path) -> Any:
+def reader(path: pathlib.Path) -> Any:
+    """The open file, kept for the next record. Raises DataError if it is truncated."""
     try:
         from array_record.python.array_record_module import ArrayRecordReader
     except ImportError as error:

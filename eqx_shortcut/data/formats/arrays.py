@@ -25,13 +25,15 @@ class ArrayRecords:
     """The images of one .npy or .npz file. Those of a .npy file stay on the disk until they are asked for."""
 
     file: pathlib.Path
+    written: int
+    """When, in nanoseconds: a file written anew is read anew."""
     labels: Shaped[np.ndarray, " count"] | None
     count: int
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
 
     def encoded(self, index: int) -> np.ndarray:
-        return np.array(_images(self.file)[index])
+        return np.array(_images(self.file, self.written)[index])
 
     def where(self, index: int) -> str:
         return f"image {index} of {self.file}"
@@ -67,7 +69,8 @@ def open_arrays(file: pathlib.Path, label: str | None = None) -> ArrayRecords:
     """
     if not file.exists():
         raise DataError(f"no file {file.absolute()}: name another with --data.path")
-    images = _images(file)
+    written = file.stat().st_mtime_ns
+    images = _images(file, written)
     flat = images.ndim == 3 and images.shape[-1] <= CHANNELS  # one image alone, or its channels
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size or flat:
         raise DataError(
@@ -81,9 +84,9 @@ def open_arrays(file: pathlib.Path, label: str | None = None) -> ArrayRecords:
     others = _members(file) if _zipped(file) else _beside(file)
     chosen = choose_labels(others, label, str(file), marked=("arr_1",))
     if chosen is None:
-        return ArrayRecords(file, None, len(images), not_taken(others))
+        return ArrayRecords(file, written, None, len(images), not_taken(others))
     values = _member(file, chosen) if _zipped(file) else _load(others[chosen])
-    return ArrayRecords(file, plain_labels(values, len(images), str(file)), len(images))
+    return ArrayRecords(file, written, plain_labels(values, len(images), str(file)), len(images))
 
 
 def _zipped(file: pathlib.Path) -> bool:
@@ -91,7 +94,7 @@ def _zipped(file: pathlib.Path) -> bool:
 
 
 @functools.lru_cache(maxsize=4)
-def _images(file: pathlib.Path) -> np.ndarray:
+def _images(file: pathlib.Path, written: int) -> np.ndarray:
     if not _zipped(file):
         return _load(file)
     member = next((name for name in IMAGES if name in _members(file, ())), None)

@@ -81,6 +81,8 @@ def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, lab
     Raises DataError if a file is damaged, has no rows or lacks a column, or if the files differ in columns or in names of
     classes.
     """
+    for kept in (_row_group, _file):  # which may be of files that were written anew since
+        kept.cache_clear()
     opened = [_open(file, label, labelled=labelled) for file in files]
     first = opened[0]
     for file, other in zip(files, opened, strict=True):

@@ -161,6 +161,7 @@ def _features(record: bytes | memoryview, features: Features) -> tuple[memoryvie
 
 
 def _scan_all(files: Sequence[pathlib.Path], features: Features) -> dict[str, np.ndarray]:
+    array_record.reader.cache_clear()  # of files that were written anew since
     with concurrent.futures.ThreadPoolExecutor() as threads:
         scanned = list(threads.map(lambda number: _scan(number, files[number], features), range(len(files))))
     rows = np.array([row for file in scanned for row in file], np.int64).reshape(-1, 4)
