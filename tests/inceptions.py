@@ -39,12 +39,16 @@ def abstract() -> Inception:
     return eqx.filter_eval_shape(lambda key: Inception(key=key), jax.random.key(0))
 
 
+def named(place: Any) -> str:
+    return jax.tree_util.keystr(place, simple=True, separator="/").removeprefix("layers/").replace("/units/", "/")
+
+
 def published_shapes() -> Shapes:
     units, _ = jax.tree_util.tree_flatten_with_path(abstract(), is_leaf=lambda node: isinstance(node, Unit))
     found = {}
     for place, unit in units:
         if isinstance(unit, Unit):
-            name = jax.tree_util.keystr(place, simple=True, separator="/").replace("/units/", "/")
+            name = named(place)
             norm = {f"{name}/bn/{part}": unit.conv.kernel.shape[-1:] for part in ("scale", "bias", "mean", "var")}
             found |= {f"{name}/conv/kernel": unit.conv.kernel.shape, **norm}
     return found
@@ -108,7 +112,7 @@ def of_shapes(shapes: Shapes) -> Inception:
     places, tree = jax.tree_util.tree_flatten_with_path(eqx.tree_at(lambda net: net.fc, abstract(), None))
     leaves = []
     for place, _ in places:
-        name = jax.tree_util.keystr(place, simple=True, separator="/").replace("/units/", "/")
+        name = named(place)
         kernel = shapes[name.replace("/bias", "/kernel")]
         shape = kernel if place[-1].name == "kernel" else kernel[-1:]
         leaves.append(jax.ShapeDtypeStruct(shape, np.float32))

@@ -157,7 +157,7 @@ def _weight(place: str) -> str:
 
 
 def _sdvae_names(place: str) -> tuple[str, ...]:
-    name = re.sub(r"\.(down|up)sampler\.", r".\1samplers.0.conv.", _weight(place))
+    name = re.sub(r"\b(down|up)(_blocks\.\d+\.)sampler\.", r"\1\2\1samplers.0.conv.", _weight(place))
     name = name.replace(".attention.", ".attentions.0.").replace(".to_out.", ".to_out.0.")
     old = name
     for new_layer, old_layer in OLD_ATTENTION.items():

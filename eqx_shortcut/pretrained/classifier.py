@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ..models.layers import Dense
 from .convolution import Conv, Depthwise
+from .named import check_names
 
 Network = TypeVar("Network")
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -48,7 +49,14 @@ def fill(like: Network, tensors: Tensors, names: Callable[[str], Layer], *, epsi
     """
     places, tree = jax.tree_util.tree_flatten_with_path(like, is_leaf=lambda node: isinstance(node, Conv | Depthwise | Dense))
     layers = [(names(jax.tree_util.keystr(place, simple=True, separator=".")), layer) for place, layer in places]
-    _check(tensors, {name: shape for at, layer in layers for name, shape in _shapes(at, layer).items()}, source)
+    # Counters are of use in training alone, and absent from files of early versions of PyTorch.
+    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
+    try:
+        check_names(given, {name: shape for at, layer in layers for name, shape in _shapes(at, layer).items()})
+    except ValueError as error:
+        raise ValueError(
+            f"{source} holds other weights than the network's ({error}): fetch the file again, or name another"
+        ) from error
     return jax.tree_util.tree_unflatten(tree, [_filled(layer, at, tensors, epsilon) for at, layer in layers])
 
 
@@ -60,28 +68,6 @@ def _shapes(at: Layer, layer: Any) -> dict[str, Shape]:
         f"{at.name}.weight": (outputs, *(inputs or [1]), rows, columns),
         **dict.fromkeys((f"{at.norm}.{part}" for part in NORM), (outputs,)),
     }
-
-
-def _check(tensors: Tensors, expected: Mapping[str, Shape], source: str) -> None:
-    # Of use in training alone, and absent from files of early versions of PyTorch.
-    given = {name: tensor for name, tensor in tensors.items() if not name.endswith(".num_batches_tracked")}
-    faults = {
-        "missing": [name for name in expected if name not in given],
-        "unexpected": [name for name in given if name not in expected],
-        "misshapen": [
-            f"{name} of shape {given[name].shape} and type {given[name].dtype}, not real numbers of shape {shape}"
-            for name, shape in expected.items()
-            if name in given and (given[name].shape != shape or given[name].dtype.kind != "f")
-        ],
-    }
-    if any(faults.values()):
-        listed = "; ".join(f"{len(these)} {fault}: {_some(these)}" for fault, these in faults.items() if these)
-        raise ValueError(f"{source} holds other weights than the network's ({listed}): fetch the file again, or name another")
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(name[:200] for name in names[:most])
-    return f"{shown} and more" if len(names) > most else shown
 
 
 def _filled(layer: Any, at: Layer, tensors: Tensors, epsilon: float) -> Any:

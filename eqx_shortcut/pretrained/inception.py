@@ -1,6 +1,6 @@
 """Inception-V3 as FID knows it: the network of TensorFlow's release of 2015-12-05 (Szegedy et al. 2015; Heusel et al. 2017).
 
-Modules bear the names of pytorch-fid's tensors, which is what `load_inception` relies on.
+Layers bear the names of pytorch-fid's tensors, which is what `load_inception` relies on.
 """
 
 import functools
@@ -181,44 +181,31 @@ class Inception(eqx.Module):
     As in the original graph, averages leave out what is beyond the image, and the last block pools by the maximum.
     """
 
-    Conv2d_1a_3x3: Unit
-    Conv2d_2a_3x3: Unit
-    Conv2d_2b_3x3: Unit
-    Conv2d_3b_1x1: Unit
-    Conv2d_4a_3x3: Unit
-    Mixed_5b: Mixed
-    Mixed_5c: Mixed
-    Mixed_5d: Mixed
-    Mixed_6a: Mixed
-    Mixed_6b: Mixed
-    Mixed_6c: Mixed
-    Mixed_6d: Mixed
-    Mixed_6e: Mixed
-    Mixed_7a: Mixed
-    Mixed_7b: Mixed
-    Mixed_7c: Mixed
+    layers: dict[str, Unit | Mixed]
     fc: Dense | None
 
     def __init__(self, *, classes: int = CLASSES, key: PRNGKeyArray):
         """Without classes there are no logits."""
         k_units, k_classes = jax.random.split(key)
         keys = iter(jax.random.split(k_units, UNITS))
-        self.Conv2d_1a_3x3 = Unit(keys, 3, 32, 3, stride=2)
-        self.Conv2d_2a_3x3 = Unit(keys, 32, 32, 3, stride=1)
-        self.Conv2d_2b_3x3 = Unit(keys, 32, 64, 3)
-        self.Conv2d_3b_1x1 = Unit(keys, 64, 80)
-        self.Conv2d_4a_3x3 = Unit(keys, 80, 192, 3, stride=1)
-        self.Mixed_5b = Mixed(keys, 192, block_a(32))
-        self.Mixed_5c = Mixed(keys, 256, block_a(64))
-        self.Mixed_5d = Mixed(keys, 288, block_a(64))
-        self.Mixed_6a = Mixed(keys, 288, BLOCK_B)
-        self.Mixed_6b = Mixed(keys, 768, block_c(128))
-        self.Mixed_6c = Mixed(keys, 768, block_c(160))
-        self.Mixed_6d = Mixed(keys, 768, block_c(160))
-        self.Mixed_6e = Mixed(keys, 768, block_c(192))
-        self.Mixed_7a = Mixed(keys, 768, BLOCK_D)
-        self.Mixed_7b = Mixed(keys, 1280, block_e(average_pool))
-        self.Mixed_7c = Mixed(keys, 2048, block_e(same_pool))
+        self.layers = {
+            "Conv2d_1a_3x3": Unit(keys, 3, 32, 3, stride=2),
+            "Conv2d_2a_3x3": Unit(keys, 32, 32, 3, stride=1),
+            "Conv2d_2b_3x3": Unit(keys, 32, 64, 3),
+            "Conv2d_3b_1x1": Unit(keys, 64, 80),
+            "Conv2d_4a_3x3": Unit(keys, 80, 192, 3, stride=1),
+            "Mixed_5b": Mixed(keys, 192, block_a(32)),
+            "Mixed_5c": Mixed(keys, 256, block_a(64)),
+            "Mixed_5d": Mixed(keys, 288, block_a(64)),
+            "Mixed_6a": Mixed(keys, 288, BLOCK_B),
+            "Mixed_6b": Mixed(keys, 768, block_c(128)),
+            "Mixed_6c": Mixed(keys, 768, block_c(160)),
+            "Mixed_6d": Mixed(keys, 768, block_c(160)),
+            "Mixed_6e": Mixed(keys, 768, block_c(192)),
+            "Mixed_7a": Mixed(keys, 768, BLOCK_D),
+            "Mixed_7b": Mixed(keys, 1280, block_e(average_pool)),
+            "Mixed_7c": Mixed(keys, 2048, block_e(same_pool)),
+        }
         self.fc = Dense(2048, classes, key=k_classes) if classes else None
 
     def __call__(self, image: Float[Array, "height width 3"]) -> Activations:
@@ -226,15 +213,20 @@ class Inception(eqx.Module):
         TensorFlow's graph (Nash et al. 2021, as in guided-diffusion); the logits are without their bias, as the Inception Score
         has been computed since it was defined on this network (guided-diffusion, torch-fidelity).
         """
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(image)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(halving_pool(x)))
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(halving_pool(x))))
-        mixed_6d = self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x))))
-        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(mixed_6d))))
+        x = self._through(image, "Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
+        x = self._through(halving_pool(x), "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+        x = self._through(halving_pool(x), "Mixed_5b", "Mixed_5c", "Mixed_5d")
+        mixed_6d = self._through(x, "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d")
+        x = self._through(mixed_6d, "Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c")
         pooled = jnp.mean(x, axis=(0, 1))
         # The branch of 1 x 1 comes first in its block.
         spatial = mixed_6d[..., :SPATIAL_CHANNELS].reshape(-1)
         return Activations(pooled, spatial, None if self.fc is None else pooled @ self.fc.kernel)
+
+    def _through(self, x: Inputs, *names: str) -> Outputs:
+        for name in names:
+            x = self.layers[name](x)
+        return x
 
 
 def load_inception(path: str | pathlib.Path) -> Inception:
@@ -256,7 +248,7 @@ def load_inception(path: str | pathlib.Path) -> Inception:
 
 
 def _names(place: str) -> Layer:
-    name = place.replace(".units.", ".")
+    name = place.removeprefix("layers.").replace(".units.", ".")
     return Layer(name, f"{name.removesuffix('conv')}bn")
 
 

@@ -35,18 +35,19 @@ def filled(like: Module, name: Callable[[Any], dict[str, Array]], named: Named) 
 
 
 def check_names(named: Named, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises ValueError unless the arrays have these names and shapes."""
+    """Raises ValueError unless the arrays have these names and shapes, and are of real numbers."""
     missing, extra = sorted(expected.keys() - named.keys()), sorted(named.keys() - expected.keys())
-    if missing or extra:
-        raise ValueError(
-            f"not the parameters of this architecture: {len(missing)} missing{_shown(missing)}, {len(extra)} left "
-            f"over{_shown(extra)}; check depth and names"
-        )
-    wrong = {name: shape for name, shape in expected.items() if tuple(named[name].shape) != shape}
+    faults = [f"{len(missing)} missing{_shown(missing)}, {len(extra)} left over{_shown(extra)}"] * bool(missing or extra)
+    wrong = [name for name in expected if name in named and tuple(named[name].shape) != expected[name]]
     if wrong:
-        first, shape = next(iter(wrong.items()))
-        others = f", and {len(wrong) - 1} more differ{_shown(list(wrong)[1:])}" if len(wrong) > 1 else ""
-        raise ValueError(f"parameter {first} has shape {tuple(named[first].shape)}, the architecture asks for {shape}{others}")
+        more = f", and {len(wrong) - 1} more differ{_shown(wrong[1:])}" if len(wrong) > 1 else ""
+        shape = tuple(named[wrong[0]].shape)
+        faults.append(f"parameter {wrong[0]} has shape {shape}, the architecture asks for {expected[wrong[0]]}{more}")
+    odd = [name for name in expected if name in named and not jnp.issubdtype(named[name].dtype, jnp.floating)]
+    if odd:
+        faults.append(f"parameter {odd[0]} is of {named[odd[0]].dtype}, the architecture asks for real numbers")
+    if faults:
+        raise ValueError(f"not the parameters of this architecture: {'; '.join(faults)}")
 
 
 def _shown(names: Iterable[str]) -> str:

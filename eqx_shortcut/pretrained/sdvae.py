@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import ranges
 from ..models.layers import Dense
+from ..ranges import Count
 from .autoencoder import Configured, Posterior
 from .convolution import Conv, GroupNorm, upsample
 
@@ -25,11 +27,11 @@ class SDVAEConfig:
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     """Width of each level, from the image down; every level but the last halves the image."""
-    layers_per_block: int = 2
+    layers_per_block: Count = 2
     """Residual blocks of a level of the encoder; one of the decoder has one more."""
-    latent_channels: int = 4
+    latent_channels: Count = 4
     """Channels of the latent."""
-    norm_num_groups: int = 32
+    norm_num_groups: Count = 32
     """Groups of channels that are normalised together; must divide every width."""
     scaling_factor: float = 0.18215
     """Factor that brings raw latents about to unit variance."""
@@ -41,9 +43,7 @@ class SDVAEConfig:
     """Mix the latent by a 1 x 1 convolution before the decoder."""
 
     def __post_init__(self):
-        for field in ("layers_per_block", "latent_channels", "norm_num_groups"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: use 1 or more")
+        ranges.check(self)
         if not self.block_out_channels or any(width % self.norm_num_groups for width in self.block_out_channels):
             raise ValueError(
                 f"block_out_channels={self.block_out_channels} are not all multiples of norm_num_groups="
@@ -112,45 +112,37 @@ class Middle(eqx.Module):
         return self.resnets[1](self.attention(self.resnets[0](x)))
 
 
-class Down(eqx.Module):
-    """Residual blocks, then halved by a convolution that is padded on the far sides only."""
+class Stage(eqx.Module):
+    """Residual blocks, then, in all but the last, a convolution that halves the image or, with `up`, doubles it.
+
+    It halves padded on the far sides only, and doubles by repeating pixels before it.
+    """
 
     resnets: tuple[Residual, ...]
-    downsampler: Conv | None
+    sampler: Conv | None
+    up: bool = eqx.field(static=True)
 
-    def __init__(self, inputs: int, outputs: int, config: SDVAEConfig, *, last: bool, key: PRNGKeyArray):
-        k_down, *keys = jax.random.split(key, config.layers_per_block + 1)
-        self.resnets = _residuals(inputs, outputs, config.norm_num_groups, keys)
-        self.downsampler = None if last else Conv(outputs, outputs, stride=2, padding=(0, 1), key=k_down)
+    def __init__(self, inputs: int, outputs: int, blocks: int, groups: int, *, up: bool, last: bool, key: PRNGKeyArray):
+        k_sampler, *keys = jax.random.split(key, blocks + 1)
+        widths = (inputs, *[outputs] * (blocks - 1))
+        self.resnets = tuple(Residual(width, outputs, groups, key=k) for width, k in zip(widths, keys, strict=True))
+        stride, padding = (1, None) if up else (2, (0, 1))
+        self.sampler = None if last else Conv(outputs, outputs, stride=stride, padding=padding, key=k_sampler)
+        self.up = up
 
     def __call__(self, x: Float[Array, "height width inputs"]) -> Float[Array, "rows columns outputs"]:
         for resnet in self.resnets:
             x = resnet(x)
-        return x if self.downsampler is None else self.downsampler(x)
-
-
-class Up(eqx.Module):
-    """Residual blocks, then doubled by repeating pixels before a convolution."""
-
-    resnets: tuple[Residual, ...]
-    upsampler: Conv | None
-
-    def __init__(self, inputs: int, outputs: int, config: SDVAEConfig, *, last: bool, key: PRNGKeyArray):
-        k_up, *keys = jax.random.split(key, config.layers_per_block + 2)
-        self.resnets = _residuals(inputs, outputs, config.norm_num_groups, keys)
-        self.upsampler = None if last else Conv(outputs, outputs, key=k_up)
-
-    def __call__(self, x: Float[Array, "height width inputs"]) -> Float[Array, "rows columns outputs"]:
-        for resnet in self.resnets:
-            x = resnet(x)
-        return x if self.upsampler is None else self.upsampler(upsample(x))
+        if self.sampler is None:
+            return x
+        return self.sampler(upsample(x) if self.up else x)
 
 
 class Encoder(eqx.Module):
     """An image to the moments of its latent, mean and log-variance one after the other in the channels."""
 
     conv_in: Conv
-    down_blocks: tuple[Down, ...]
+    down_blocks: tuple[Stage, ...]
     mid_block: Middle
     conv_norm_out: GroupNorm
     conv_out: Conv
@@ -159,10 +151,7 @@ class Encoder(eqx.Module):
         k_in, k_mid, k_out, *keys = jax.random.split(key, len(config.block_out_channels) + 3)
         widths, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = Conv(3, widths[0], key=k_in)
-        self.down_blocks = tuple(
-            Down(*pair, config, last=level == len(widths) - 1, key=keys[level])
-            for level, pair in enumerate(itertools.pairwise((widths[0], *widths)))
-        )
+        self.down_blocks = _stages(widths, config.layers_per_block, groups, keys, up=False)
         self.mid_block = Middle(widths[-1], groups, key=k_mid)
         self.conv_norm_out = GroupNorm(groups, widths[-1], epsilon=EPSILON)
         self.conv_out = Conv(widths[-1], 2 * config.latent_channels, key=k_out)
@@ -179,7 +168,7 @@ class Decoder(eqx.Module):
 
     conv_in: Conv
     mid_block: Middle
-    up_blocks: tuple[Up, ...]
+    up_blocks: tuple[Stage, ...]
     conv_norm_out: GroupNorm
     conv_out: Conv
 
@@ -188,10 +177,7 @@ class Decoder(eqx.Module):
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.conv_in = Conv(config.latent_channels, widths[0], key=k_in)
         self.mid_block = Middle(widths[0], groups, key=k_mid)
-        self.up_blocks = tuple(
-            Up(*pair, config, last=level == len(widths) - 1, key=keys[level])
-            for level, pair in enumerate(itertools.pairwise((widths[0], *widths)))
-        )
+        self.up_blocks = _stages(widths, config.layers_per_block + 1, groups, keys, up=True)
         self.conv_norm_out = GroupNorm(groups, widths[-1], epsilon=EPSILON)
         self.conv_out = Conv(widths[-1], 3, key=k_out)
 
@@ -245,5 +231,9 @@ class SDVAE(Configured):
         return self.decoder(latent if self.post_quant_conv is None else self.post_quant_conv(latent))
 
 
-def _residuals(inputs: int, outputs: int, groups: int, keys: list[PRNGKeyArray]) -> tuple[Residual, ...]:
-    return tuple(Residual(inputs if i == 0 else outputs, outputs, groups, key=key) for i, key in enumerate(keys))
+def _stages(widths: tuple[int, ...], blocks: int, groups: int, keys: list[PRNGKeyArray], *, up: bool) -> tuple[Stage, ...]:
+    last = len(widths) - 1
+    return tuple(
+        Stage(*pair, blocks, groups, up=up, last=level == last, key=keys[level])
+        for level, pair in enumerate(itertools.pairwise((widths[0], *widths)))
+    )

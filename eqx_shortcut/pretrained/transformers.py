@@ -119,8 +119,11 @@ def imported(
     tensors: Tensors, kind: Kind, *, size: int | None = None, heads: int | None = None
 ) -> tuple[DiTConfig, tuple[int, int, int], int]:
     """Settings of the network that the shapes tell, shape of its images, and classes. Raises ValueError as `from_tensors`."""
-    hidden, channels, patch, columns = _shape(tensors, "x_embedder.proj.weight", 4)
-    wide, labels = _shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0], _shape(tensors, "y_embedder.embedding_table.weight", 2)[0]
+    hidden, channels, patch, columns = shape_of(tensors, "x_embedder.proj.weight", 4)
+    wide, labels = (
+        shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
+        shape_of(tensors, "y_embedder.embedding_table.weight", 2)[0],
+    )
     depth = len({match[0] for name in tensors if (match := re.match(r"blocks\.\d+\.", name))})
     if patch != columns or labels < 2:
         raise ValueError(f"patches of {patch} x {columns} and {labels} labels: squares, and one class and no class, are known")
@@ -134,15 +137,13 @@ def imported(
         size = told
     if size is None:
         raise ValueError("the side of its images cannot be seen in the tensors: give it with --size, 32 for latents of 256")
-    ratio = wide / hidden
     known = CONVENTIONS[kind]
     config = DiTConfig(
         hidden=hidden,
         depth=depth,
         heads=heads,
         patch=patch,
-        # The width is int(hidden * ratio), which rounding can leave one short.
-        mlp_ratio=ratio if int(hidden * ratio) == wide else math.nextafter(ratio, math.inf),
+        mlp_ratio=mlp_ratio(wide, hidden),
         logits="root",
         time=known.time,
         step=known.step,
@@ -255,13 +256,20 @@ def _without_variances(tensors: Tensors, config: DiTConfig, channels: int) -> di
     return found
 
 
-def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
+def shape_of(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
+    """The shape of the tensor of that name. Raises ValueError if it is missing, empty, or of another number of axes."""
     if name not in tensors:
-        raise ValueError(f"the tensors lack {name}: they are of no network of SiT, DiT, MeanFlow or ESC")
+        raise ValueError(f"the tensors lack {name}: they are of another network")
     shape = tuple(tensors[name].shape)
     if len(shape) != axes or 0 in shape:
         raise ValueError(f"the tensor {name} has shape {shape}, and {axes} axes of size 1 or more are asked for")
     return shape
+
+
+def mlp_ratio(wide: int, hidden: int) -> float:
+    """The ratio with `int(hidden * ratio) == wide`, which rounding can leave one short."""
+    ratio = wide / hidden
+    return ratio if int(hidden * ratio) == wide else math.nextafter(ratio, math.inf)
 
 
 def _linear(name: str, dense: Any) -> dict[str, Array]:

@@ -16,11 +16,10 @@ from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, lea
 from ..train import TrainState
 from ._parameters import ReferenceCheckpointError, from_parameters
 
-NAMEDTUPLES = ("EmptyState", "ScaleByAdamState", "ScaleByScheduleState")
-"""Classes of the optimizer's state."""
 OPTAX = frozenset(
     {"optax._src.base.EmptyState", "optax._src.transform.ScaleByAdamState", "optax._src.transform.ScaleByScheduleState"}
 )
+"""Classes of the optimizer's state, namedtuples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +117,8 @@ class _Node:
 
 def _namedtuple(kind: Any, fields: Any) -> _Node:
     match kind, fields:
-        case Global(last=last), tuple() if last in NAMEDTUPLES:
-            return _Node(last, fields)
+        case Global(name), tuple() if name in OPTAX:
+            return _Node(kind.last, fields)
     return new_nothing(kind, fields)
 
 

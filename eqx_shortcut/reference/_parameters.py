@@ -1,6 +1,5 @@
 """Parameters of kvfrans/shortcut-models (Flax) as our network, and back."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float
 from ..models.dit import SIZES, DiT, DiTConfig, FinalLayer, StepEmbedding
 from ..models.layers import Dense
 from ..pretrained.named import filled
+from ..pretrained.transformers import mlp_ratio, shape_of
 
 
 class ReferenceCheckpointError(ValueError):
@@ -82,26 +82,25 @@ def architecture(
     Shapes do not tell the heads: None takes those of the published size of that width. Raises ReferenceCheckpointError naming
     what is missing or of an impossible shape, or asking for `heads`.
     """
-    patch, other, channels, hidden = _shape(parameters, "PatchEmbed_0/Conv_0/kernel", 4)
-    if patch != other:
-        raise ReferenceCheckpointError(f"PatchEmbed_0/Conv_0/kernel has patches of {patch} x {other}: use square ones")
-    depth = len({name.split("/")[0] for name in parameters if name.startswith("DiTBlock_")})
-    wide = _shape(parameters, "DiTBlock_0/MlpBlock_0/Dense_0/kernel", 2)[1]
-    labels = _shape(parameters, "LabelEmbedder_0/Embed_0/embedding", 2)[0]
-    if labels < 2:
-        raise ReferenceCheckpointError("LabelEmbedder_0/Embed_0/embedding has 1 row: one class and no class make 2 or more")
-    published = {size: heads for name, (size, _, heads) in SIZES.items() if name != "tiny"}
-    if heads is None and hidden not in published:
-        raise ReferenceCheckpointError(
-            f"the number of attention heads at width {hidden} cannot be seen in the parameters: give it with --heads"
-        )
     try:
+        patch, other, channels, hidden = shape_of(parameters, "PatchEmbed_0/Conv_0/kernel", 4)
+        wide = shape_of(parameters, "DiTBlock_0/MlpBlock_0/Dense_0/kernel", 2)[1]
+        labels = shape_of(parameters, "LabelEmbedder_0/Embed_0/embedding", 2)[0]
+        if patch != other:
+            raise ValueError(f"PatchEmbed_0/Conv_0/kernel has patches of {patch} x {other}: use square ones")
+        if labels < 2:
+            raise ValueError("LabelEmbedder_0/Embed_0/embedding has 1 row: one class and no class make 2 or more")
+        published = {size: heads for name, (size, _, heads) in SIZES.items() if name != "tiny"}
+        if heads is None and hidden not in published:
+            raise ValueError(
+                f"the number of attention heads at width {hidden} cannot be seen in the parameters: give it with --heads"
+            )
         config = DiTConfig(
             hidden=hidden,
-            depth=depth,
+            depth=len({name.split("/")[0] for name in parameters if name.startswith("DiTBlock_")}),
             heads=published[hidden] if heads is None else heads,
             patch=patch,
-            mlp_ratio=_ratio(wide, hidden),
+            mlp_ratio=mlp_ratio(wide, hidden),
             step=step,
         )
     except ValueError as error:
@@ -119,21 +118,6 @@ def nested(parameters: Parameters) -> dict[str, Any]:
             at = at.setdefault(group, {})
         at[last] = value
     return tree
-
-
-def _shape(parameters: Parameters, name: str, axes: int) -> tuple[int, ...]:
-    if name not in parameters:
-        raise ReferenceCheckpointError(f"the parameters lack {name}: they are of no network of the reference")
-    shape = tuple(parameters[name].shape)
-    if len(shape) != axes or 0 in shape:
-        raise ReferenceCheckpointError(f"parameter {name} has shape {shape}, and {axes} axes of size 1 or more are asked for")
-    return shape
-
-
-def _ratio(wide: int, hidden: int) -> float:
-    # The width is int(hidden * ratio), which rounding can leave one short.
-    ratio = wide / hidden
-    return ratio if int(hidden * ratio) == wide else math.nextafter(ratio, math.inf)
 
 
 def _dense(name: str, dense: Dense) -> dict[str, Float[Array, "..."]]:

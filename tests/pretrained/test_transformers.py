@@ -221,7 +221,7 @@ def without(name: str) -> dict[str, np.ndarray]:
             r"t_embedder.mlp.0.bias has shape \(7,\), .* asks for \(24,\)",
         ),
         ({**tensors("sit"), "pos_embed": np.ones((1, 16, 24))}, "is not the sine-cosine table"),
-        ({"conv_in.weight": np.zeros((4, 4))}, "lack x_embedder.proj.weight: they are of no network of SiT"),
+        ({"conv_in.weight": np.zeros((4, 4))}, "lack x_embedder.proj.weight: they are of another network"),
         (tensors("meanflow"), r"4 left over \(h_embedder"),
     ],
     ids=["missing", "left over", "shape", "positions", "another", "meanflow"],
