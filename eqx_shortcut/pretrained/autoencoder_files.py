@@ -18,7 +18,7 @@ from .rae import RAEConfig
 from .rae_files import rae_config, rae_names, rae_tensors
 from .sdvae import SDVAEConfig
 from .taesd import TAESDConfig
-from .tensors import read_safetensors
+from .tensors import read_safetensors, torch_shape
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
@@ -193,7 +193,7 @@ def _fill(config: Config, tensors: Mapping[str, Shaped[np.ndarray, "..."]], name
         tensor = _from_torch(tensors[chosen], len(leaf.shape))
         if tensor.shape != leaf.shape:
             raise ValueError(
-                f"in {source} the tensor {chosen} has shape {tensors[chosen].shape}, not {_torch_shape(leaf.shape)} as its "
+                f"in {source} the tensor {chosen} has shape {tensors[chosen].shape}, not {torch_shape(leaf.shape)} as its "
                 "network has: fetch it again with its own config"
             )
         filled.append(jnp.asarray(tensor))
@@ -214,10 +214,3 @@ def _from_torch(tensor: Shaped[np.ndarray, "..."], ndim: int) -> Float[np.ndarra
     if ndim == 3 and tensor.ndim == 4 and tensor.shape[1] == 1:  # each channel convolved by itself
         return values[:, 0].transpose(1, 2, 0)
     return values.transpose(2, 3, 1, 0) if values.ndim == 4 else values.T
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) < 3:
-        return shape[::-1]
-    rows, columns, *inputs, outputs = shape
-    return (outputs, *(inputs or [1]), rows, columns)

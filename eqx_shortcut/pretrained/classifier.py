@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Shaped
 from ..models.layers import Dense
 from .convolution import Conv, Depthwise
 from .named import check_names
+from .tensors import torch_shape
 
 Network = TypeVar("Network")
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -61,13 +62,9 @@ def fill(like: Network, tensors: Tensors, names: Callable[[str], Layer], *, epsi
 
 
 def _shapes(at: Layer, layer: Any) -> dict[str, Shape]:
-    if isinstance(layer, Dense):
-        return {f"{at.name}.weight": layer.kernel.shape[::-1], f"{at.name}.bias": layer.bias.shape}
-    rows, columns, *inputs, outputs = layer.kernel.shape
-    return {
-        f"{at.name}.weight": (outputs, *(inputs or [1]), rows, columns),
-        **dict.fromkeys((f"{at.norm}.{part}" for part in NORM), (outputs,)),
-    }
+    shapes = {f"{at.name}.weight": torch_shape(layer.kernel.shape)}
+    biases = [f"{at.name}.bias"] if isinstance(layer, Dense) else [f"{at.norm}.{part}" for part in NORM]
+    return shapes | dict.fromkeys(biases, layer.kernel.shape[-1:])
 
 
 def _filled(layer: Any, at: Layer, tensors: Tensors, epsilon: float) -> Any:

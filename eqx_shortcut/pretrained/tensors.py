@@ -1,4 +1,4 @@
-"""The one reader of safetensors files."""
+"""The one reader of safetensors files, and PyTorch's order of axes."""
 
 import pathlib
 
@@ -16,3 +16,11 @@ def read_safetensors(path: pathlib.Path) -> tuple[dict[str, Shaped[np.ndarray, "
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except Exception as error:  # its errors have no common base
         raise ValueError(f"{path} cannot be read as safetensors ({error}): copy it again") from error
+
+
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a kernel `[in, out]` or `[rows, columns, in, out]`, or without `in` where channels are convolved alone, in PyTorch."""
+    if len(shape) < 3:
+        return shape[::-1]
+    rows, columns, *inputs, outputs = shape
+    return (outputs, *(inputs or [1]), rows, columns)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from .unpickle import OPCODES, Global, Handler, Machine, Rules, UnpickleError, are_sizes, load, load_first, new_nothing, short
+from .unpickle import OPCODES, Global, Handler, Machine, Rules, UnpickleError, are_sizes, load, load_first, short
 
 STORAGES = {
     "torch.BFloat16Storage": jnp.bfloat16,
@@ -29,10 +29,14 @@ STORAGES = {
     "torch.LongStorage": "<i8",
     "torch.ShortStorage": "<i2",
 }
-ARGUMENTS = "argparse.Namespace"
-"""What authors' scripts save their options as, beside the tensors; its fields are dropped."""
 NAMES = frozenset(
-    {ARGUMENTS, "collections.OrderedDict", "torch._utils._rebuild_parameter", "torch._utils._rebuild_tensor_v2", *STORAGES}
+    {
+        "argparse.Namespace",  # what authors' scripts save their options as, beside the tensors; its fields are dropped
+        "collections.OrderedDict",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+        *STORAGES,
+    }
 )
 ARCHIVE = b"PK\x03\x04"
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -188,7 +192,7 @@ def _rules(storages: dict[str, _Storage]) -> Rules:
         "SETITEM": lambda machine, _: _store(machine, machine.pop(2)),
         "SETITEMS": lambda machine, _: _store(machine, machine.pop_mark()),
     }
-    return Rules(NAMES, _call, _build, _new, opcodes={**OPCODES, **more})
+    return Rules(NAMES, _call, _build, opcodes={**OPCODES, **more})
 
 
 def _store(machine: Machine, items: list[Any]) -> None:
@@ -200,14 +204,6 @@ def _store(machine: Machine, items: list[Any]) -> None:
     target.update(zip(names, items[1::2], strict=True))
 
 
-def _new(kind: Any, fields: Any) -> dict[str, Any]:
-    """A script's options, which nothing looks at."""
-    match kind, fields:
-        case Global(name), () if name == ARGUMENTS:
-            return {}
-    return new_nothing(kind, fields)
-
-
 def _extend(machine: Machine, items: list[Any]) -> None:
     target = machine.top()
     if not isinstance(target, list):
@@ -217,7 +213,7 @@ def _extend(machine: Machine, items: list[Any]) -> None:
 
 def _call(function: Any, arguments: Any) -> Any:
     match function, arguments:
-        case Global("collections.OrderedDict"), ():
+        case Global("collections.OrderedDict" | "argparse.Namespace"), ():
             return {}
         case Global("torch._utils._rebuild_tensor_v2"), (
             _Storage() as storage,

@@ -103,11 +103,6 @@ def build_numpy(value: Any, state: Any) -> Any:
     raise UnpickleError(f"gives {short(value)} a state that no checkpoint holds")
 
 
-def new_nothing(kind: Any, fields: Any) -> Any:
-    """Refuses an object: for pickles that may hold none."""
-    raise UnpickleError(f"makes an object of {short(kind)}, which no checkpoint holds")
-
-
 def _array(raw: bytes | bytearray, dtype: _DType, shape: tuple[Any, ...], order: str) -> np.ndarray:
     if not PLAIN.fullmatch(dtype.code):
         raise UnpickleError(f"holds an array of type {short(dtype.code)}, and only plain numbers are allowed")
@@ -351,19 +346,18 @@ OPCODES: dict[str, Handler] = {
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
     "GLOBAL": _global,
     "STACK_GLOBAL": _stack_global,
-    "REDUCE": lambda machine, _: machine.push(machine.rules.call(*machine.pop(2))),
+    # A call, and an object made of a class: what each means is said by the same rule.
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), lambda machine, _: machine.push(machine.rules.call(*machine.pop(2)))),
     "BUILD": _set_state,
-    "NEWOBJ": lambda machine, _: machine.push(machine.rules.new(*machine.pop(2))),
 }
 """What each opcode does; those that protocols 3 to 5 write for arrays in dictionaries, and no others."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The names that a pickle may hold, and the meaning of calls, states and objects of these."""
+    """The names that a pickle may hold, and the meaning of calls, objects and states of these."""
 
     names: frozenset[str] = NUMPY
     call: Callable[[Any, Any], Any] = call_numpy
     build: Callable[[Any, Any], Any] = build_numpy
-    new: Callable[[Any, Any], Any] = new_nothing
     opcodes: Mapping[str, Handler] = dataclasses.field(default_factory=lambda: OPCODES)

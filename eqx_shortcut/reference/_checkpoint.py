@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..models.dit import DiTConfig
 from ..objectives import Networks
-from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, leaves, load, new_nothing
+from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, call_numpy, leaves, load
 from ..train import TrainState
 from ._parameters import ReferenceCheckpointError, from_parameters
 
@@ -47,7 +47,7 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     path = _file(pathlib.Path(path))
     try:
         with path.open("rb") as file:
-            return _checkpoint(load(file, Rules(NUMPY | OPTAX, new=_namedtuple)))
+            return _checkpoint(load(file, Rules(NUMPY | OPTAX, _call)))
     except (ReferenceCheckpointError, UnpickleError) as error:
         raise ReferenceCheckpointError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # whatever else bytes at random bring about
@@ -115,11 +115,11 @@ class _Node:
     fields: tuple[Any, ...]
 
 
-def _namedtuple(kind: Any, fields: Any) -> _Node:
-    match kind, fields:
+def _call(function: Any, arguments: Any) -> Any:
+    match function, arguments:
         case Global(name), tuple() if name in OPTAX:
-            return _Node(kind.last, fields)
-    return new_nothing(kind, fields)
+            return _Node(function.last, arguments)
+    return call_numpy(function, arguments)
 
 
 def _checkpoint(content: Any) -> Checkpoint:

@@ -14,7 +14,7 @@ import pytest
 import dcaes
 from eqx_shortcut.pretrained import autoencoder_files
 from eqx_shortcut.pretrained.autoencoder_configs import dcae_config
-from eqx_shortcut.pretrained.autoencoder_files import CONFIG, WEIGHTS, _dcae_names, _torch_shape, load_autoencoder
+from eqx_shortcut.pretrained.autoencoder_files import CONFIG, WEIGHTS, _dcae_names, load_autoencoder, torch_shape
 from eqx_shortcut.pretrained.dcae import DCAE, DCAEConfig, Level, attend, averaged, repeated
 from eqx_shortcut.storage import checksum
 from published import GOLDEN
@@ -70,7 +70,7 @@ def test_what_is_read_is_what_was_written(loaded, name):
 @pytest.mark.parametrize("name", [name for name in dcaes.SHAPES if name in dcaes.PUBLISHED])
 def test_published_names_and_shapes(name):
     expected = dcaes.SHAPES[name]
-    found = {at: _torch_shape(leaf.shape) for at, leaf in places(built(dcaes.PUBLISHED[name], name)).items()}
+    found = {at: torch_shape(leaf.shape) for at, leaf in places(built(dcaes.PUBLISHED[name], name)).items()}
     assert found.keys() == expected.keys()
     for at, shape in found.items():
         assert shape == expected[at] or (*shape, 1, 1) == expected[at], at

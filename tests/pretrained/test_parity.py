@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 import dcaes
 import raes
 from eqx_shortcut.pretrained.autoencoder_configs import dcae_config
-from eqx_shortcut.pretrained.autoencoder_files import _dcae_names, _torch_shape, load_autoencoder
+from eqx_shortcut.pretrained.autoencoder_files import _dcae_names, load_autoencoder, torch_shape
 from eqx_shortcut.pretrained.dcae import DCAE
 from eqx_shortcut.pretrained.rae_files import rae_config, rae_names, rae_tensors
 from eqx_shortcut.pretrained.sdvae import SDVAE
@@ -142,7 +142,7 @@ def test_published_dcaes_have_the_names_and_shapes_of_diffusers(name, tmp_path):
     like = eqx.filter_eval_shape(lambda key: dcae_config(dcaes.PUBLISHED[name]).build(key=key), jax.random.key(0))
     found = {}
     for at, leaf in jax.tree_util.tree_flatten_with_path(eqx.filter(like, lambda leaf: hasattr(leaf, "shape")))[0]:
-        shape = _torch_shape(leaf.shape)
+        shape = torch_shape(leaf.shape)
         given = _dcae_names(jax.tree_util.keystr(at, simple=True, separator="."))[0]
         found[given] = (*shape, 1, 1) if (*shape, 1, 1) == expected.get(given) else shape
     assert found == expected
@@ -175,9 +175,7 @@ def test_the_published_rae_has_the_names_and_shapes_of_diffusers(tmp_path):
     given = rae_tensors(views, settings)
     like = eqx.filter_eval_shape(lambda key: settings.build(key=key), jax.random.key(0))
     leaves = jax.tree_util.tree_flatten_with_path(eqx.filter(like, lambda leaf: hasattr(leaf, "shape")))[0]
-    found = {
-        rae_names(jax.tree_util.keystr(at, simple=True, separator="."))[0]: _torch_shape(leaf.shape) for at, leaf in leaves
-    }
+    found = {rae_names(jax.tree_util.keystr(at, simple=True, separator="."))[0]: torch_shape(leaf.shape) for at, leaf in leaves}
     assert found == {name: value.shape for name, value in given.items()}
 
 
