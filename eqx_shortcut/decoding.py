@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from . import data, settings, storage
-from .data.encode import identity
+from .data.encode import autoencoder_record
 from .pretrained.autoencoder import Autoencoder, decode_batch, from_training
 from .pretrained.autoencoder_files import load_autoencoder
 
@@ -50,7 +50,7 @@ def autoencoder(run: str | os.PathLike[str], vae: str | os.PathLike[str] | None 
     if not path.exists():
         raise ValueError(f"{run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
     found = load_autoencoder(path)
-    here = identity(found)
+    here = autoencoder_record(found)
     if different := settings.differences(record.get("autoencoder", here), here):
         raise ValueError(f"{path} is not the autoencoder of {run} ({settings.named(different)}): name that one with --vae")
     return found

@@ -58,7 +58,7 @@ def make_run(
 ) -> None:
     """Writes a run folder of one checkpoint, whose settings are only those that are known, `known` being further ones."""
     from ..checkpoint import Checkpoints
-    from ..data.encode import identity
+    from ..data.encode import autoencoder_record
     from ..data.latent_images import LatentImages
     from ..pretrained.autoencoder_files import load_autoencoder
 
@@ -71,7 +71,7 @@ def make_run(
         **known,
     }
     if vae is not None:
-        record["autoencoder"] = identity(load_autoencoder(vae))
+        record["autoencoder"] = autoencoder_record(load_autoencoder(vae))
         record["data"] = settings.dump(LatentImages(vae=vae.absolute(), classes=classes))
     checkpoints = Checkpoints(run / "checkpoints", config=record)
     checkpoints.save(state, {}, wait=True)

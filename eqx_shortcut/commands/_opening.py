@@ -138,12 +138,12 @@ def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[st
 def class_names(run: pathlib.Path) -> tuple[str, ...]:
     """Names of the run's classes: those of its data, or ImageNet's for 1,000. Raises ValueError if neither is as many."""
     from .. import settings
-    from ..data.names import called
+    from ..data.names import display_names
 
     record = settings.read(run / "config.json")
     source = settings.find_class(record["data"]["kind"]) if record.get("data") else None
     recorded = (record.get("identity") or {}).get("names") or getattr(source, "names", ())
-    if names := called(recorded if len(recorded) == record["classes"] else (), record["classes"]):
+    if names := display_names(recorded if len(recorded) == record["classes"] else (), record["classes"]):
         return names
     raise ValueError(f"the {record['classes']} classes of {run} have no names: choose them by number with --labels")
 

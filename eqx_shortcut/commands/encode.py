@@ -44,7 +44,7 @@ def main(config: Config) -> None:
     distributed.initialize()
     autoencoder = load_autoencoder(config.vae)
     with room_for(config.out), renamed({"--data.": "--source."}):
-        counts = encode(config.source, autoencoder, config.out, batch=config.batch, shard=config.shard, said=print)
+        counts = encode(config.source, autoencoder, config.out, batch=config.batch, shard=config.shard, report=print)
     if not distributed.is_main_process():
         return
     sides = ", and their mirror images" if config.source.mirror else ""

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Shaped
 
 from .errors import DataError
 from .images import check_labels
-from .names import listed, natural
+from .names import listed, natural_sorted
 from .records import Records, Subset, first_good, hold_out
 
 Stored = Shaped[np.ndarray, " count"]
@@ -85,7 +85,7 @@ def _by_value(parts: list[Records]) -> list[Subset]:
     if len({isinstance(value, str) for own, _ in values for value in own}) > 1:
         raise DataError(f"labels of {parts[0].where(0)} and {parts[-1].where(0)} are numbers and names: give both the same")
     stored = {value for own, _ in values for value in own}
-    ordered = natural(map(str, stored)) if isinstance(next(iter(stored)), str) else sorted(stored)
+    ordered = natural_sorted(map(str, stored)) if isinstance(next(iter(stored)), str) else sorted(stored)
     classes = {value: i for i, value in enumerate(ordered)}
     # A bool equals a number, and has a name of its own.
     plain = all(type(value) is int for value in ordered) and ordered == list(range(len(ordered)))

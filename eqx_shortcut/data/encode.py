@@ -13,8 +13,7 @@ from .. import distributed, settings, sharding, storage
 from ..pretrained.autoencoder import Autoencoder, fingerprint
 from ..progress import bar
 from . import DataError, Images
-from .identity import Identity, changed, summary
-from .identity import identity as identity_of_images
+from .identity import Identity, changed, identity, summary
 from .latents import MANIFEST, PARTS, Shard, check_finite, read_manifest, shard_rows
 from .records import ImageRecords
 from .sources import Photos
@@ -32,20 +31,20 @@ def encode(
     *,
     batch: int,
     shard: int,
-    said: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, int]:
     """Writes the cache of a source's images and says how many there are in each part, and how many bad ones were replaced.
 
-    Before anything is encoded `said` is called in one of the processes with a line on the images that were read.
+    Before anything is encoded `report` is called in one of the processes with a line on the images that were read.
 
     Raises ValueError if the folder holds another cache, DataError for images that cannot be read.
     """
     with distributed.barrier():
         images = dict(zip(PARTS, source.build(), strict=True))
-        present = identity_of_images(images["train"], images["held_out"])
+        present = identity(images["train"], images["held_out"])
         record = record_of(source, autoencoder, images["train"], shard) | {"identity": present}
         if distributed.is_main_process():
-            said(f"{out}: {summary(images['train'], images['held_out'])}")
+            report(f"{out}: {summary(images['train'], images['held_out'])}")
         mesh = sharding.make_mesh(devices=jax.local_devices())
         sharding.check_batch(batch, mesh)
         if distributed.is_main_process():
@@ -83,13 +82,13 @@ def record_of(source: Photos, autoencoder: Autoencoder, images: Images | ImageRe
         "shard": shard,
         "classes": images.classes,
         "image": list(images.shape),
-        "autoencoder": identity(autoencoder),
+        "autoencoder": autoencoder_record(autoencoder),
         "source": stored_source(source),
         "preprocessing": "central square, antialiased resize, pixels / 127.5 - 1",
     }
 
 
-def identity(autoencoder: Autoencoder) -> dict[str, Any]:
+def autoencoder_record(autoencoder: Autoencoder) -> dict[str, Any]:
     """Class, weights and scale of an autoencoder: equal for equal ones, wherever their files lie."""
     return {
         "class": type(autoencoder).__name__,
@@ -116,7 +115,7 @@ def stored_source(source: Photos) -> dict[str, Any]:
 def check_cache(cache: storage.Path, source: Photos | None, autoencoder: Autoencoder) -> None:
     """Raises ValueError, naming what differs, if a finished cache is of other images or of another autoencoder."""
     manifest = read_manifest(cache)
-    stored, given = {"autoencoder": manifest.get("autoencoder")}, {"autoencoder": identity(autoencoder)}
+    stored, given = {"autoencoder": manifest.get("autoencoder")}, {"autoencoder": autoencoder_record(autoencoder)}
     if source is not None:
         stored["source"] = {key: value for key, value in manifest.get("source", {}).items() if key not in UNSTORED}
         given["source"] = stored_source(source)
@@ -127,7 +126,7 @@ def check_cache(cache: storage.Path, source: Photos | None, autoencoder: Autoenc
             "--cache"
         )
     if source is not None and source.path.exists() and "identity" in manifest:
-        check_identity(cache / MANIFEST, identity_of_images(*source.build()))
+        check_identity(cache / MANIFEST, identity(*source.build()))
 
 
 def encode_shard(

@@ -91,13 +91,13 @@ class LatentImages(ranges.Checked):
             )
         return self._encoded() if self.cache is None else self._cached(self.cache)
 
-    def fill(self, said: Callable[[str], None] = lambda line: None) -> None:
-        """Encodes the images into the cache if one is named and not finished; `said` gets a line on what was read before."""
+    def fill(self, report: Callable[[str], None] = lambda line: None) -> None:
+        """Encodes the images into the cache if one is named and not finished; `report` gets a line on what was read before."""
         from .encode import encode
         from .latents import MANIFEST
 
         if self.images is not None and self.cache is not None and not storage.exists(self.cache / MANIFEST):
-            encode(self.images, self.autoencoder, self.cache, batch=self.encode_batch, shard=SHARD, said=said)
+            encode(self.images, self.autoencoder, self.cache, batch=self.encode_batch, shard=SHARD, report=report)
 
     def _encoded(self) -> tuple[Rows, Rows]:
         from .. import sharding

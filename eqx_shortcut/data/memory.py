@@ -116,6 +116,7 @@ def _array(name: str, values: Any) -> Shaped[np.ndarray, "*shape"]:
         raise _ragged(name, values) from error
     if array.dtype == object and array.ndim:
         raise _ragged(name, values)
+    array = array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name} is of {array.dtype}, no numbers: give floats, integers or booleans")
     return _narrow(name, array)

@@ -14,7 +14,7 @@ def imagenet() -> tuple[str, ...]:
     return tuple(file.read_text(encoding="utf-8").splitlines())
 
 
-def called(recorded: Sequence[str], classes: int) -> tuple[str, ...]:
+def display_names(recorded: Sequence[str], classes: int) -> tuple[str, ...]:
     """Names to choose classes by: those of the data, or ImageNet's where they are its identifiers, or 1,000 have none.
 
     Empty if there are none.
@@ -41,7 +41,7 @@ def find(names: Sequence[str], query: str) -> int:
     raise ValueError(f"no class is called {query!r}: the nearest names are {_listed(by_text[text] for text in near)}")
 
 
-def natural(names: Iterable[str]) -> list[str]:
+def natural_sorted(names: Iterable[str]) -> list[str]:
     """Names in the order in which people count: 2 before 10."""
 
     def key(name: str) -> tuple[list[tuple[bool, int, str]], str]:

@@ -103,7 +103,7 @@ class Run:
         elif (images := getattr(source, "identity", None)) is not None:
             found["identity"] = images
         if data.autoencoder is not None:
-            found["autoencoder"] = encode.identity(data.autoencoder)
+            found["autoencoder"] = encode.autoencoder_record(data.autoencoder)
         if (cache := getattr(source, "digest", None)) is not None:
             found["latents"] = cache
         return found

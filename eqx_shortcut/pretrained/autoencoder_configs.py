@@ -106,11 +106,11 @@ def dcae_config(config: Mapping[str, Any]) -> DCAEConfig:
         decoder,
         latent_channels=given["latent_channels"],
         head=given["attention_head_dim"],
-        strided=_meant(given, "downsample_block_type", STRIDED),
-        interpolated=_meant(given, "upsample_block_type", INTERPOLATED),
+        strided=_looked_up(given, "downsample_block_type", STRIDED),
+        interpolated=_looked_up(given, "upsample_block_type", INTERPOLATED),
         encoder_shortcut=given["encoder_out_shortcut"],
         decoder_shortcut=given["decoder_in_shortcut"],
-        activation=_meant(given, "decoder_conv_act_fn", ACTIVATIONS),
+        activation=_looked_up(given, "decoder_conv_act_fn", ACTIVATIONS),
         scaling_factor=given["scaling_factor"],
     )
 
@@ -122,7 +122,7 @@ def _levels(config: Mapping[str, Any], half: str) -> tuple[Level, ...]:
         """A value a level, for all of which the file may have one."""
         value = config[f"{half}_{name}"]
         values = [value] * count if isinstance(value, str) else value
-        return values if known is None else [_meant({name: value}, name, known) for value in values]
+        return values if known is None else [_looked_up({name: value}, name, known) for value in values]
 
     sizes = (each(name) for name in ("block_out_channels", "layers_per_block", "qkv_multiscales"))
     kinds = (each("block_types", ATTENTION), each("norm_types", NORMS), each("act_fns", ACTIVATIONS))
@@ -132,7 +132,7 @@ def _levels(config: Mapping[str, Any], half: str) -> tuple[Level, ...]:
     )
 
 
-def _meant(config: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> Any:
+def _looked_up(config: Mapping[str, Any], name: str, known: Mapping[str, Any]) -> Any:
     if config[name] not in known:
         raise ValueError(f"{name} is {config[name]!r}, and {', '.join(known)} alone are known")
     return known[config[name]]

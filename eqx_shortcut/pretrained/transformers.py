@@ -68,7 +68,7 @@ NEEDED = {
 def to_tensors(network: DiT, kind: Kind) -> dict[str, Array]:
     """The network's parameters under their names, without the table of positions, which is none.
 
-    `network` has the settings of `kind` (see `imported`). Of a step branch that `kind` has not there is nothing.
+    `network` has the settings of `kind` (see `architecture`). Of a step branch that `kind` has not there is nothing.
     """
     patch, channels, sign = network.config.patch, network.shape[-1], CONVENTIONS[kind].sign
     assert isinstance(network.final, FinalLayer)
@@ -103,7 +103,7 @@ def from_tensors(tensors: Tensors, kind: Kind, *, key: PRNGKeyArray, size: int |
     """
     dropped = WEIGHT if kind == "esc" else ()
     tensors = {name: value for name, value in tensors.items() if not name.startswith(dropped)}
-    config, shape, classes = imported(tensors, kind, size=size, heads=heads)
+    config, shape, classes = architecture(tensors, kind, size=size, heads=heads)
     positions = tensors.pop(POSITIONS, None)
     table = position_table(config.hidden, shape[0] // config.patch, shape[1] // config.patch)
     if positions is not None and not np.allclose(np.asarray(positions, np.float32).reshape(table.shape), table, atol=1e-5):
@@ -115,7 +115,7 @@ def from_tensors(tensors: Tensors, kind: Kind, *, key: PRNGKeyArray, size: int |
     return network
 
 
-def imported(
+def architecture(
     tensors: Tensors, kind: Kind, *, size: int | None = None, heads: int | None = None
 ) -> tuple[DiTConfig, tuple[int, int, int], int]:
     """Settings of the network that the shapes tell, shape of its images, and classes. Raises ValueError as `from_tensors`."""

@@ -47,6 +47,8 @@ def read_episodes(path: pathlib.Path) -> Episodes:
             raise DataError(f"{name} of {path} is of shape {values.shape}: Push-T has {size} numbers a step")
         if not (finite := np.isfinite(values).all(axis=1)).all():
             raise DataError(f"{name} of {path} is not finite at step {np.argmin(finite)}: leave that episode out")
+    if ends.ndim != 1 or ends.dtype.kind not in "iu":
+        raise DataError(f"episode_ends of {path} are {ends.dtype} of shape {ends.shape}: give whole numbers, one an episode")
     if not len(ends) or (np.diff(ends, prepend=0) < 1).any():
         raise DataError(
             f"episode_ends of {path} do not rise, so that episodes overlap or are empty: number their ends in order"

@@ -11,7 +11,7 @@ from eqx_shortcut.data import DataError, ImageFolder
 from eqx_shortcut.data.formats import folder as folders
 from eqx_shortcut.data.formats.folder import open_folder, open_folders
 from eqx_shortcut.data.identity import summary
-from eqx_shortcut.data.names import natural
+from eqx_shortcut.data.names import natural_sorted
 from eqx_shortcut.data.parts import find_files, named
 from eqx_shortcut.data.preprocess import FORMATS
 from stored import PIXELS, PNGS, encode
@@ -155,7 +155,7 @@ def test_folders_in_one_class_alone_are_pointed_at(tmp_path):
     ],
 )
 def test_classes_are_in_natural_order(tmp_path, names, expected):
-    assert natural(names) == expected and open_folder(fill(tmp_path, *names)).names == tuple(expected)
+    assert natural_sorted(names) == expected and open_folder(fill(tmp_path, *names)).names == tuple(expected)
 
 
 PARTS = [

@@ -113,6 +113,7 @@ def test_a_batch_is_floats_of_any_rank_with_its_condition(key):
     assert example.x.shape == (16, 2) and example.cond["camera"].shape == (4, 4, 3) and example.cond["id"].shape == ()
     half = ArraySource(ACTIONS.astype(np.float16))
     assert prepare(half)(half.rows(np.arange(4)), key).x.dtype == jnp.float32
+    assert ArraySource(jnp.asarray(ACTIONS, jnp.bfloat16)).x.dtype == np.float32
 
 
 def test_the_null_condition_is_the_source_s_or_zeros_of_its_row():

@@ -6,7 +6,7 @@ import pytest
 
 from eqx_shortcut import settings
 from eqx_shortcut.data import CIFAR10, Digits, FashionMNIST, Source
-from eqx_shortcut.data.names import called, find, imagenet
+from eqx_shortcut.data.names import display_names, find, imagenet
 
 CERTAIN = {
     0: "tench",
@@ -80,7 +80,12 @@ def test_a_query_that_is_no_name_is_refused_in_one_sentence(query, words):
 
 def test_classes_are_called_as_the_data_call_them_and_by_identifiers_of_imagenet_in_words():
     own = [f"bird {i}" for i in range(1000)]
-    assert called(own, 1000) == tuple(own) and called(["2", "10"], 2) == ("2", "10") and called([], 12) == ()
+    assert (
+        display_names(own, 1000) == tuple(own) and display_names(["2", "10"], 2) == ("2", "10") and display_names([], 12) == ()
+    )
     identifiers = [f"n{i:08d}" for i in range(1000)]
-    assert called(identifiers, 1000) == called([], 1000) == imagenet()
-    assert called(identifiers[:3], 3) == tuple(identifiers[:3]) and called([*identifiers[1:], "cat"], 1000)[-1] == "cat"
+    assert display_names(identifiers, 1000) == display_names([], 1000) == imagenet()
+    assert (
+        display_names(identifiers[:3], 3) == tuple(identifiers[:3])
+        and display_names([*identifiers[1:], "cat"], 1000)[-1] == "cat"
+    )

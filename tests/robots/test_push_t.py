@@ -81,6 +81,7 @@ def test_an_angle_is_seen_without_a_jump_and_pixels_come_back():
     [
         ({"action": np.zeros((75, 3))}, "action of .* is of shape \\(75, 3\\): Push-T has 2 numbers a step"),
         ({"episode_ends": np.array([20, 15, 75])}, "episodes overlap"),
+        ({"episode_ends": np.array([20.0, 45.0, 75.0])}, "float64 of shape \\(3,\\): give whole numbers"),
         ({"episode_ends": np.array([20, 45, 70])}, "75 actions and 75 states for episodes that end at 70"),
         ({"state": np.where(np.arange(75)[:, None] == 7, np.nan, np.ones((75, 5)))}, "state of .* is not finite at step 7"),
         ({"episode_ends": np.array([75])}, "1 episode, and one must be held out"),

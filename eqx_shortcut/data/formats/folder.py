@@ -14,7 +14,7 @@ from jaxtyping import Integer
 
 from ..errors import BadImage, DataError
 from ..identity import hash_files
-from ..names import listed, natural
+from ..names import listed, natural_sorted
 from ..parts import find_folders, named
 from ..preprocess import SUFFIXES, is_image
 
@@ -136,7 +136,9 @@ def _listing(folder: pathlib.Path) -> Listing:
 
 def _records(listing: Listing) -> FolderRecords:
     folder, names, images, passed = listing
-    paths_by_class = {name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural(names)}
+    paths_by_class = {
+        name: [f"{name}/{path}" for path in sorted(_walk(folder / name, passed))] for name in natural_sorted(names)
+    }
     classes = {name: paths for name, paths in paths_by_class.items() if paths}
     passed["folders without images"] += len(paths_by_class) - len(classes)
     if images and classes:
