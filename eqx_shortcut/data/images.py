@@ -173,9 +173,11 @@ class CIFAR10:
                 f"no file {part}-*.parquet in {self.path.absolute()}: download the parquet files of the Hugging Face data "
                 "set cifar10 and name their folder with --data.path"
             )
-        records = open_parquet(files, labelled=True)
+        records = open_parquet(files, "label")
         labels = records.labels
         assert labels is not None  # it is asked for
+        if labels.dtype.kind not in "iu":
+            raise DataError(f"labels of {files[0]} are no numbers of the {len(self.names)} classes: correct them")
         check_labels(labels, 10, records.where)
         pixels = [_decode(records, i) for i in range(len(labels))]
         odd = next((i for i, image in enumerate(pixels) if image.shape != pixels[0].shape), None)

@@ -1,8 +1,6 @@
 """Images to latents and back: what every autoencoder offers, and its use on batches and on large images."""
 
-import functools
 import hashlib
-from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -118,17 +116,6 @@ def fingerprint(autoencoder: Autoencoder) -> str:
     return digest.hexdigest()
 
 
-def encode_batch(
-    autoencoder: Autoencoder, images: Float[Array | np.ndarray, "count height width 3"], *, batch: int = 8
-) -> Posterior:
-    """The posterior of every image, on the host, by one compiled program of `batch` images at a time.
-
-    Memory of the device is that of one batch; the last is filled up, so one image costs as much as `batch`.
-    """
-    autoencoder.latent_shape(images.shape[1:])
-    return _in_batches(functools.partial(_encode, autoencoder), images, batch)
-
-
 def decode_batch(
     autoencoder: Autoencoder, latents: Float[Array | np.ndarray, "count rows columns channels"], *, batch: int = 8
 ) -> Float[np.ndarray, "count height width 3"]:
@@ -136,25 +123,16 @@ def decode_batch(
 
     Memory of the device is that of one batch; the last is filled up, so one latent costs as much as `batch`.
     """
-    return _in_batches(functools.partial(_decode, autoencoder), latents, batch)
-
-
-def _in_batches(function: Callable[[Array], Any], rows: Float[Array | np.ndarray, "count ..."], batch: int) -> Any:
     if batch < 1:
-        raise ValueError(f"batch={batch}: compute at least 1 example at once")
-    if not len(rows):
-        raise ValueError("there are 0 examples: give at least 1")
-    parts = []
-    for start in range(0, len(rows), batch):
-        part = np.asarray(rows[start : start + batch])
-        filled = np.pad(part, [(0, batch - len(part))] + [(0, 0)] * (part.ndim - 1))
-        parts.append(jax.tree.map(np.asarray, function(jnp.asarray(filled))))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(rows)], *parts)
-
-
-@eqx.filter_jit
-def _encode(autoencoder, images):
-    return jax.vmap(autoencoder.encode)(images)
+        raise ValueError(f"batch={batch}: decode at least 1 latent at once")
+    if not len(latents):
+        raise ValueError("there are 0 latents: give at least 1")
+    images = []
+    for start in range(0, len(latents), batch):
+        part = np.asarray(latents[start : start + batch])
+        filled = np.pad(part, [(0, batch - len(part)), (0, 0), (0, 0), (0, 0)])
+        images.append(np.asarray(_decode(autoencoder, jnp.asarray(filled))))
+    return np.concatenate(images)[: len(latents)]
 
 
 @eqx.filter_jit

@@ -158,17 +158,17 @@ def test_grey_and_palette_images_become_rgb(cifar):
 PARQUET_DAMAGE = {
     "other image column": (
         {"photo": CELLS, "label": [0] * 5},
-        ["no column 'image' or 'img' and 'label'", "found ['photo', 'label']"],
+        ["no column 'image' or 'img'", "found ['photo', 'label']"],
     ),
-    "no label column": ({"img": CELLS}, ["no column 'image' or 'img' and 'label'", "found ['img']"]),
+    "no label column": ({"img": CELLS}, ["has no 'label'", "found []"]),
     "label out of range": ({"img": CELLS, "label": [0, 1, 10, 3, 4]}, ["label 10 of image 2 of", "is not in 0 to 9"]),
     "label missing": (
         {"img": CELLS, "label": [0, 1, None, 3, 4]},
-        ["column 'label' must hold whole numbers", "correct the labels"],
+        ["label -1 of image 2 of", "correct the labels, or leave out images without one"],
     ),
     "labels of text": (
         {"img": CELLS, "label": list("abcde")},
-        ["column 'label' must hold whole numbers", "correct the labels"],
+        ["labels are of several types (<U1 in", "int64 in", "give all files one type"],
     ),
     "not an image": (
         {"img": [*CELLS[:3], {"bytes": b"junk", "path": None}], "label": [0] * 4},
@@ -187,6 +187,12 @@ PARQUET_DAMAGE = {
     ),
     "no rows": ({"img": pa.array([], pa.struct({"bytes": pa.binary()})), "label": pa.array([], pa.int64())}, ["no images"]),
 }
+
+
+def test_names_for_labels_of_cifar_are_refused(cifar):
+    write_parquet(cifar.path / "test-00000-of-00001.parquet", img=CELLS, label=list("abcde"))
+    with pytest.raises(DataError, match=r"labels of .*test-00000-of-00001\.parquet are no numbers of the 10 classes"):
+        cifar.build()
 
 
 @pytest.mark.parametrize("damage", PARQUET_DAMAGE)

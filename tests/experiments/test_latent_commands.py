@@ -30,7 +30,7 @@ from eqx_shortcut.models import DiTConfig
 from eqx_shortcut.models.dit import preset
 from eqx_shortcut.objectives import FlowMatching, Shortcut
 from eqx_shortcut.optimizer import AdamW
-from eqx_shortcut.pretrained.autoencoder import encode_batch, to_training
+from eqx_shortcut.pretrained.autoencoder import Autoencoder, Posterior, to_training
 from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
 from scripts import script
@@ -89,6 +89,12 @@ def refusal(result: tuple[int, str, str]) -> str:
     return lines[-1] if code == 1 else " ".join(" ".join(lines).split())
 
 
+def encoded(autoencoder: Autoencoder, pixels: np.ndarray) -> Posterior:
+    return eqx.filter_jit(lambda model, x: jax.vmap(model.encode)(x))(
+        autoencoder, jax.numpy.asarray(pixels, np.float32) / 127.5 - 1
+    )
+
+
 def test_a_cache_holds_the_posterior_of_each_image_and_of_its_mirror_image(base, key):
     autoencoder = load_autoencoder(base / "vae")
     for part, images in zip(("train", "held_out"), source(base).build(), strict=True):
@@ -98,7 +104,7 @@ def test_a_cache_holds_the_posterior_of_each_image_and_of_its_mirror_image(base,
         rows, pixels = latents.rows(every), images.rows(every)["pixels"]
         np.testing.assert_array_equal(rows["labels"], images.labels)
         for side, seen in enumerate((pixels, pixels[:, :, ::-1])):
-            posterior = encode_batch(autoencoder, seen.astype(np.float32) / 127.5 - 1)
+            posterior = encoded(autoencoder, seen)
             assert posterior.log_variance is not None
             np.testing.assert_allclose(rows["moments"][:, side, 0], posterior.mean, atol=2e-3, rtol=2e-3)
             np.testing.assert_allclose(rows["moments"][:, side, 1], posterior.log_variance, atol=2e-3, rtol=2e-3)
@@ -124,7 +130,7 @@ def test_encoding_in_the_step_draws_from_the_same_posterior(base, key):
     split = sharding.batch_sharding(sharding.make_mesh())
     to_batch = eqx.filter_jit(prepare(data, mirror=False))
     x = to_batch({name: jax.device_put(a, split) for name, a in rows.items()}, key).x
-    posterior = encode_batch(autoencoder, images.rows(np.arange(1))["pixels"].astype(np.float32) / 127.5 - 1)
+    posterior = encoded(autoencoder, images.rows(np.arange(1))["pixels"])
     assert posterior.log_variance is not None
     deviation = np.exp(np.asarray(posterior.log_variance[0]) / 2) * KL.scaling_factor
     expected = to_training(autoencoder, jax.numpy.asarray(posterior.mean[0]))

@@ -14,7 +14,6 @@ from eqx_shortcut.pretrained.autoencoder import (
     Autoencoder,
     Posterior,
     decode_batch,
-    encode_batch,
     fingerprint,
     from_training,
     to_training,
@@ -80,7 +79,7 @@ def test_an_image_that_does_not_divide_is_refused(small):
     with pytest.raises(ValueError, match="an image of 9 x 8 is not divisible by 2: crop or resize it to multiples of 2"):
         small.encode(jnp.zeros((9, 8, 3)))
     with pytest.raises(ValueError, match="an image of 8 x 7 is not divisible by 2"):
-        encode_batch(small, np.zeros((1, 8, 7, 3), np.float32))
+        small.encode(jnp.zeros((8, 7, 3)))
 
 
 @pytest.mark.parametrize(
@@ -127,9 +126,8 @@ def test_log_variances_are_bounded():
 
 def test_batches_are_their_examples(small, key):
     images = np.asarray(jax.random.uniform(key, (5, 8, 8, 3), minval=-1, maxval=1))
-    posterior = encode_batch(small, images, batch=2)
+    posterior = eqx.filter_jit(lambda model, x: jax.vmap(model.encode)(x))(small, jnp.asarray(images))
     one = eqx.filter_jit(small.encode)(jnp.asarray(images[4]))
-    assert len(posterior.mean) == 5
     np.testing.assert_allclose(posterior.mean[4], one.mean, atol=1e-5)
     if one.log_variance is None:
         assert posterior.log_variance is None
@@ -156,9 +154,9 @@ def test_any_number_of_examples_is_one_program(monkeypatch):
 
 def test_batches_that_cannot_be():
     small = built("taesd")
-    with pytest.raises(ValueError, match="batch=0: compute at least 1 example at once"):
+    with pytest.raises(ValueError, match="batch=0: decode at least 1 latent at once"):
         decode_batch(small, np.zeros((1, 2, 2, 5), np.float32), batch=0)
-    with pytest.raises(ValueError, match="there are 0 examples: give at least 1"):
+    with pytest.raises(ValueError, match="there are 0 latents: give at least 1"):
         decode_batch(small, np.zeros((0, 2, 2, 5), np.float32))
 
 

@@ -23,7 +23,7 @@ def choose_labels(found: Iterable[str], wanted: str | None, where: str, *, marke
     """
     found = list(found)
     if wanted is not None and wanted not in found:
-        raise DataError(f"{where} has no {wanted!r}, found {found}: name another with --data.label")
+        raise DataError(f"{where} has no {wanted!r}, found {found}: rename one, or name it with --data.label")
     usual = {_plain(name) for name in NAMES}
     meant = [wanted] if wanted else [name for name in found if name in marked or _plain(name) in usual]
     if len(meant) > 1:

@@ -5,7 +5,7 @@ import functools
 import json
 import pathlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..errors import BadImage, DataError
 from ..identity import hash_files
 from .labels import choose_labels, not_taken, plain_labels
 
-IMAGES, LABEL = ("image", "img"), "label"
+IMAGES = ("image", "img")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,16 +74,16 @@ class Opened(NamedTuple):
     """Columns that hold neither."""
 
 
-def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, labelled: bool = False) -> ParquetRecords:
+def open_parquet(files: Sequence[pathlib.Path], label: str | None = None) -> ParquetRecords:
     """All rows of the files, labels by a usual name, or one that Hugging Face's metadata say are classes, or in the
-    column `label`; if `labelled`, whole numbers in a column of that name.
+    column `label`.
 
     Raises DataError if a file is damaged, has no rows or lacks a column, or if the files differ in columns or in names of
     classes.
     """
     for kept in (_row_group, _file):  # which may be of files that were written anew since
         kept.cache_clear()
-    opened = [_open(file, label, labelled=labelled) for file in files]
+    opened = [_open(file, label) for file in files]
     first = opened[0]
     for file, other in zip(files, opened, strict=True):
         if other.column != first.column:
@@ -97,7 +97,7 @@ def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, lab
     return ParquetRecords(
         paths=tuple(files),
         column=first.column,
-        labels=_joined([one.labels for one in opened if one.labels is not None]),
+        labels=_joined({file: one.labels for file, one in zip(files, opened, strict=True) if one.labels is not None}),
         names=first.names,
         groups=np.array([(i, group) for i, one in enumerate(opened) for group in range(len(one.counts))]),
         starts=np.cumsum([0, *rows[:-1]]),
@@ -106,15 +106,15 @@ def open_parquet(files: Sequence[pathlib.Path], label: str | None = None, *, lab
     )
 
 
-def _joined(labels: Sequence[np.ndarray]) -> np.ndarray | None:
+def _joined(labels: Mapping[pathlib.Path, np.ndarray]) -> np.ndarray | None:
     """NumPy joins int64 and uint64 to floats, which do not hold them all, and numbers and text to text."""
-    kinds = {"text" if part.dtype.kind == "U" else part.dtype.kind for part in labels}
+    kinds = {"text" if part.dtype.kind == "U" else part.dtype.kind: f"{part.dtype} in {file}" for file, part in labels.items()}
     if len(kinds) > 1:
-        raise DataError(f"labels are of several types in the files ({', '.join(sorted(kinds))}): give all files one type")
-    return np.concatenate(labels) if labels else None
+        raise DataError(f"labels are of several types ({', '.join(kinds.values())}): give all files one type")
+    return np.concatenate(list(labels.values())) if labels else None
 
 
-def _open(path: pathlib.Path, label: str | None, *, labelled: bool) -> Opened:
+def _open(path: pathlib.Path, label: str | None) -> Opened:
     import pyarrow
     import pyarrow.parquet
 
@@ -122,9 +122,9 @@ def _open(path: pathlib.Path, label: str | None, *, labelled: bool) -> Opened:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            column, names = _image_column(path, schema, labelled=labelled), _names(schema)
+            column, names = _image_column(path, schema), _names(schema)
             others = [name for name in schema.names if name != column]
-            chosen = LABEL if labelled else choose_labels(others, label, str(path), marked=names)
+            chosen = choose_labels(others, label, str(path), marked=names)
             cells = None if chosen is None else file.read([chosen], use_threads=False)[chosen]
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as parquet ({error}): copy or download it again") from error
@@ -132,8 +132,6 @@ def _open(path: pathlib.Path, label: str | None, *, labelled: bool) -> Opened:
         raise DataError(f"{path}: there are no images in it: remove the file")
     if cells is None:
         return Opened(column, None, None, (), counts, tuple(others))
-    if labelled and (not pyarrow.types.is_integer(cells.type) or cells.null_count):
-        raise DataError(f"{path}: column {LABEL!r} must hold whole numbers, one for each image: correct the labels")
     return Opened(column, chosen, _plain(cells, f"{path}, column {chosen!r},"), names.get(chosen or "", ()), counts, ())
 
 
@@ -157,13 +155,12 @@ def _plain(cells: Any, where: str) -> np.ndarray:
     return plain_labels(filled.to_numpy(), len(cells), where)
 
 
-def _image_column(path: pathlib.Path, schema: Any, *, labelled: bool) -> str:
+def _image_column(path: pathlib.Path, schema: Any) -> str:
     import pyarrow
 
     column = next((name for name in IMAGES if name in schema.names), None)
-    if column is None or (labelled and LABEL not in schema.names):
-        wanted = f"{' or '.join(map(repr, IMAGES))}{f' and {LABEL!r}' * labelled}"
-        raise DataError(f"{path} has no column {wanted}, found {schema.names}: rename its columns")
+    if column is None:
+        raise DataError(f"{path} has no column {' or '.join(map(repr, IMAGES))}, found {schema.names}: rename its columns")
     kind = schema.field(column).type
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
