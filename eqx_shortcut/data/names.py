@@ -24,7 +24,7 @@ def display_names(recorded: Sequence[str], classes: int) -> tuple[str, ...]:
 
 
 def find(names: Sequence[str], query: str) -> int:
-    """The place of the one name that equals the query, or else of the only one that contains it as words.
+    """The index of the one name that equals the query, or else of the only one that contains it as words.
 
     Case, spaces and punctuation do not count. Raises ValueError with the candidates if there are several, with the nearest
     names if there is none.

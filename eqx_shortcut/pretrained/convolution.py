@@ -89,7 +89,7 @@ class Depthwise(eqx.Module):
 
 
 class Linear(eqx.Module):
-    """`x @ kernel` of each of `groups` runs of channels, which have as many runs of the kernel's columns for their own."""
+    """A grouped `x @ kernel`: each of `groups` equal runs of channels has its own run of the kernel's columns."""
 
     kernel: Float[Array, "inputs outputs"]
     groups: int = eqx.field(static=True)

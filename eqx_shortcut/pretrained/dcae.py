@@ -1,6 +1,6 @@
 """The deep compression autoencoder (DC-AE, Chen et al. 2025), as diffusers' AutoencoderDC defines it.
 
-Modules bear the names of diffusers' tensors, which is what `pretrained` relies on.
+Modules bear the names of diffusers' tensors, by which `autoencoder_files` finds their tensors.
 """
 
 import dataclasses
@@ -92,7 +92,7 @@ class DCAEConfig:
                 raise ValueError(f"attention at {narrow[0]} channels has no head of {self.head}: choose fewer channels a head")
 
     def build(self, *, key: PRNGKeyArray) -> "DCAE":
-        """An untrained autoencoder; `pretrained.load_autoencoder` reads trained ones."""
+        """An untrained autoencoder; `autoencoder_files.load_autoencoder` reads trained ones."""
         return DCAE(self, key=key)
 
 
@@ -115,7 +115,7 @@ class Residual(eqx.Module):
 
 
 class Scale(eqx.Module):
-    """Queries, keys and values seen over squares of `size x size` pixels: each channel alone, then those of a run of `head`."""
+    """Queries, keys and values over squares of `size x size` pixels: a depthwise convolution, then a product by heads."""
 
     proj_in: Depthwise
     proj_out: Linear

@@ -23,7 +23,7 @@ TRAINED_SIDE = 518
 ENCODER_EPSILON, DECODER_EPSILON = 1e-6, 1e-12
 """Epsilon of the layer norms."""
 SPREAD = 1e-5
-"""What is added to the deviation of latents."""
+"""Added to the standard deviation that latents are divided by."""
 
 Tokens = Float[Array, "tokens size"]
 
@@ -70,7 +70,7 @@ class RAEConfig:
         return self.encoder_side // self.encoder_patch
 
     def build(self, *, key: PRNGKeyArray) -> "RAE":
-        """An untrained autoencoder; `pretrained.load_autoencoder` reads trained ones."""
+        """An untrained autoencoder; `autoencoder_files.load_autoencoder` reads trained ones."""
         return RAE(self, key=key)
 
 

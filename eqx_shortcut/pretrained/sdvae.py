@@ -1,6 +1,6 @@
 """The autoencoder of Stable Diffusion (Rombach et al. 2022), as diffusers' AutoencoderKL defines it.
 
-Modules bear the names of diffusers' tensors where they can, which is what `pretrained` relies on.
+Modules bear the names of diffusers' tensors where they can, by which `autoencoder_files` finds their tensors.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class SDVAEConfig:
             )
 
     def build(self, *, key: PRNGKeyArray) -> "SDVAE":
-        """An untrained autoencoder; `pretrained.load_autoencoder` reads trained ones."""
+        """An untrained autoencoder; `autoencoder_files.load_autoencoder` reads trained ones."""
         return SDVAE(self, key=key)
 
 

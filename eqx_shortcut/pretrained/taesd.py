@@ -1,6 +1,6 @@
 """The tiny autoencoders of madebyollin/taesd, which imitate those of larger models.
 
-Layers stand at the places that they have in the published files, which is what `pretrained` relies on.
+Layers stand at the places that they have in the published files, by which `autoencoder_files` finds their tensors.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class TAESDConfig:
             )
 
     def build(self, *, key: PRNGKeyArray) -> "TAESD":
-        """An untrained autoencoder; `pretrained.load_autoencoder` reads trained ones."""
+        """An untrained autoencoder; `autoencoder_files.load_autoencoder` reads trained ones."""
         return TAESD(self, key=key)
 
 

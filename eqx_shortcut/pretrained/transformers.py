@@ -62,13 +62,13 @@ NEEDED = {
     "split": 0,
     "embed_scale": 1.0,
 }
-"""The settings of a network that has theirs for its like."""
+"""Settings that a network must have to be one of theirs."""
 
 
 def to_tensors(network: DiT, kind: Kind) -> dict[str, Array]:
     """The network's parameters under their names, without the table of positions, which is none.
 
-    `network` has the settings of `kind` (see `architecture`). Of a step branch that `kind` has not there is nothing.
+    `network` has the settings of `kind` (see `architecture`). A step branch that `kind` does not have is left out.
     """
     patch, channels, sign = network.config.patch, network.shape[-1], CONVENTIONS[kind].sign
     assert isinstance(network.final, FinalLayer)
@@ -97,16 +97,20 @@ def from_tensors(tensors: Tensors, kind: Kind, *, key: PRNGKeyArray, size: int |
     """The network that holds these parameters; `size` is the side of its images where no positions tell it.
 
     Half-precision becomes float32. Learned variances, the second half of the outputs, and ESC's weight of the loss are
-    dropped. A step branch that `kind` has not adds nothing at first and can learn: its last layer is 0 and its first drawn
-    from `key`. Raises ValueError for what is missing, left over or of another shape, for positions that were trained, and
-    where `size` or `heads` is needed.
+    dropped. A step branch that `kind` does not have adds nothing at first and can learn: its last layer is 0 and its first
+    drawn from `key`. Raises ValueError for what is missing, left over or of another shape, for positions that were trained,
+    and where `size` or `heads` is needed.
     """
     dropped = WEIGHT if kind == "esc" else ()
     tensors = {name: value for name, value in tensors.items() if not name.startswith(dropped)}
     config, shape, classes = architecture(tensors, kind, size=size, heads=heads)
     positions = tensors.pop(POSITIONS, None)
     table = position_table(config.hidden, shape[0] // config.patch, shape[1] // config.patch)
-    if positions is not None and not np.allclose(np.asarray(positions, np.float32).reshape(table.shape), table, atol=1e-5):
+    # One more, of a class for example, is no square of them.
+    known = positions is None or (
+        positions.size == table.size and np.allclose(np.asarray(positions, np.float32).ravel(), table.ravel(), atol=1e-5)
+    )
+    if not known:
         raise ValueError(f"{POSITIONS} is not the sine-cosine table of {shape[0]} x {shape[1]}: only that one is known")
     like = eqx.filter_eval_shape(lambda key: config.build(shape, classes, key=key), key)
     network = filled(like, lambda network: to_tensors(network, kind), _without_variances(tensors, config, shape[-1]))

@@ -219,7 +219,7 @@ def load(file: io.BufferedIOBase, rules: "Rules") -> Any:
 
 
 def load_first(file: io.BufferedIOBase, rules: "Rules") -> Any:
-    """The same of a pickle that other bytes follow, up to which the file is then read."""
+    """As `load`, of a pickle that other bytes follow: the file is left at the first of these."""
     machine = Machine(rules)
     for at, name, argument in _opcodes(file, rules):
         try:

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from ..data.errors import DataError
 
 WINDOW, SEEN, EXECUTED = 16, 2, 8
-"""Actions of a window, observations before and at its second one, and actions done, from the second on, before the next."""
+"""Actions of a window; states seen, the last of them at its second action; actions done, from the second on, before it is
+planned anew."""
 BOARD = 512.0
 """Side of the board, pixels."""
 OBSERVED = SEEN * 6

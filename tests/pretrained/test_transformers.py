@@ -221,10 +221,11 @@ def without(name: str) -> dict[str, np.ndarray]:
             r"t_embedder.mlp.0.bias has shape \(7,\), .* asks for \(24,\)",
         ),
         ({**tensors("sit"), "pos_embed": np.ones((1, 16, 24))}, "is not the sine-cosine table"),
+        ({**tensors("sit"), "pos_embed": np.ones((1, 17, 24))}, "is not the sine-cosine table"),
         ({"conv_in.weight": np.zeros((4, 4))}, "lack x_embedder.proj.weight: they are of another network"),
         (tensors("meanflow"), r"4 left over \(h_embedder"),
     ],
-    ids=["missing", "left over", "shape", "positions", "another", "meanflow"],
+    ids=["missing", "left over", "shape", "positions", "one more position", "another", "meanflow"],
 )
 def test_other_tensors_are_refused_by_name(given, said):
     with pytest.raises(ValueError, match=said):
