@@ -19,6 +19,7 @@ from .rae_files import rae_config, rae_names, rae_tensors
 from .sdvae import SDVAEConfig
 from .taesd import TAESDConfig
 from .tensors import read_safetensors, torch_shape
+from .unpickle import first_line
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"
@@ -108,8 +109,9 @@ def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
     except SettingsError as error:
         raise ValueError(f"{source} {error}") from error
     except (IndexError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{source} describes no autoencoder that can be built ({reason}): choose another one") from error
+        raise ValueError(
+            f"{source} describes no autoencoder that can be built ({first_line(error)}): choose another one"
+        ) from error
     tensors = _tensors(folder / WEIGHTS)
     _check_known(folder / WEIGHTS, built)
     # Of use in training alone.

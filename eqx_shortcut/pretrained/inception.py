@@ -19,7 +19,7 @@ from ..storage import checksum
 from .classifier import Activations, Layer, fill
 from .convolution import Conv
 from .torchfile import is_torch, read_tensors
-from .unpickle import Leaf, Rules, UnpickleError, leaves, load
+from .unpickle import Leaf, Rules, UnpickleError, first_line, leaves, load
 
 CLASSES = 1008
 """Logits: the classes of ImageNet, and eight that are not used."""
@@ -265,8 +265,7 @@ def _read_pickle(path: pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     except UnpickleError as error:
         raise ValueError(f"{path} (sha256 {checksum([path])[:8]}...) cannot be read as Inception's weights: {error}") from None
     except Exception as error:  # whatever damaged bytes bring about
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(f"{path} cannot be read as Inception's weights ({reason}): copy it again") from error
+        raise ValueError(f"{path} cannot be read as Inception's weights ({first_line(error)}): copy it again") from error
 
 
 def _in_torch(path: str, value: Any) -> tuple[str, np.ndarray]:

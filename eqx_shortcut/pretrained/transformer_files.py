@@ -17,7 +17,7 @@ from . import improved_mean_flow
 from .tensors import read_safetensors
 from .torchfile import is_torch, read_tensors
 from .transformers import CONVENTIONS, POSITIONS, Kind, from_diffusers, from_flax, from_tensors, to_diffusers, with_positions
-from .unpickle import UnpickleError
+from .unpickle import UnpickleError, first_line
 
 SIDE = 32
 """Of the latents of images of 256 x 256."""
@@ -175,8 +175,9 @@ def _read_orbax(folder: pathlib.Path, copy: Copy) -> Published:
             wanted = ocp.args.PyTreeRestore(item, restore_args=plain, partial_restore=True)
             found = reader.restore(folder, args=wanted)[name]["net"]
     except Exception as error:  # its errors have no common base
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(f"{folder} cannot be read as a state of MeanFlow, whose {name} hold a net ({reason})") from error
+        raise ValueError(
+            f"{folder} cannot be read as a state of MeanFlow, whose {name} hold a net ({first_line(error)})"
+        ) from error
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): v for path, v in jax.tree_util.tree_leaves_with_path(found)
     }

@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..models.dit import DiTConfig
 from ..objectives import Networks
-from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, call_numpy, leaves, load
+from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, call_numpy, first_line, leaves, load
 from ..train import TrainState
 from ._parameters import ReferenceCheckpointError, from_parameters
 
@@ -51,8 +51,7 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     except (ReferenceCheckpointError, UnpickleError) as error:
         raise ReferenceCheckpointError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # whatever else bytes at random bring about
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ReferenceCheckpointError(f"{path} cannot be read as a checkpoint ({reason}): copy it again") from error
+        raise ReferenceCheckpointError(f"{path} cannot be read as a checkpoint ({first_line(error)}): copy it again") from error
 
 
 def train_state(

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from .. import settings, storage
 from ..models.dit import DiT, DiTConfig
 from ..pretrained.tensors import read_safetensors
+from ..pretrained.unpickle import first_line
 from . import architecture, from_parameters, to_parameters
 
 HEADER = "eqx_shortcut"
@@ -64,8 +65,9 @@ def _settings(path: pathlib.Path, header: str) -> tuple[DiTConfig, tuple[int, in
         if not (isinstance(config, DiTConfig) and isinstance(metadata, dict) and all(type(n) is int and n > 0 for n in sizes)):
             raise ValueError("it describes no network")
     except Exception as error:  # whatever a header of another making leads to
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ValueError(f"the metadata of {path} cannot be used ({reason}): write the file again with this version") from error
+        raise ValueError(
+            f"the metadata of {path} cannot be used ({first_line(error)}): write the file again with this version"
+        ) from error
     return config, (height, width, channels), stored["classes"], metadata
 
 
