@@ -110,7 +110,7 @@ def _read_diffusers(folder: pathlib.Path) -> Autoencoder:
         raise ValueError(f"{source} {error}") from error
     except (IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{source} describes no autoencoder that can be built ({first_line(error)}): choose another one"
+            f"{source} describes no autoencoder that can be built ({first_line(error, 1000)}): choose another one"
         ) from error
     tensors = _tensors(folder / WEIGHTS)
     _check_known(folder / WEIGHTS, built)
