@@ -31,10 +31,8 @@ class Guided(eqx.Module):
 class Scales(NamedTuple):
     """Guidance scales drawn for each row with density `1/scale` between the two, and told to the network by `Guided`.
 
-    With `uniform` the density is uniform.
-
-    They hold at the times of `interval`; with `intervals` these are drawn and told, too: from before `t = 1/2` to after it,
-    both uniform.
+    With `uniform` the density is uniform. They hold at the times of `interval`; with `intervals` these are drawn and told, too:
+    from before `t = 1/2` to after it, both uniform.
     """
 
     low: float = 1.0
@@ -139,6 +137,15 @@ def drop_condition(key: PRNGKeyArray, cond: Cond, guidance: Guidance | None, n: 
         return cond
     drop = jax.random.bernoulli(key, guidance.dropout, (n,))
     return where_rows(drop, null_rows(cond, guidance.null, f"dropout={guidance.dropout}"), cond)
+
+
+def check_unguided(guidance: Guidance | None) -> None:
+    """Raise ValueError for guidance of targets, where a loss has none to guide."""
+    if guidance is not None and guidance.inside:
+        raise ValueError(
+            f"scale={guidance.scale}, mix={guidance.mix} guide targets, and this loss has none that they could: leave them at "
+            "1 and 0, and guide samples by guidance.guided"
+        )
 
 
 def guided(

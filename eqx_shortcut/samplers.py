@@ -34,7 +34,7 @@ Renoise = Callable[[Int[Array, ""]], Points]
 """From the number of a step, from 0, to the new noise at its end."""
 
 
-Times = Callable[[Number], Number]
+Schedule = Callable[[Number], Number]
 """From a share of the steps to the time they lead to, rising from 0 to 1; hashable, to serve `trained.sample`."""
 
 
@@ -93,7 +93,7 @@ def trigonometric_time(angle: float, std: float) -> float:
     return math.cos(angle) / (math.cos(angle) + std * math.sin(angle))
 
 
-def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
+def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Schedule | None = None) -> Points:
     """`steps` steps `x <- x + d field(x, t, d, cond)` from `t = 0` to `t = 1`, equal ones or from one of `times` to the next.
 
     `steps` may be traced. The reference's sampler (Frans et al. 2024, algorithm 2).
@@ -105,7 +105,7 @@ def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times
     return _loop(steps, times, body, noise)
 
 
-def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
+def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Schedule | None = None) -> Points:
     """`steps` steps along the mean of the velocities at their start and at the end that the first leads to, the last Euler's.
 
     The field is asked at `d = 0`, twice a step but the last (see `steps.heun_step`), and never at `t = 1`; the error falls with
@@ -118,7 +118,7 @@ def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times:
     return _loop(steps, times, body, noise)
 
 
-def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
+def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Schedule | None = None) -> Points:
     """`steps` steps along the velocity half way, where the one at their start leads to; else as `heun`."""
 
     def body(i, x, t, d):
@@ -130,7 +130,7 @@ def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, ti
 
 
 def consistency(
-    field: Field, noise: Points, cond: Cond = None, *, steps: Steps, renoise: Renoise, times: Times | None = None
+    field: Field, noise: Points, cond: Cond = None, *, steps: Steps, renoise: Renoise, times: Schedule | None = None
 ) -> Points:
     """`steps` jumps to the data `x + (1 - t) field(x, t, 1 - t, cond)`, each put back to the next time by new noise.
 
@@ -174,7 +174,7 @@ class Sampler:
     """A loop over steps, `euler`, `heun`, `midpoint` or `consistency`, and its times, for `trained.sample`."""
 
     run: Callable[..., Any] = euler
-    times: Times | None = None
+    times: Schedule | None = None
 
     @property
     def name(self) -> str:

@@ -107,8 +107,11 @@ def test_divisors_that_are_offered_are_the_nearest():
 
 def test_sets_are_of_two_rows_or_more():
     check_groups(12, 6)
-    with pytest.raises(ValueError, match="groups=12 of a batch of 12 are sets of one row, which tell nothing: use 6 or fewer"):
-        check_groups(12, 12)
+    for groups in (1, 9):
+        told = f"groups={groups} of a batch of {groups} are sets of one row, .*: use a batch of {2 * groups} or more"
+        with pytest.raises(ValueError, match=told):
+            check_groups(groups, groups)
+        check_groups(2 * groups, groups)
 
 
 @pytest.mark.parametrize("every", range(2, 9))

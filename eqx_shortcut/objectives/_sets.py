@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from ._base import Loss, Networks, Objective, OnField
 class _OneStep(OnField, Objective):
     """A base of losses on features of samples: the network is asked for one step from noise to data, and learns no other."""
 
+    hides_labels: ClassVar[bool] = False
     features: tuple[str, ...] = ("pixels",)
     """Features to compare samples in: pixels, pixels/2 (means over 2 x 2), files of classifier.py; judge in others."""
 
@@ -46,10 +47,6 @@ class _OneStep(OnField, Objective):
         weights = {f"sha256 {checksum([pathlib.Path(name)])[:16]}" for name in files}
         pixels = any(name.startswith("pixels") for name in self.features) and protocol["network"].startswith("none, pixels")
         return pixels or protocol.get("weights") in weights
-
-    def guides(self, steps: int) -> bool:
-        """Never: no label is hidden in training."""
-        return False
 
 
 @dataclasses.dataclass(frozen=True)
