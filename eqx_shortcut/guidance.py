@@ -172,8 +172,8 @@ def guided(
         twice = _interleave((x, t, d, cond), (x, t, d, null_rows(cond, null, f"guidance={scale}")))
         both = field(*twice)
         both = both.reshape(x.shape[0], 2, *both.shape[1:])
-        found = _extrapolate(both[:, 0], both[:, 1], scale)
-        return found if interval is None else where_rows(_within(t, interval), found, both[:, 0])
+        extrapolated = _extrapolate(both[:, 0], both[:, 1], scale)
+        return extrapolated if interval is None else where_rows(_within(t, interval), extrapolated, both[:, 0])
 
     def some_rows(x, t, d, cond):
         n = x.shape[0]
@@ -215,8 +215,8 @@ def autoguided(field: Field, weak: Field, scale: float | Number = 1.0, *, interv
         strong = predict(field, x, t, d, cond)
         if _is_number(here, 1):
             return strong
-        found = _extrapolate(strong, predict(weak, x, t, d, cond), here)
-        return where_rows(_within(t, within), found, strong)
+        extrapolated = _extrapolate(strong, predict(weak, x, t, d, cond), here)
+        return where_rows(_within(t, within), extrapolated, strong)
 
     return velocity
 

@@ -23,8 +23,8 @@ SIZE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamW(ranges.Checked):
-    """AdamW with decoupled weight decay on every parameter (Loshchilov and Hutter 2019); the reference's defaults."""
+class Optimizer(ranges.Checked):
+    """AdamW with its learning rate over a run, and clipping before it: the base of optimizers, none of which is another."""
 
     lr: NotNegative = 1e-4
     """Peak learning rate (0 or more)."""
@@ -78,7 +78,12 @@ class AdamW(ranges.Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class Muon(AdamW):
+class AdamW(Optimizer):
+    """AdamW with decoupled weight decay on every parameter (Loshchilov and Hutter 2019); the reference's defaults."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Muon(Optimizer):
     """The matrices of the blocks move by their momentum made orthogonal (Jordan et al. 2024, Muon), all else by AdamW.
 
     The update is `0.2 sqrt(max(inputs, outputs)) U V^T` for a momentum `U S V^T`, with singular values of 0.7 to 1.2 for 1, as

@@ -96,6 +96,8 @@ def check_divides(batch: int, every: int, name: str = "every", *, shares: int = 
 
     What works leaves `shares` rows or more of `batch / every`; `name` is what the sentence calls `every`.
     """
+    if every < 1:
+        raise ValueError(f"{name}={every} divides no batch: use 1 or more")
     if batch % every == 0:
         return
     below = batch // every * every

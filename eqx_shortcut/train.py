@@ -108,6 +108,24 @@ def make_update(
     the new state to the layout of the old one.
     """
 
+    def updated(state, gradient, memory, finite):
+        updates, opt_state = optimized(tx, gradient, state)
+        networks = state.networks.with_trained(eqx.apply_updates(state.networks.trained, updates))
+        networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay), memory=memory)
+        averages = tuple(average.updated(networks.online, state.updates + 1) for average in state.averages)
+        new, old = (networks, opt_state, averages), (state.networks, state.opt_state, state.averages)
+        networks, opt_state, averages = _where(finite, new, old)
+        bad = (~finite).astype(jnp.int32)
+        return TrainState(
+            step=state.step + 1,
+            key=state.key,
+            networks=networks,
+            opt_state=opt_state,
+            skipped=state.skipped + bad,
+            streak=(state.streak + 1) * bad,
+            averages=averages,
+        )
+
     def renewed(state):
         stage, last = (times.stage(_share(step, steps), objective.stages) for step in (state.step, state.step - 1))
         teacher = _where(stage > last, objective.snapshot(state.networks), state.networks.teacher)
@@ -118,7 +136,7 @@ def make_update(
         (loss, (metrics, memory)), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.trained)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        new = _updated(state, gradient, memory, tx, ema_decay, finite)
+        new = updated(state, gradient, memory, finite)
         new = renewed(new) if objective.stages > 1 else new
         metrics = metrics | {"grad_norm": norm, "skipped": new.skipped, "streak": new.streak}
         return shardings(new), metrics
@@ -155,32 +173,6 @@ def optimized(tx: optax.GradientTransformation, gradient: PyTree, state: TrainSt
 
 def _share(step: Int[Array, ""], steps: int) -> Number:
     return step.astype(jnp.float32) / steps
-
-
-def _updated(
-    state: TrainState,
-    gradient: PyTree,
-    memory: PyTree,
-    tx: optax.GradientTransformation,
-    ema_decay: float,
-    finite: Bool[Array, ""],
-) -> TrainState:
-    updates, opt_state = optimized(tx, gradient, state)
-    networks = state.networks.with_trained(eqx.apply_updates(state.networks.trained, updates))
-    networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay), memory=memory)
-    averages = tuple(average.updated(networks.online, state.updates + 1) for average in state.averages)
-    new, old = (networks, opt_state, averages), (state.networks, state.opt_state, state.averages)
-    networks, opt_state, averages = _where(finite, new, old)
-    bad = (~finite).astype(jnp.int32)
-    return TrainState(
-        step=state.step + 1,
-        key=state.key,
-        networks=networks,
-        opt_state=opt_state,
-        skipped=state.skipped + bad,
-        streak=(state.streak + 1) * bad,
-        averages=averages,
-    )
 
 
 def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:

@@ -249,7 +249,7 @@ def test_they_are_continuous_and_have_what_they_train_beside_the_network(objecti
         velocity,
     )
     assert objective.pushes is not isinstance(objective, SplitMeanFlow | SoFlow | ProgressiveMap)
-    learned = isinstance(objective, ESC | ContinuousConsistency | Lagrangian | ProgressiveMap)
+    learned = isinstance(objective, ESC | ContinuousConsistency | Lagrangian | TerminalVelocity | ProgressiveMap)
     assert isinstance(objective.extra(jax.random.key(0)), weights.LogVariance) is learned
     every = {ImprovedMeanFlow: 2, ContinuousConsistency: None}.get(type(objective), 4)
     assert getattr(objective, "bootstrap_every", None) == every

@@ -103,15 +103,16 @@ def assert_near(value, expected, dtype: str) -> None:
 @eqx.filter_jit
 def run(network, inputs):
     field, activations = NetworkField(network), eqx.filter_vmap(network.activations)
-    return field(*inputs), activations(*inputs)
+    return field(*inputs), activations(*inputs), jax.vmap(network.log_variance)(inputs[1])
 
 
 def test_forward(forward):
     expected, network, inputs = model_case(forward)
     dtype = forward[1].split("/")[0]
-    out, found = run(network, inputs)
+    out, found, logvars = run(network, inputs)
     assert str(out.dtype) == str(expected["out_dtype"])
     assert_near(out, expected["out"], dtype)
+    np.testing.assert_allclose(logvars[:, None], expected["logvars"], atol=3e-5, rtol=1e-5)
     recorded, dtypes = below("act", expected), below("act_dtype", expected)
     assert len(recorded) == len(ACTIVATIONS) + network.config.depth
     activations = recorded_names(found)

@@ -49,7 +49,7 @@ KINDS = [
     robots.Reach,
     *(script(name).Config for name in ("classifier", "evaluations")),
     *concrete(objectives, objectives.Objective),
-    *concrete(optimizer, optimizer.AdamW),
+    *concrete(optimizer, optimizer.Optimizer),
 ]
 
 

@@ -85,6 +85,12 @@ def test_check_divides_accepts_divisors():
     check_divides(12, 4)
 
 
+@pytest.mark.parametrize("groups", [-3, 0])
+def test_nothing_divides_a_batch_into_none(groups):
+    with pytest.raises(ValueError, match=rf"groups={groups} divides no batch: use 1 or more"):
+        check_groups(12, groups)
+
+
 @pytest.mark.parametrize("every", [-1, 0, 1])
 def test_a_share_leaves_rows_for_flow_matching(every):
     with pytest.raises(ValueError, match=rf"bootstrap_every={every} leaves no row for flow matching: use 2 or more"):

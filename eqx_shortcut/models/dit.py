@@ -186,10 +186,8 @@ class DiTConfig:
 
     def dtype(self) -> DTypeLike:
         """The compute dtype, with `auto` resolved for the devices at hand."""
-        on_cpu = jax.default_backend() == "cpu"
-        return {"auto": jnp.float32 if on_cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[
-            self.precision
-        ]
+        full = jax.default_backend() == "cpu" if self.precision == "auto" else self.precision == "float32"
+        return jnp.float32 if full else jnp.bfloat16
 
 
 SIZES = {"tiny": (128, 4, 4), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -375,6 +373,10 @@ class DiT(eqx.Module):
         object.__setattr__(other, "dtype", jnp.float32)
         object.__setattr__(other, "config", dataclasses.replace(self.config, attention="xla"))  # cuDNN's is for bfloat16
         return other
+
+    def log_variance(self, t: Number) -> Number:
+        """The table's entry at `t` in [0, 1], times 100 as in the reference (whose lookup is NaN at `t = 1`)."""
+        return 100 * self.logvar[jnp.clip(jnp.floor(t * 256).astype(jnp.int32), 0, 255)]
 
     def held_at(self, d: float) -> "DiT":
         """The network that answers at every step size as this one does at `d`: the kernel behind its step embedding is 0."""

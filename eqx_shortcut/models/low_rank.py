@@ -43,8 +43,8 @@ def corrected(layers: Tree, rank: int, *, key: PRNGKeyArray) -> Tree:
     """The same stacked layers, each dense one with a correction of this rank; the same function at first."""
     nodes, structure = jax.tree.flatten(layers, is_leaf=_is(Dense))
     keys = jax.random.split(key, len(nodes))
-    found = [LowRank(n, rank, key=k) if isinstance(n, Dense) else n for n, k in zip(nodes, keys, strict=True)]
-    return jax.tree.unflatten(structure, found)
+    replaced = [LowRank(n, rank, key=k) if isinstance(n, Dense) else n for n, k in zip(nodes, keys, strict=True)]
+    return jax.tree.unflatten(structure, replaced)
 
 
 def merged(layers: Tree) -> Tree:

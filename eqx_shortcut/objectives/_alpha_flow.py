@@ -35,15 +35,9 @@ class AlphaFlow(LogitNormalTimes, Taught):
     """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        return losses.alpha_flow(
-            field,
-            batch,
-            key,
-            target=stopped(field),
-            alpha=times.sigmoid_fall(progress, start=self.start, stop=self.stop, sharpness=self.sharpness, snap=self.snap),
-            clip=self.clip,
-            **self.options(networks, progress),
-        )
+        alpha = times.sigmoid_fall(progress, start=self.start, stop=self.stop, sharpness=self.sharpness, snap=self.snap)
+        target, options = stopped(field), self.options(networks, progress)
+        return losses.alpha_flow(field, batch, key, target=target, alpha=alpha, clip=self.clip, **options)
 
     def weigh(self, networks: Networks) -> tuple[Weigh, ...]:
         """The adaptive weight, at a power of 0 too: it measures errors in units of alpha."""

@@ -55,15 +55,9 @@ class ConsistencyDistillation(_Consistency):
         return 1 / self.steps
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        return losses.consistency_distillation(
-            field,
-            batch,
-            key,
-            target=NetworkField(networks.ema),
-            teacher=self._teacher(networks),
-            steps=self.steps,
-            clip=self.clip,
-        )
+        target, teacher = NetworkField(networks.ema), self._teacher(networks)
+        options = {"steps": self.steps, "clip": self.clip}
+        return losses.consistency_distillation(field, batch, key, target=target, teacher=teacher, **options)
 
     def _teacher(self, networks):
         return guided(NetworkField(networks.teacher), self.guidance, networks.null)

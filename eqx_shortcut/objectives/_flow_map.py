@@ -30,8 +30,8 @@ def _target(field: Field, networks: Networks, ema: bool) -> Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lagrangian(_FlowMap, Taught):
-    """Lagrangian self-distillation (Boffi et al. 2025): the end of a step moves with the velocity at that end."""
+class _AlongStep(_FlowMap, Taught):
+    """A base of objectives that learn by `losses.lagrangian`."""
 
     target_ema: bool = False
     """The velocity at the end from the average of the weights; False: from the weights themselves."""
@@ -42,7 +42,12 @@ class Lagrangian(_FlowMap, Taught):
 
 
 @dataclasses.dataclass(frozen=True)
-class TerminalVelocity(Lagrangian):
+class Lagrangian(_AlongStep):
+    """Lagrangian self-distillation (Boffi et al. 2025): the end of a step moves with the velocity at that end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TerminalVelocity(_AlongStep):
     """Terminal velocity matching (2025): Lagrangian with logit-normal step sizes and the average of the weights.
 
     The paper's average decays by 0.99: `--ema-decay 0.99`.

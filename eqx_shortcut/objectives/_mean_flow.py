@@ -15,8 +15,8 @@ from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanFlow(LogitNormalTimes, Taught):
-    """MeanFlow (Geng et al. 2025): the average velocity from the velocity and one tangent along the path."""
+class _AlongPath(LogitNormalTimes, Taught):
+    """A base of objectives that learn by `losses.mean_flow`."""
 
     posterior_every: Count | None = None
     """One row in this many regresses the posterior-mean velocity over the batch; None: no row (1 or more)."""
@@ -40,7 +40,12 @@ class MeanFlow(LogitNormalTimes, Taught):
 
 
 @dataclasses.dataclass(frozen=True)
-class ESC(MeanFlow):
+class MeanFlow(_AlongPath):
+    """MeanFlow (Geng et al. 2025): the average velocity from the velocity and one tangent along the path."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ESC(_AlongPath):
     """ESC (2025): MeanFlow with posterior means for half of the rows, steps to the data early, and a learned weight."""
 
     posterior_every: Count | None = 2
@@ -54,7 +59,7 @@ class ESC(MeanFlow):
     """Sets of one class each in a batch, over whose lines a mean is taken; must divide it; None: random (1 or more)."""
 
     def check(self, batch: int) -> None:
-        """As MeanFlow, and sets of two rows or more."""
+        """Raises ValueError as MeanFlow does, and for sets of fewer than two rows."""
         super().check(batch)
         check_groups(batch, self.groups or 1)
 

@@ -112,8 +112,8 @@ class Frechet(_OneStep):
 
     def memory(self, shape: tuple[int, ...]) -> losses.Memory:
         """Moments of nothing yet, in each space."""
-        found = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in found]
+        spaces = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in spaces]
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return self._both(field, networks, batch, key)[0]
