@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from . import paths
+from . import paths, ranges
+from .ranges import Positive
 from .rows import expand
 from .steps import clipped, heun_step, predict, step, velocity_of
 from .types import Cond, Field, Number, Points
@@ -39,13 +40,13 @@ Schedule = Callable[[Number], Number]
 
 
 @dataclasses.dataclass(frozen=True)
-class Shifted:
+class Shifted(ranges.Checked):
     """Times whose noise `1 - t` is `shift n / (1 + (shift - 1) n)`, `n` being that of equal steps.
 
     Above 1 more of the steps lie near the noise, below 1 near the data. Esser et al. (2024).
     """
 
-    shift: float
+    shift: Positive
 
     def __call__(self, share: Number) -> Number:
         noise = 1 - share
@@ -53,15 +54,15 @@ class Shifted:
 
 
 @dataclasses.dataclass(frozen=True)
-class PowerSteps:
+class PowerSteps(ranges.Checked):
     """Times `1 / (1 + s)`, where `s`, noise over data, falls from `high` to `low` by equal steps of `s^(1/rho)`.
 
     They are stretched so that the ends are 0 and 1. Karras et al. (2022), eq. 5.
     """
 
-    rho: float = 7.0
-    low: float = 0.002
-    high: float = 80.0
+    rho: Positive = 7.0
+    low: Positive = 0.002
+    high: Positive = 80.0
 
     def __call__(self, share: Number) -> Number:
         high, low = self.high ** (1 / self.rho), self.low ** (1 / self.rho)
