@@ -143,8 +143,8 @@ def check_unguided(guidance: Guidance | None) -> None:
     """Raise ValueError for guidance of targets, where a loss has none to guide."""
     if guidance is not None and guidance.inside:
         raise ValueError(
-            f"scale={guidance.scale}, mix={guidance.mix} guide targets, and this loss has none that they could: leave them at "
-            "1 and 0, and guide samples by guidance.guided"
+            f"scale={guidance.scale}, mix={guidance.mix} guide targets, and this loss has no target to guide: leave them at 1 "
+            "and 0, and guide samples by guidance.guided"
         )
 
 

@@ -66,7 +66,7 @@ def test_a_teacher_is_guided_by_one_number_at_all_times(guidance):
 )
 @pytest.mark.parametrize("guidance", [Guidance(9, scale=2.0), Guidance(9, mix=0.5)], ids=["scale", "mix"])
 def test_guidance_of_targets_is_refused_where_none_is_guided(loss, guidance):
-    with pytest.raises(ValueError, match=r"guide targets, and this loss has none that they could: leave them at 1 and 0"):
+    with pytest.raises(ValueError, match=r"guide targets, and this loss has no target to guide: leave them at 1 and 0"):
         loss(field, BATCH, KEY, guidance=guidance)
 
 
