@@ -49,7 +49,7 @@ def test_a_one_step_shortcut_takes_both_ways_and_flow_matching_runs_into_the_obs
     assert other["success"] < 0.5
 
 
-def test_the_command_trains_and_leaves_shares_and_a_picture(tmp_path):
+def test_the_command_trains_and_leaves_shares_and_a_picture(one_device, tmp_path):
     experiment = script("reach")
     chosen = {"steps": 2, "figures": Figures(batches=0), "runs": tmp_path}
     config = dataclasses.replace(experiment.DEFAULT, **chosen)
