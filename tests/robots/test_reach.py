@@ -34,7 +34,8 @@ def trained(objective: Objective) -> Trained:
 
     update = make_update(objective, tx, ema_decay=0.98, steps=STEPS)
     state = init_state(build, tx, jax.random.key(0), extra=objective.extra)
-    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: (update((None, prepare), s)[0], None), state, length=STEPS)[0])
+    loop = lambda state: jax.lax.scan(lambda s, _: (update((None, prepare), s)[0], None), state, length=STEPS)[0]  # noqa: E731
+    run = jax.jit(loop, compiler_options={"xla_backend_optimization_level": 1})  # it takes longer to run than to compile
     return Trained(run(state).networks.ema, objective, (POINTS, 2), 0, STEPS, null=rows.null)
 
 
