@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def devices(request: pytest.FixtureRequest) -> None:
+def one_device_unless_all(request: pytest.FixtureRequest) -> None:
     """One device, unless the module needs all and says EIGHT_DEVICES."""
     if not getattr(request.module, "EIGHT_DEVICES", False):
         request.getfixturevalue("one_device")
