@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from ._base import Loss, Networks, Objective, OnField
 class _OneStep(OnField, Objective):
     """A base of losses on features of samples: the network is asked for one step from noise to data, and learns no other."""
 
+    hides_labels: ClassVar[bool] = False
     features: tuple[str, ...] = ("pixels",)
     """Features to compare samples in: pixels, pixels/2 (means over 2 x 2), files of classifier.py; judge in others."""
 
@@ -46,10 +47,6 @@ class _OneStep(OnField, Objective):
         weights = {f"sha256 {checksum([pathlib.Path(name)])[:16]}" for name in files}
         pixels = any(name.startswith("pixels") for name in self.features) and protocol["network"].startswith("none, pixels")
         return pixels or protocol.get("weights") in weights
-
-    def guides(self, steps: int) -> bool:
-        """Never: no label is hidden in training."""
-        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +112,8 @@ class Frechet(_OneStep):
 
     def memory(self, shape: tuple[int, ...]) -> losses.Memory:
         """Moments of nothing yet, in each space."""
-        found = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in found]
+        spaces = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in spaces]
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return self._both(field, networks, batch, key)[0]
