@@ -107,7 +107,7 @@ def test_the_quickstart_learns_points_in_the_plane():
     assert len(names["figure"].axes) == 4
 
 
-def test_the_quickstart_opens_samples_and_guides_a_run(tmp_path, monkeypatch):
+def test_the_quickstart_opens_samples_and_guides_a_run(one_device, tmp_path, monkeypatch):
     from eqx_shortcut.data import Digits
     from eqx_shortcut.experiment import Config, Experiment, Figures, Quality
     from eqx_shortcut.models import DiTConfig

@@ -57,7 +57,7 @@ def test_the_loss_is_what_its_docstring_says(user, key):
     np.testing.assert_allclose(metrics["loss_flow"], square.mean(), rtol=1e-4)
 
 
-def test_the_objective_is_trained_opened_again_and_sampled(user):
+def test_the_objective_is_trained_opened_again_and_sampled(user, one_device):
     huber = user("huber")
     small = dataclasses.replace(huber.NETWORK, hidden=8, depth=1, heads=1)
     quality = dataclasses.replace(huber.HUBER.quality, steps=())

@@ -178,10 +178,6 @@ def assert_targets(call, found, stored, *, atol: float = 2e-5) -> None:
         np.testing.assert_allclose(np.mean(call.dropped == call.null), stored["info/dropped_ratio"], rtol=1e-6)
 
 
-def assert_levels(found, stored) -> None:
-    np.testing.assert_array_equal(-np.log2(np.asarray(found.d)), stored["dt_base"])
-
-
 def assert_magnitudes(stored, **magnitudes) -> None:
     """`b1` and `b2`, of the two calls of a teacher, and of the `bootstrap` target."""
     for name, value in magnitudes.items():
@@ -198,18 +194,21 @@ def kept(field, answers: list):
     return ask
 
 
-def test_naive_targets(naive):
-    call, fields, stored = stored_call(*naive)
+def at_levels(case):
+    """The recorded call, and our targets for it, which are the recorded ones at the recorded step sizes."""
+    call, fields, stored = stored_call(*case)
     found = targets(call, fields)
     assert_targets(call, found, stored)
-    assert_levels(found, stored)
+    np.testing.assert_array_equal(-np.log2(np.asarray(found.d)), stored["dt_base"])
+    return call, fields, stored, found
+
+
+def test_naive_targets(naive):
+    at_levels(naive)
 
 
 def test_shortcut_targets(shortcut):
-    call, fields, stored = stored_call(*shortcut)
-    found = targets(call, fields)
-    assert_targets(call, found, stored)
-    assert_levels(found, stored)
+    call, fields, stored, found = at_levels(shortcut)
     bootstrapped = np.asarray(found.d) != np.float32(1 / call.steps)
     np.testing.assert_allclose(bootstrapped.mean(), stored["info/bootstrap_ratio"], rtol=1e-6)
 
@@ -222,17 +221,11 @@ def test_shortcut_targets(shortcut):
 
 
 def test_live_reflow_targets(live_reflow):
-    call, fields, stored = stored_call(*live_reflow)
-    found = targets(call, fields)
-    assert_targets(call, found, stored)
-    assert_levels(found, stored)
+    at_levels(live_reflow)
 
 
 def test_progressive_targets(progressive):
-    call, fields, stored = stored_call(*progressive)
-    found = targets(call, fields)
-    assert_targets(call, found, stored)
-    assert_levels(found, stored)
+    call, fields, stored, found = at_levels(progressive)
 
     draws, halves = level_draws(call), []
     teacher = guidance.guided(fields.teacher, progressive_guidance(call), call.null)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import eqx_shortcut
+import quick
 from eqx_shortcut.sampling import Sampling
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -82,8 +83,8 @@ def test_it_samples_what_it_sampled(old, recorded, weights, steps, guidance):
 def test_its_command_takes_the_steps_that_were_left(old, recorded):
     """Losses, norms and rates of all six steps, and the weights after them."""
     line = [sys.executable, str(ROOT / "experiments" / "digits.py"), *COMMAND]
-    quick = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, cwd=old.parents[2], env=quick, capture_output=True, text=True, timeout=240)
+    env = os.environ | {"XLA_FLAGS": quick.FLAGS, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, cwd=old.parents[2], env=env, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     found, names = lines(old), [str(name) for name in recorded["metrics/names"]]
     assert [sorted(line) for line in found] == [names] * 6

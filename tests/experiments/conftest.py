@@ -1,20 +1,10 @@
 """One device for the commands that are run in this process."""
 
-from collections.abc import Iterator
-
-import jax
 import pytest
-
-from eqx_shortcut import sharding
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Programs for one device compile several times faster than for eight; a module that needs all says EIGHT_DEVICES."""
-    if getattr(request.module, "EIGHT_DEVICES", False):
-        yield
-        return
-    mesh = sharding.make_mesh
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda **_: mesh(devices=jax.devices()[:1]))
-        yield
+def one_device_unless_all(request: pytest.FixtureRequest) -> None:
+    """One device, unless the module needs all and says EIGHT_DEVICES."""
+    if not getattr(request.module, "EIGHT_DEVICES", False):
+        request.getfixturevalue("one_device")

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 
+import quick
 from scripts import program
 
 
@@ -24,7 +25,7 @@ def start(script: str, args: list[str], *before: tuple[str, ...], devices: int =
 
 def environments(count: int, devices: int = 1) -> list[dict[str, str]]:
     """What each of so many processes is told, of so many devices each; one alone is told of no others."""
-    told = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"}
+    told = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {quick.FLAGS}"}
     if count == 1:
         return [told]
     with socket.socket() as free:

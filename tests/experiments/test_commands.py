@@ -15,6 +15,7 @@ import PIL.Image
 import pytest
 
 import kills
+import quick
 from commands import final_state, in_process, numbers, snapshot, state_like
 from eqx_shortcut import settings
 from eqx_shortcut.checkpoint import Checkpoints
@@ -49,7 +50,7 @@ def command(script: str, *args: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     """One device, quick compilation, and every compiled program kept for the processes that follow."""
-    return os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return os.environ | {"XLA_FLAGS": quick.FLAGS, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
 
 
 def call(cwd: pathlib.Path, *line: str) -> subprocess.CompletedProcess[str]:

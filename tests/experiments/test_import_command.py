@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 
 import eqx_shortcut
 import published
+import quick
 import torchfiles
 from commands import in_process
 from eqx_shortcut import reference, settings
@@ -136,9 +137,7 @@ def test_the_step_is_seen_where_the_reference_shows_it(checkpoint, tmp_path, obj
 
 def call(script: str, *args: object) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, *program(script), *map(str, args)]
-    return subprocess.run(
-        line, env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}, capture_output=True, text=True, timeout=240
-    )
+    return subprocess.run(line, env=os.environ | {"XLA_FLAGS": quick.FLAGS}, capture_output=True, text=True, timeout=240)
 
 
 def test_commands_import_and_sample(checkpoint, tmp_path):

@@ -327,11 +327,11 @@ def resumed(checkpoint: reference.Checkpoint, tx: optax.GradientTransformation) 
     return reference.train_state(checkpoint, CONFIG, SHAPE, CLASSES, tx, key=jax.random.key(1))
 
 
-def step_of(state: TrainState, tx: optax.GradientTransformation) -> TrainState:
-    """One step on a fixed batch."""
+def stepped(tx: optax.GradientTransformation, *states: TrainState) -> list[TrainState]:
+    """Each after one step on a fixed batch."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, *SHAPE)), jnp.float32)
     step = make_step(FlowMatching(steps=4), tx, prepare=lambda raw, key: raw, ema_decay=0.9, steps=100)
-    return step(state, Batch(x, jnp.arange(4) % CLASSES))[0]
+    return [step(state, Batch(x, jnp.arange(4) % CLASSES))[0] for state in states]
 
 
 def test_training_continues_as_from_the_same_numbers(stored):
@@ -346,7 +346,7 @@ def test_training_continues_as_from_the_same_numbers(stored):
     found = resumed(reference.read(stored(pickled())), tx)
     before = jax.tree.map(np.asarray, (eqx.filter(found, eqx.is_inexact_array), eqx.filter(expected, eqx.is_inexact_array)))
     assert jax.tree.all(jax.tree.map(np.array_equal, *before))
-    new, want = step_of(found, tx), step_of(expected, tx)
+    new, want = stepped(tx, found, expected)
     assert int(new.step) == STEP and int(new.opt_state[0].count) == COUNT + 1
     assert jax.tree.structure(new) == jax.tree.structure(want)
     for a, b in zip(

@@ -34,7 +34,8 @@ def trained(objective: Objective) -> Trained:
 
     update = make_update(objective, tx, ema_decay=0.98, steps=STEPS)
     state = init_state(build, tx, jax.random.key(0), extra=objective.extra)
-    run = jax.jit(lambda state: jax.lax.scan(lambda s, _: (update((None, prepare), s)[0], None), state, length=STEPS)[0])
+    loop = lambda state: jax.lax.scan(lambda s, _: (update((None, prepare), s)[0], None), state, length=STEPS)[0]  # noqa: E731
+    run = jax.jit(loop, compiler_options={"xla_backend_optimization_level": 1})  # it takes longer to run than to compile
     return Trained(run(state).networks.ema, objective, (POINTS, 2), 0, STEPS, null=rows.null)
 
 
@@ -49,7 +50,7 @@ def test_a_one_step_shortcut_takes_both_ways_and_flow_matching_runs_into_the_obs
     assert other["success"] < 0.5
 
 
-def test_the_command_trains_and_leaves_shares_and_a_picture(tmp_path):
+def test_the_command_trains_and_leaves_shares_and_a_picture(one_device, tmp_path):
     experiment = script("reach")
     chosen = {"steps": 2, "figures": Figures(batches=0), "runs": tmp_path}
     config = dataclasses.replace(experiment.DEFAULT, **chosen)
