@@ -113,8 +113,11 @@ def finite(samples: Any, run: pathlib.Path) -> Any:
     return samples
 
 
-def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[str]]:
-    """The labels to draw, by default all in turn, and their names; prints the classes that names stand for."""
+def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int] | list[None], list[str]]:
+    """The labels to draw, by default all in turn, and their names; prints the classes that names stand for.
+
+    Of a run without conditions the one label is None.
+    """
     import numpy as np
 
     from ..data.names import find
@@ -125,6 +128,8 @@ def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[st
             f"--labels {' '.join(map(str, config.labels))} and --class {' '.join(map(repr, config.classes))} both say what to "
             "sample: give one of the two"
         )
+    if model.nothing is None and not (config.labels or config.classes):
+        return [None], ["no label"]
     if not config.classes:
         labels = config.labels or (range(model.classes) if model.labelled else [model.classes])
         check_labels(model, np.array(labels))

@@ -168,13 +168,19 @@ def run_images(config: Config) -> RunImages | None:
             "other than those of the data"
         )
     try:
-        return RunImages(source, *settings.parse(source).build())
+        train, held_out = settings.parse(source).build()
     except ValueError as error:  # its remedy names options of training
         fault = str(error).rpartition(": ")[0] or str(error)
         raise ValueError(
             f"the images that {config.run} was trained on cannot be read ({fault}): put them back, or name their statistics "
             "with --stats"
         ) from error
+    if not isinstance(train, Images | ImageRecords):
+        raise ValueError(
+            f"{config.run} was trained on {train.noun}, which are no stored images: name statistics of images with --stats, "
+            "and labels other than those of the data"
+        )
+    return RunImages(source, train, held_out)
 
 
 def compared(

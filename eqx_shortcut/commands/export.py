@@ -78,11 +78,13 @@ def main(config: Config) -> None:
     with storage.draft_of(config.out) as draft:
         draft.write_bytes(data)
     shape = ", ".join(map(str, exported.out_avals[0].shape))
-    pictured = decoding is not None or (model.null is None and model.shape[-1] in (1, 3))
-    kind = "images in [-1, 1]" if pictured else "latents in the units of training" if model.null is None else "the data's units"
+    spatial = model.null is None and len(model.shape) == 3
+    pictured = decoding is not None or (spatial and model.shape[-1] in (1, 3))
+    kind = "images in [-1, 1]" if pictured else "latents in the units of training" if spatial else "the data's units"
     print(f"{config.out}: {len(data) / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}; to use it:")
     labels = f"np.arange(16, dtype=np.int32) % {model.classes})  # seed, labels ({model.classes} for none)"
     words = labels if model.null is None else f"seen)  # seed, and what is seen, with a leading axis each: {shown(model.null)}"
+    words = "np.zeros(16, np.int32))  # seed, and a zero for each sample" if model.nothing is None else words
     print(USE.format(path=str(config.out), given=words, what=f"# x: {kind}, ({shape})"))
 
 
@@ -95,10 +97,12 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
     from ..trained import noise, sample_from
 
     name = "labels" if model.null is None else "conditions"
+    how = config.sampling(config.steps, config.guidance)
 
     def draw(seed, given):
         key, indices = jax.random.key(seed), jnp.arange(jax.tree.leaves(given)[0].shape[0])
-        x = sample_from(model, key, noise(model, key, indices), config.sampling(config.steps, config.guidance), **{name: given})
+        cond = {} if model.nothing is None else {name: given}
+        x = sample_from(model, key, noise(model, key, indices), how, **cond)
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
 
     return draw
