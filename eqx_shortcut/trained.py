@@ -39,6 +39,8 @@ class Trained(eqx.Module):
     """The condition that stands for none, without its batch axis, where conditions are no labels."""
     noise_scale: float = eqx.field(static=True, default=1.0)
     """Standard deviation of the noise from which samples are made."""
+    trained_in: tuple[str, ...] = eqx.field(static=True, default=())
+    """The features in which samples were compared in training (see Objective.trained_in)."""
 
     @property
     def nothing(self) -> Cond:
@@ -72,8 +74,8 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
         kept = config.get("averages", {}).get("sigma_rel", ())
         restored, at = snapshots.reconstructed(run, like, weights, kept, step)
     labelled, null = not config.get("unconditional", False), settings.parse_arrays(config.get("null"))
-    scale = config.get("noise_scale", 1.0)
-    return Trained(restored, objective, shape, classes, at, labelled=labelled, null=null, noise_scale=scale)
+    scale, seen = config.get("noise_scale", 1.0), tuple(config.get("trained_in", objective.trained_in()))
+    return Trained(restored, objective, shape, classes, at, labelled, null, scale, seen)
 
 
 def sample(

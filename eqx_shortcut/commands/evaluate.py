@@ -27,7 +27,7 @@ from ..cli import Place
 from ..data import ImageRecords, Images
 from ..evaluate import Features, Statistics, compare, read_statistics
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from ..evaluate.results import CAUTION, TIMES, markdown, read_results
+from ..evaluate.results import TIMES, caution, markdown, read_results
 from ..ranges import Count, Finite, Natural, Several
 from ._opening import SamplingOptions, Weights, finite
 
@@ -229,7 +229,7 @@ def protocol_of(config: Config, model: "Trained", features: Features, real: Stat
         "statistics": real.hash[:16],
         "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
         "neighbours among": str(config.neighbours),
-        **({"caution": CAUTION.format(features.name)} if model.objective.trained_in(features.protocol) else {}),
+        **caution([features], model.trained_in),
     }
 
 

@@ -222,14 +222,17 @@ class SpikeWatch(Event):
 class Profile(Event):
     """Traces steps `A:B` into `folder`, waiting for the device before and after them; None traces nothing. Closed, it stops.
 
-    Raises ValueError if the folder is not on this machine, where alone JAX writes traces.
+    Says so where the run, from `start` to `until`, does not come to step A. Raises ValueError if the folder is not on this
+    machine, where alone JAX writes traces.
     """
 
-    def __init__(self, folder: storage.Path, steps: str | None, *, start: int):
+    def __init__(self, folder: storage.Path, steps: str | None, *, start: int, until: int):
         self._folder, self._tracing = folder, False
         self._first, self._last = profiled(steps) if steps else (0, 0)
         if steps and storage.is_remote(folder):
             raise ValueError(f"--profile {steps}: {folder} is not on this machine: use a local --runs")
+        if steps and not start < self._first <= until:
+            print(f"note: --profile {steps} traces nothing: this is steps {start + 1} to {until} of the run")
         self._begin(start)
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:

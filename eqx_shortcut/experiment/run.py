@@ -106,6 +106,8 @@ class Run:
             found["autoencoder"] = encode.identity(data.autoencoder)
         if (cache := getattr(source, "digest", None)) is not None:
             found["latents"] = cache
+        if seen := self.config.objective.trained_in():
+            found["trained_in"] = list(seen)  # of files, which may be gone or others later
         return found
 
     @functools.cached_property
@@ -162,6 +164,7 @@ class Run:
             labelled=not config.unconditional,
             null=self._null,
             noise_scale=config.noise_scale,
+            trained_in=tuple(self.record.get("trained_in", ())),
         )
 
     @property

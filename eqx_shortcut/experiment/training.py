@@ -90,7 +90,7 @@ def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, check
 
     pictures = f"pictures to {run.folder}"
     return Events(
-        Profile(run.folder / "profile", config.profile, start=start),
+        Profile(run.folder / "profile", config.profile, start=start, until=until),
         recorder,
         norms,
         Tolerant(every(config.sample_every, until, draw), pictures),
