@@ -280,6 +280,6 @@ def _hashes(folder: storage.Path) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or "no message").splitlines()[0]
+    text = storage.first_line(error)
     short = text if len(text) < 240 else f"{text[:100]} ... {text[-120:]}"
     return f"{type(error).__name__}: {short}"

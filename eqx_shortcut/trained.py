@@ -65,6 +65,8 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
     if not storage.exists(run / "config.json"):
         raise ValueError(f"{storage.absolute(run)} is not a run folder: it holds no config.json")
     config = settings.read(run / "config.json")
+    if missing := {"network", "objective", "shape", "classes"} - config.keys():
+        raise ValueError(f"{run / 'config.json'} is not that of a run: it says no {' and no '.join(sorted(missing))}")
     network, objective = settings.parse(config["network"]), settings.parse(config["objective"])
     shape, classes = tuple(config["shape"]), config["classes"]
     like = eqx.filter_eval_shape(lambda key: network.build(shape, classes, key=key), jax.random.key(0))

@@ -31,9 +31,6 @@ from ..evaluate.results import TIMES, caution, markdown, read_results
 from ..ranges import Count, Finite, Natural, Several
 from ._opening import SamplingOptions, Weights, finite
 
-Decode = Callable[[Any], Any]
-"""From samples to pictures."""
-
 if TYPE_CHECKING:
     from ..evaluate.run import Cell
     from ..sampling import Sampling
@@ -239,8 +236,8 @@ def title_of(cell: dict[str, Any]) -> str:
     return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{more}"
 
 
-def sampler(config: Config, decode: Decode, model: "Trained", labels: np.ndarray, how: "Sampling") -> Batches:
-    """From indices to the pictures there: a sample depends on the seed, its index and its label alone."""
+def sampler(config: Config, decode: Callable[[Any], Any], model: "Trained", labels: np.ndarray, how: "Sampling") -> Batches:
+    """From indices to the decoded pictures there: a sample depends on the seed, its index and its label alone."""
     from ..trained import noise, sample_from
 
     key, devices = rng.key(config.seed), jax.local_devices()

@@ -99,6 +99,8 @@ def chosen(config: Config, model: "Trained") -> tuple[dict[str, Any], list[str]]
     try:
         file = np.load(config.conditions)
         found = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else file
+        if not all(array.ndim and len(array) for array in (found.values() if isinstance(found, dict) else [found])):
+            raise ValueError("one of them has no rows")
     except (OSError, ValueError) as error:
         raise ValueError(f"{config.conditions} holds no arrays ({error}): make it with numpy.save or savez") from error
     return {"conditions": found}, [str(config.conditions)]

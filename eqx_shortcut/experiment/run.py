@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .. import __version__, settings, sharding, storage
 from ..checkpoint import Checkpoints
-from ..data import DataError, Encoded, LatentImages, Pairs, Rows, Source, batches, encode, pictures, prepare, read_pairs
+from ..data import Encoded, LatentImages, Pairs, Rows, Source, batches, encode, pictures, prepare, read_pairs
 from ..data.identity import Identified, identity
 from ..data.pipeline import Batches, Prepare
 from ..data.records import ImageRecords
@@ -62,8 +62,6 @@ class Data:
 def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:
     """The data that the settings name. Raises DataError or ValueError, with the remedy, if they or weights are missing."""
     source = config.data
-    if source is None:
-        raise DataError("no data are named: name them with data:KIND (--help lists the kinds) and --data.path")
     with jax.set_mesh(mesh):
         if isinstance(source, LatentImages):
             source.fill(print)

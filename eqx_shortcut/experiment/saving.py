@@ -78,6 +78,10 @@ class Saver(Event):
         with self._tolerated():
             self._checkpoints.wait()
 
+    def close(self) -> None:
+        self.flush()
+        self._checkpoints.close()
+
     def _start(self, state: TrainState) -> None:
         self.flush()
         self._before.flush()
@@ -94,14 +98,6 @@ class Saver(Event):
             warn(f"{error}; training goes on, and the next checkpoint is tried when it is due")
 
 
-class Snapshots(Saver):
-    """A Saver that closes its checkpoints."""
-
-    def close(self) -> None:
-        self.flush()
-        self._checkpoints.close()
-
-
 def snapshots_of(run: Run, *, start: int, sound: Callable[[], bool] = lambda: True) -> Event:
     """The event that writes snapshots of the averages of a run when they are due; does nothing for a run that keeps none.
 
@@ -114,7 +110,7 @@ def snapshots_of(run: Run, *, start: int, sound: Callable[[], bool] = lambda: Tr
     kept = open_snapshots(run.folder, run.record)
     kept.remove_after(start)
     when = Checkpointing(every=config.averages.every or max(1, config.steps // 32), minutes=None)
-    return Snapshots(kept, lambda: {}, when, until=config.steps, before=Events(), sound=sound)
+    return Saver(kept, lambda: {}, when, until=config.steps, before=Events(), sound=sound)
 
 
 class Tolerance:
