@@ -3,7 +3,8 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -62,8 +63,8 @@ def coarse(images: Shaped[np.ndarray, "batch height width channels"]) -> Float[n
 class Pixels:
     """The images themselves, clipped to [-1, 1] and flattened, as features; any number of channels."""
 
-    name: ClassVar[str] = "pixel Frechet distance"
-    protocol: ClassVar[Mapping[str, str]] = {"network": "none, pixels clipped to [-1, 1]"}
+    name = "pixel Frechet distance"
+    protocol = MappingProxyType({"network": "none, pixels clipped to [-1, 1]"})
 
     def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
         """Raises ValueError for what are no images in [-1, 1] (see check_images)."""
@@ -75,8 +76,8 @@ class Pixels:
 class CoarsePixels:
     """The images themselves as features, averaged over squares to at most `SIDE` by `SIDE`, and not clipped."""
 
-    name: ClassVar[str] = "frechet"
-    protocol: ClassVar[Mapping[str, str]] = {"network": f"none, pixels averaged to at most {SIDE} x {SIDE}"}
+    name = "frechet"
+    protocol = MappingProxyType({"network": f"none, pixels averaged to at most {SIDE} x {SIDE}"})
 
     def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
         return Extracted(pixels(coarse(images)))

@@ -188,7 +188,7 @@ def guides(config: Config, model: Trained, steps: int) -> bool:
 
 
 def judged(run: Run, model: Trained, measures: Measures | None) -> list[dict[str, Any]]:
-    """The rows of evaluation.json for the run's numbers of steps: by the data's own `judge`, or by samples; none without both.
+    """The rows of evaluation.json for the run's numbers of steps: by the data's own `judge`, or by samples; or none.
 
     The first process alone has those of the data's own.
     """

@@ -197,6 +197,7 @@ class SpikeWatch(Event):
         folder, record = self._run.folder / "spike", self._run.record
         try:
             evidence = Checkpoints(folder / "checkpoints", keep=1, config=record)
+            evidence.remove_after(-1)  # of an earlier spike
             storage.write(folder / "config.json", json.dumps(record, indent=1))
             evidence.save(state, self._position(), wait=True)
             evidence.close()

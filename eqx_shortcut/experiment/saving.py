@@ -36,7 +36,7 @@ def due(when: Checkpointing, step: int, until: int, *, minutes: float) -> bool:
 
 
 class Saver(Event):
-    """Writes checkpoints when they are due, as an event. One that cannot be written is a warning, unless it is the last.
+    """Writes checkpoints when they are due, and closes them. One that cannot be written is a warning, unless it is the last.
 
     `before` is flushed first, so that the records up to a checkpoint are kept if it is. `sound` says whether the state is worth
     keeping: where it is not, the checkpoint waits until it is.
@@ -132,7 +132,7 @@ class Tolerance:
 
 
 class Tolerant(Event):
-    """A function of step, state and metrics as an event, with a warning where a file of its cannot be written."""
+    """A hook as an event, with a warning where it cannot write a file."""
 
     def __init__(self, hook: Hook, what: str):
         self._hook, self._tolerated = hook, Tolerance(what)
@@ -160,5 +160,5 @@ class Signals(Event):
 
 
 def warn(sentence: str) -> None:
-    """Says it on stderr, above the progress bar."""
+    """Prints a warning on stderr, above the progress bar."""
     tqdm.write(f"warning: {sentence}", file=sys.stderr)

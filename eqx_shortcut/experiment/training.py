@@ -47,7 +47,7 @@ def execute(run: Run, judge: Judge | None) -> None:
 
 @contextlib.contextmanager
 def opened_folder(run: Run) -> Iterator[Lock]:
-    """Makes the run folder, which is this run's alone inside, and writes the settings. Raises LockError if it is another's."""
+    """Makes the run folder, locks it, and writes the settings. Raises LockError if another process trains the run."""
     lock, held = Lock(run.folder), contextlib.ExitStack()
     with held:
         with distributed.barrier():
