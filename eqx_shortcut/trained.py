@@ -48,6 +48,11 @@ class Trained(eqx.Module):
         return (self.classes or None) if self.null is None else self.null
 
     @property
+    def conditional(self) -> bool:
+        """Whether it is sampled for labels, the one that stands for none among them, or for conditions."""
+        return self.nothing is not None and (self.labelled or self.null is None)
+
+    @property
     def field(self) -> Field:
         """The field `(x, t, d, conditions) -> average velocity` over a batch."""
         return self.objective.sampling(self.network)
@@ -220,7 +225,7 @@ def _conditions(model, labels, conditions, indices):
     given, nothing, count = labels if conditions is None else conditions, model.nothing, indices.shape[0]
     if given is None and not (model.labelled and nothing is not None):
         return jax.tree.map(lambda c: jnp.full((count, *jnp.shape(c)), c, jnp.asarray(c).dtype), nothing)
-    if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
+    if given is not None and not model.conditional:
         raise ValueError("the run was trained without conditions: give neither labels nor conditions")
     if model.null is None:
         return indices % model.classes if given is None else _labels(model, given, count)

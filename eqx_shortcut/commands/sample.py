@@ -84,18 +84,11 @@ def chosen(config: Config, model: "Trained") -> tuple[dict[str, Any], list[str]]
     """
     import numpy as np
 
-    from ..types import shown
-
-    if config.conditions is None and model.null is None:
+    if config.conditions is None or config.labels or config.classes:
         labels, names = chosen_labels(config, model)
         return {} if labels == [None] else {"labels": np.array(labels, np.int32)}, names
-    if model.null is None or not model.labelled:
+    if model.null is None or not model.conditional:
         raise ValueError(f"--conditions {config.conditions}: the run was trained on labels or none: use --labels")
-    if config.conditions is None or config.labels or config.classes:
-        raise ValueError(
-            f"conditions of {config.run} are {shown(model.null)}, not labels: give some of them, with a leading axis, with "
-            "--conditions FILE.npz (an array for each name) or FILE.npy"
-        )
     try:
         file = np.load(config.conditions)
         found = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else file
