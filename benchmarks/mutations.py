@@ -202,7 +202,7 @@ KNOWN = {
         "losses/_sets", "jax.vmap(half)(both, both[::-1])", "jax.vmap(half)(both, both)"
     ),
     "distances that do not count alike": Patch(
-        "losses/_frechet", "found / jax.lax.stop_gradient(jnp.maximum(found, 0) + eps)", "found"
+        "losses/_frechet", "distances / jax.lax.stop_gradient(jnp.maximum(distances, 0) + eps)", "distances"
     ),
     "rewarded lines repel": Patch("losses/_reward", "r * part(1) + (1 - r) * part(-1)", "r * part(-1) + (1 - r) * part(1)"),
     "told guidance upside down": Patch("losses/_mean_flow", "1 - 1 / told.scale", "1 / told.scale"),
@@ -265,7 +265,9 @@ KNOWN = {
     "Heun's step asked at its size": Patch(
         "steps", "velocity_of(field, end, t + d, cond)", "predict(field, end, t + d, d, cond)"
     ),
-    "a teacher guided at all times": Patch("guidance", "return where_rows(_within(t, within), found, strong)", "return found"),
+    "a teacher guided at all times": Patch(
+        "guidance", "return where_rows(_within(t, within), extrapolated, strong)", "return extrapolated"
+    ),
     "a teacher told its guidance": Patch("guidance", "cond, here, within = cond.cond,", "cond, here, within = cond,"),
     "the weak network not asked": Patch(
         "objectives/_base", "if self.weak is None else NetworkField(self.weak)", "if self.weak is None else teacher"

@@ -25,9 +25,9 @@ def pictures(run: str | os.PathLike[str], *, vae: str | os.PathLike[str] | None 
     by the `pictures` of the run's source, or have the shape of images. Raises ValueError if the autoencoder is missing or
     another one.
     """
-    found, record = decoder(run, vae), _record(run)
-    if found is not None:
-        return found
+    decode, record = decoder(run, vae), _record(run)
+    if decode is not None:
+        return decode
     source = settings.parse(record.get("data"))
     blank = np.zeros((1, *record["shape"]), np.float32)
     drawn = hasattr(source, "pictures") or data.pictures(source, blank) is not None
@@ -36,8 +36,8 @@ def pictures(run: str | os.PathLike[str], *, vae: str | os.PathLike[str] | None 
 
 def decoder(run: str | os.PathLike[str], vae: str | os.PathLike[str] | None = None) -> Draw | None:
     """The decoding of a run's latents, None for other runs. Raises ValueError as `autoencoder` does."""
-    found = autoencoder(run, vae)
-    return None if found is None else lambda latents: decode_batch(found, from_training(found, jnp.asarray(latents)))
+    network = autoencoder(run, vae)
+    return None if network is None else lambda latents: decode_batch(network, from_training(network, jnp.asarray(latents)))
 
 
 def autoencoder(run: str | os.PathLike[str], vae: str | os.PathLike[str] | None = None) -> Autoencoder | None:
@@ -49,11 +49,11 @@ def autoencoder(run: str | os.PathLike[str], vae: str | os.PathLike[str] | None 
     path = pathlib.Path(place)
     if not path.exists():
         raise ValueError(f"{run} draws latents, and no autoencoder is at {path.absolute()}: name its place with --vae")
-    found = load_autoencoder(path)
-    here = identity(found)
+    network = load_autoencoder(path)
+    here = identity(network)
     if different := settings.differences(record.get("autoencoder", here), here):
         raise ValueError(f"{path} is not the autoencoder of {run} ({settings.named(different)}): name that one with --vae")
-    return found
+    return network
 
 
 def _record(run: str | os.PathLike[str]) -> dict[str, Any]:

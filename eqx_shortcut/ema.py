@@ -93,18 +93,12 @@ def inner_product(a: Profile, b: Profile) -> Float64[np.ndarray, "*n"]:
     return (a.gamma + 1) * (b.gamma + 1) / (a.gamma + b.gamma + 1) * share**exponent / np.maximum(a.t, b.t)
 
 
-class Combination(NamedTuple):
-    """Coefficients of kept averages for a wanted one, and the distance between the two profiles over the wanted one's norm."""
-
-    coefficients: Float64[np.ndarray, " n"]
-    error: float
-
-
-def combination(kept: Profile, t: float, gamma: float) -> Combination:
+def combination(kept: Profile, t: float, gamma: float) -> tuple[Float64[np.ndarray, " n"], float]:
     """The combination of kept profiles, at most at `t`, that is nearest to the profile `gamma` at `t` in the mean square.
 
-    The coefficients have the sum 1, so that weights that never move come back as they are (the paper leaves the sum to the
-    least squares, which come to it with many snapshots). A profile that was kept comes back with coefficient 1.
+    Its coefficients, and its distance from the wanted profile over that one's norm. The coefficients have the sum 1, so that
+    weights that never move come back as they are (the paper leaves the sum to the least squares, which come to it with many
+    snapshots). A profile that was kept comes back with coefficient 1.
     """
     n = kept.t.size
     # In units of t; the last row and column hold the sum at 1.
@@ -115,7 +109,7 @@ def combination(kept: Profile, t: float, gamma: float) -> Combination:
     system = np.block([[products, np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
     x = np.linalg.lstsq(system, np.append(towards, 1.0), rcond=None)[0][:n]
     left = norm.item() - 2 * x @ towards + x @ products @ x
-    return Combination(x, math.sqrt(max(0.0, left / norm.item())))
+    return x, math.sqrt(max(0.0, left / norm.item()))
 
 
 def combined(averages: Iterable[PyTree], coefficients: Sequence[float]) -> PyTree:

@@ -31,10 +31,8 @@ class Guided(eqx.Module):
 class Scales(NamedTuple):
     """Guidance scales drawn for each row with density `1/scale` between the two, and told to the network by `Guided`.
 
-    With `uniform` the density is uniform.
-
-    They hold at the times of `interval`; with `intervals` these are drawn and told, too: from before `t = 1/2` to after it,
-    both uniform.
+    With `uniform` the density is uniform. They hold at the times of `interval`; with `intervals` these are drawn and told, too:
+    from before `t = 1/2` to after it, both uniform.
     """
 
     low: float = 1.0
@@ -141,6 +139,15 @@ def drop_condition(key: PRNGKeyArray, cond: Cond, guidance: Guidance | None, n: 
     return where_rows(drop, null_rows(cond, guidance.null, f"dropout={guidance.dropout}"), cond)
 
 
+def check_unguided(guidance: Guidance | None) -> None:
+    """Raise ValueError for guidance of targets, where a loss has none to guide."""
+    if guidance is not None and guidance.inside:
+        raise ValueError(
+            f"scale={guidance.scale}, mix={guidance.mix} guide targets, and this loss has no target to guide: leave them at 1 "
+            "and 0, and guide samples by guidance.guided"
+        )
+
+
 def guided(
     field: Field,
     scale: float | Number,
@@ -165,8 +172,8 @@ def guided(
         twice = _interleave((x, t, d, cond), (x, t, d, null_rows(cond, null, f"guidance={scale}")))
         both = field(*twice)
         both = both.reshape(x.shape[0], 2, *both.shape[1:])
-        found = _extrapolate(both[:, 0], both[:, 1], scale)
-        return found if interval is None else where_rows(_within(t, interval), found, both[:, 0])
+        extrapolated = _extrapolate(both[:, 0], both[:, 1], scale)
+        return extrapolated if interval is None else where_rows(_within(t, interval), extrapolated, both[:, 0])
 
     def some_rows(x, t, d, cond):
         n = x.shape[0]
@@ -208,8 +215,8 @@ def autoguided(field: Field, weak: Field, scale: float | Number = 1.0, *, interv
         strong = predict(field, x, t, d, cond)
         if _is_number(here, 1):
             return strong
-        found = _extrapolate(strong, predict(weak, x, t, d, cond), here)
-        return where_rows(_within(t, within), found, strong)
+        extrapolated = _extrapolate(strong, predict(weak, x, t, d, cond), here)
+        return where_rows(_within(t, within), extrapolated, strong)
 
     return velocity
 

@@ -1,6 +1,5 @@
 """The optimizer of a run."""
 
-import abc
 import dataclasses
 import functools
 import math
@@ -24,8 +23,8 @@ SIZE = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer(abc.ABC, ranges.Checked):
-    """An optimizer: the learning rate over a run, AdamW's numbers, and clipping before anything else."""
+class Optimizer(ranges.Checked):
+    """AdamW with its learning rate over a run, and clipping before it: the base of optimizers, none of which is another."""
 
     lr: NotNegative = 1e-4
     """Peak learning rate (0 or more)."""
@@ -71,18 +70,16 @@ class Optimizer(abc.ABC, ranges.Checked):
             return rule
         return optax.partition({"moved": rule, "frozen": optax.set_to_zero()}, functools.partial(_frozen, self.frozen))
 
-    @abc.abstractmethod
     def rule(self, rate: "optax.Schedule") -> "optax.GradientTransformation":
         """The gradient transformation behind the clipping, at this learning rate."""
+        import optax
+
+        return optax.adamw(rate, b1=self.beta1, b2=self.beta2, weight_decay=self.weight_decay)
 
 
 @dataclasses.dataclass(frozen=True)
 class AdamW(Optimizer):
     """AdamW with decoupled weight decay on every parameter (Loshchilov and Hutter 2019); the reference's defaults."""
-
-    def rule(self, rate: "optax.Schedule") -> "optax.GradientTransformation":
-        """AdamW at this learning rate."""
-        return _adamw(self, rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Muon(Optimizer):
             optax.add_decayed_weights(self.weight_decay),
             optax.scale_by_learning_rate(rate),
         )
-        return optax.partition({"matrices": muon, "rest": _adamw(self, rate)}, _labels)
+        return optax.partition({"matrices": muon, "rest": super().rule(rate)}, _labels)
 
 
 def orthogonal(x: Float[Array, "count rows columns"]) -> Float[Array, "count rows columns"]:
@@ -151,12 +148,6 @@ def _spread(matrices: Float[Array, "count rows columns"]) -> Float[Array, "more 
         return matrices
     filled = jnp.pad(matrices, ((0, -len(matrices) % mesh[axis]), (0, 0), (0, 0)))
     return jax.lax.with_sharding_constraint(filled, jax.sharding.PartitionSpec(axis))
-
-
-def _adamw(optimizer: Optimizer, rate: "optax.Schedule") -> "optax.GradientTransformation":
-    import optax
-
-    return optax.adamw(rate, b1=optimizer.beta1, b2=optimizer.beta2, weight_decay=optimizer.weight_decay)
 
 
 def _labelled(params: PyTree, pattern: str, inside: str, outside: str) -> PyTree:

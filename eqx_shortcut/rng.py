@@ -12,7 +12,7 @@ def key(seed: int) -> PRNGKeyArray:
     """
     if seed < 0:
         raise ValueError(f"seed {seed}: use an integer from 0")
-    found = jax.random.key(np.uint32(seed % 2**32))
+    folded = jax.random.key(np.uint32(seed % 2**32))
     while seed := seed >> 32:
-        found = jax.random.fold_in(found, np.uint32(seed % 2**32))
-    return found
+        folded = jax.random.fold_in(folded, np.uint32(seed % 2**32))
+    return folded

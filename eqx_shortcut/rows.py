@@ -24,14 +24,8 @@ def split_rows(tree: PyTree, every: int) -> tuple[PyTree, PyTree]:
     Strided and not sliced: on a batch sharded over devices each device then splits its own rows and nothing is sent.
     Raises ValueError if `every` does not divide the rows.
     """
-
-    def fold(a):
-        check_divides(a.shape[0], every)
-        return a.reshape(a.shape[0] // every, every, *a.shape[1:])
-
-    first = jax.tree.map(lambda a: fold(a)[:, 0], tree)
-    rest = jax.tree.map(lambda a: fold(a)[:, 1:].reshape(-1, *a.shape[1:]), tree)
-    return first, rest
+    folded = _folded(tree, every, "every")
+    return jax.tree.map(lambda a: a[:, 0], folded), jax.tree.map(lambda a: a[:, 1:].reshape(-1, *a.shape[2:]), folded)
 
 
 def merge_rows(first: PyTree, rest: PyTree, every: int) -> PyTree:
@@ -49,10 +43,13 @@ def split_microbatches(tree: PyTree, count: int) -> PyTree:
 
     Strided as in `split_rows`: each part has rows of every device. Raises ValueError if `count` does not divide the rows.
     """
+    return jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), _folded(tree, count, "microbatches"))
 
+
+def _folded(tree, every, name):
     def fold(a):
-        check_divides(a.shape[0], count, "microbatches")
-        return jnp.swapaxes(a.reshape(a.shape[0] // count, count, *a.shape[1:]), 0, 1)
+        check_divides(a.shape[0], every, name)
+        return a.reshape(a.shape[0] // every, every, *a.shape[1:])
 
     return jax.tree.map(fold, tree)
 
@@ -99,6 +96,8 @@ def check_divides(batch: int, every: int, name: str = "every", *, shares: int = 
 
     What works leaves `shares` rows or more of `batch / every`; `name` is what the sentence calls `every`.
     """
+    if every < 1:
+        raise ValueError(f"{name}={every} divides no batch: use 1 or more")
     if batch % every == 0:
         return
     below = batch // every * every
@@ -121,5 +120,6 @@ def check_groups(batch: int, groups: int) -> None:
     check_divides(batch, groups, "groups")
     if batch < 2 * groups:
         raise ValueError(
-            f"groups={groups} of a batch of {batch} are sets of one row, which tell nothing: use {batch // 2} or fewer"
+            f"groups={groups} of a batch of {batch} are sets of one row, which tell nothing: use a batch of {2 * groups} or "
+            "more"
         )

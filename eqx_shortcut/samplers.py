@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from . import paths
+from . import paths, ranges
+from .ranges import Positive
 from .rows import expand
 from .steps import clipped, heun_step, predict, step, velocity_of
 from .types import Cond, Field, Number, Points
@@ -34,18 +35,18 @@ Renoise = Callable[[Int[Array, ""]], Points]
 """From the number of a step, from 0, to the new noise at its end."""
 
 
-Times = Callable[[Number], Number]
+Schedule = Callable[[Number], Number]
 """From a share of the steps to the time they lead to, rising from 0 to 1; hashable, to serve `trained.sample`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Shifted:
+class Shifted(ranges.Checked):
     """Times whose noise `1 - t` is `shift n / (1 + (shift - 1) n)`, `n` being that of equal steps.
 
     Above 1 more of the steps lie near the noise, below 1 near the data. Esser et al. (2024).
     """
 
-    shift: float
+    shift: Positive
 
     def __call__(self, share: Number) -> Number:
         noise = 1 - share
@@ -53,15 +54,15 @@ class Shifted:
 
 
 @dataclasses.dataclass(frozen=True)
-class PowerSteps:
+class PowerSteps(ranges.Checked):
     """Times `1 / (1 + s)`, where `s`, noise over data, falls from `high` to `low` by equal steps of `s^(1/rho)`.
 
     They are stretched so that the ends are 0 and 1. Karras et al. (2022), eq. 5.
     """
 
-    rho: float = 7.0
-    low: float = 0.002
-    high: float = 80.0
+    rho: Positive = 7.0
+    low: Positive = 0.002
+    high: Positive = 80.0
 
     def __call__(self, share: Number) -> Number:
         high, low = self.high ** (1 / self.rho), self.low ** (1 / self.rho)
@@ -93,7 +94,7 @@ def trigonometric_time(angle: float, std: float) -> float:
     return math.cos(angle) / (math.cos(angle) + std * math.sin(angle))
 
 
-def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
+def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Schedule | None = None) -> Points:
     """`steps` steps `x <- x + d field(x, t, d, cond)` from `t = 0` to `t = 1`, equal ones or from one of `times` to the next.
 
     `steps` may be traced. The reference's sampler (Frans et al. 2024, algorithm 2).
@@ -105,7 +106,7 @@ def euler(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times
     return _loop(steps, times, body, noise)
 
 
-def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
+def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Schedule | None = None) -> Points:
     """`steps` steps along the mean of the velocities at their start and at the end that the first leads to, the last Euler's.
 
     The field is asked at `d = 0`, twice a step but the last (see `steps.heun_step`), and never at `t = 1`; the error falls with
@@ -118,7 +119,7 @@ def heun(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times:
     return _loop(steps, times, body, noise)
 
 
-def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Times | None = None) -> Points:
+def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, times: Schedule | None = None) -> Points:
     """`steps` steps along the velocity half way, where the one at their start leads to; else as `heun`."""
 
     def body(i, x, t, d):
@@ -130,7 +131,7 @@ def midpoint(field: Field, noise: Points, cond: Cond = None, *, steps: Steps, ti
 
 
 def consistency(
-    field: Field, noise: Points, cond: Cond = None, *, steps: Steps, renoise: Renoise, times: Times | None = None
+    field: Field, noise: Points, cond: Cond = None, *, steps: Steps, renoise: Renoise, times: Schedule | None = None
 ) -> Points:
     """`steps` jumps to the data `x + (1 - t) field(x, t, 1 - t, cond)`, each put back to the next time by new noise.
 
@@ -174,7 +175,7 @@ class Sampler:
     """A loop over steps, `euler`, `heun`, `midpoint` or `consistency`, and its times, for `trained.sample`."""
 
     run: Callable[..., Any] = euler
-    times: Times | None = None
+    times: Schedule | None = None
 
     @property
     def name(self) -> str:

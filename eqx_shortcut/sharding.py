@@ -119,10 +119,10 @@ def layout(tree: PyTree, mesh: jax.sharding.Mesh, rules: Sequence[tuple[str, Rul
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        found = next((rule for pattern, rule in rules if re.search(pattern, name)), None)
-        if found is None:
+        rule = next((rule for pattern, rule in rules if re.search(pattern, name)), None)
+        if rule is None:
             raise ValueError(f"no rule for the layout of {name}, of shape {leaf.shape}: end the rules with one for r''")
-        return NamedSharding(mesh, found(leaf.shape, mesh))
+        return NamedSharding(mesh, rule(leaf.shape, mesh))
 
     arrays = eqx.filter(tree, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
     return jax.tree_util.tree_map_with_path(place, arrays)

@@ -49,14 +49,14 @@ def reconstructed(
     updates = {s: _updates(snapshots, s) for s in steps if s <= step}
     times = np.array([updates[s] for s, _ in used], np.float64)
     profiles = ema.Profile(times, np.array([ema.gamma_of(width) for _, width in used]))
-    nearest = ema.combination(profiles, float(updates[step]), gamma)
-    if nearest.error > LARGEST_ERROR:
+    coefficients, error = ema.combination(profiles, float(updates[step]), gamma)
+    if error > LARGEST_ERROR:
         raise ValueError(
             f"sigma_rel {sigma_rel:g} cannot be made of {len(updates)} snapshots of {', '.join(f'{w:g}' for w in kept)} up to "
-            f"step {step}: the nearest profile is {nearest.error:.0%} off; choose a width nearer to theirs, or train with more "
+            f"step {step}: the nearest profile is {error:.0%} off; choose a width nearer to theirs, or train with more "
             "snapshots (--averages.every)"
         )
-    chosen = [(c, *which) for c, which in zip(nearest.coefficients.tolist(), used, strict=True) if abs(c) > NEGLIGIBLE]
+    chosen = [(c, *which) for c, which in zip(coefficients.tolist(), used, strict=True) if abs(c) > NEGLIGIBLE]
     averages = (snapshots.restore_network(like, _name(width), s)[0] for _, s, width in chosen)
     return ema.combined(averages, [c for c, *_ in chosen]), step
 

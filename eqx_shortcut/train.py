@@ -61,9 +61,8 @@ def init_state(
 
     `null` is the condition without its batch axis that stands for none (see data.null_of); label dropout and guidance need it.
     `extra(key)` makes what is trained beside it, or None (see Objective.extra); `memory` is what the objective remembers before
-    the first step. `averages` are relative widths of more averages
-    to be kept, by a power of the step (see ema.PowerAverage). `shardings` constrains the state to its layout before anything of
-    it exists: what is split is never whole on a device.
+    the first step. `averages` are relative widths of more averages to be kept, by a power of the step (see ema.PowerAverage).
+    `shardings` constrains the state to its layout before anything of it exists: what is split is never whole on a device.
     """
 
     @eqx.filter_jit
@@ -81,27 +80,12 @@ def init_state(
     return compilation.run_once(make, key)
 
 
-def make_step(
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    *,
-    prepare: Prepare,
-    ema_decay: float,
-    steps: int,
-    accumulate: int = 1,
-    shardings: Callable[[TrainState], TrainState] = lambda state: state,
-) -> Step:
+def make_step(objective: Objective, tx: optax.GradientTransformation, *, prepare: Prepare, **options: Any) -> Step:
     """One training step `(state, raw) -> (state, metrics)`, compiled once; the state passed in is consumed (donated).
 
-    All draws come from `fold_in(state.key, state.step)`: they depend on the seed and the step, not on the hardware. A
-    step whose loss or gradient is not finite changes nothing but the counters. `steps` is the length of the run:
-    the objective is told the share that is done, and where a stage of an objective with several begins, the teacher is
-    replaced by its `snapshot`. The batch goes through the network to train in `accumulate` parts, one after another, which
-    divides the memory of its activations; draws, targets and the loss are those of the whole batch. `shardings` constrains
-    the new state to the layout of the old one.
+    `options` are those of `make_update`.
     """
-    update = make_update(objective, tx, ema_decay=ema_decay, steps=steps, accumulate=accumulate, shardings=shardings)
-    step = eqx.filter_jit(update, donate="all-except-first")
+    step = eqx.filter_jit(make_update(objective, tx, **options), donate="all-except-first")
     return lambda state, raw: step((raw, prepare), state)
 
 
@@ -114,7 +98,33 @@ def make_update(
     accumulate: int = 1,
     shardings: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Callable[[tuple[Any, Prepare], TrainState], tuple[TrainState, Metrics]]:
-    """`make_step` before compilation, as `((raw, prepare), state) -> (state, metrics)`; weights in `prepare` are arguments."""
+    """`make_step` before compilation, as `((raw, prepare), state) -> (state, metrics)`; weights in `prepare` are arguments.
+
+    All draws come from `fold_in(state.key, state.step)`: they depend on the seed and the step, not on the hardware. A
+    step whose loss or gradient is not finite changes nothing but the counters. `steps` is the length of the run:
+    the objective is told the share that is done, and where a stage of an objective with several begins, the teacher is
+    replaced by its `snapshot`. The batch goes through the network to train in `accumulate` parts, one after another, which
+    divides the memory of its activations; draws, targets and the loss are those of the whole batch. `shardings` constrains
+    the new state to the layout of the old one.
+    """
+
+    def updated(state, gradient, memory, finite):
+        updates, opt_state = optimized(tx, gradient, state)
+        networks = state.networks.with_trained(eqx.apply_updates(state.networks.trained, updates))
+        networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay), memory=memory)
+        averages = tuple(average.updated(networks.online, state.updates + 1) for average in state.averages)
+        new, old = (networks, opt_state, averages), (state.networks, state.opt_state, state.averages)
+        networks, opt_state, averages = _where(finite, new, old)
+        bad = (~finite).astype(jnp.int32)
+        return TrainState(
+            step=state.step + 1,
+            key=state.key,
+            networks=networks,
+            opt_state=opt_state,
+            skipped=state.skipped + bad,
+            streak=(state.streak + 1) * bad,
+            averages=averages,
+        )
 
     def renewed(state):
         stage, last = (times.stage(_share(step, steps), objective.stages) for step in (state.step, state.step - 1))
@@ -126,7 +136,7 @@ def make_update(
         (loss, (metrics, memory)), gradient = eqx.filter_value_and_grad(loss_fn, has_aux=True)(state.networks.trained)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        new = _updated(state, gradient, memory, tx, ema_decay, finite)
+        new = updated(state, gradient, memory, finite)
         new = renewed(new) if objective.stages > 1 else new
         metrics = metrics | {"grad_norm": norm, "skipped": new.skipped, "streak": new.streak}
         return shardings(new), metrics
@@ -163,32 +173,6 @@ def optimized(tx: optax.GradientTransformation, gradient: PyTree, state: TrainSt
 
 def _share(step: Int[Array, ""], steps: int) -> Number:
     return step.astype(jnp.float32) / steps
-
-
-def _updated(
-    state: TrainState,
-    gradient: PyTree,
-    memory: PyTree,
-    tx: optax.GradientTransformation,
-    ema_decay: float,
-    finite: Bool[Array, ""],
-) -> TrainState:
-    updates, opt_state = optimized(tx, gradient, state)
-    networks = state.networks.with_trained(eqx.apply_updates(state.networks.trained, updates))
-    networks = dataclasses.replace(networks, ema=ema.update(networks.ema, networks.online, ema_decay), memory=memory)
-    averages = tuple(average.updated(networks.online, state.updates + 1) for average in state.averages)
-    new, old = (networks, opt_state, averages), (state.networks, state.opt_state, state.averages)
-    networks, opt_state, averages = _where(finite, new, old)
-    bad = (~finite).astype(jnp.int32)
-    return TrainState(
-        step=state.step + 1,
-        key=state.key,
-        networks=networks,
-        opt_state=opt_state,
-        skipped=state.skipped + bad,
-        streak=(state.streak + 1) * bad,
-        averages=averages,
-    )
 
 
 def _where(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:

@@ -249,7 +249,7 @@ def test_they_are_continuous_and_have_what_they_train_beside_the_network(objecti
         velocity,
     )
     assert objective.pushes is not isinstance(objective, SplitMeanFlow | SoFlow | ProgressiveMap)
-    learned = isinstance(objective, ESC | ContinuousConsistency | Lagrangian | ProgressiveMap)
+    learned = isinstance(objective, ESC | ContinuousConsistency | Lagrangian | TerminalVelocity | ProgressiveMap)
     assert isinstance(objective.extra(jax.random.key(0)), weights.LogVariance) is learned
     every = {ImprovedMeanFlow: 2, ContinuousConsistency: None}.get(type(objective), 4)
     assert getattr(objective, "bootstrap_every", None) == every
@@ -314,7 +314,7 @@ def test_what_contains_guidance_is_not_guided_again(inside):
         ),
         (ESC(distil=True), 64, r"posterior_every=2 averages velocities of lines, and a teacher answers it: leave it None"),
         (ESC(groups=48), 64, r"batch 64 is not a multiple of groups=48"),
-        (ESC(groups=64), 64, r"groups=64 of a batch of 64 are sets of one row, which tell nothing: use 32 or fewer"),
+        (ESC(groups=64), 64, r"groups=64 of a batch of 64 are sets of one row, which tell nothing: use a batch of 128 or more"),
         (MidTraining(), 24, r"batch 24 is not a multiple of rollout=16: use a batch of 16 or 32, or rollout=12 or 24"),
         (AlphaFlow(start=0.5, stop=0.5), 64, r"start=0.5 is not before stop=0.5, .*use a smaller start"),
         (AlphaFlow(), 6, r"batch 6 is not a multiple of bootstrap_every=4: use a batch of 4 or 8"),

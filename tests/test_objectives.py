@@ -1,26 +1,36 @@
 import dataclasses
+import itertools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tyro
 
 import flat
 from eqx_shortcut import Batch, samplers
+from eqx_shortcut.data.sources import ImageSource
+from eqx_shortcut.experiment.config import AnyObjective, AnyOptimizer
+from eqx_shortcut.experiment.main import members
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import (
+    ESC,
     AtEnds,
     AtStep,
     ConsistencyDistillation,
     ConsistencyTraining,
     Diffusion,
     FlowMatching,
+    Lagrangian,
     LiveReflow,
+    MeanFlow,
     Objective,
     ProgressiveDistillation,
     Shortcut,
+    TerminalVelocity,
     ToData,
+    named,
 )
 from toy import Linear, networks
 
@@ -67,6 +77,25 @@ class Bare(Objective):
 
     def sampling(self, network):
         return NetworkField(network)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    objective: AnyObjective
+
+
+@pytest.mark.parametrize("default", [ESC(bootstrap_every=8), TerminalVelocity(gap_mean=1.0), MeanFlow(power=0.5)])
+@pytest.mark.parametrize("chosen", [MeanFlow, ESC, Lagrangian])
+def test_the_objective_that_is_named_is_trained_whatever_the_default(default, chosen):
+    """A default of a subclass would stand for its base: tyro takes the default for what it is an instance of."""
+    found = tyro.cli(Chosen, default=Chosen(default), args=[f"objective:{named(chosen)}"]).objective
+    assert type(found) is chosen
+
+
+@pytest.mark.parametrize("choice", [AnyObjective, AnyOptimizer, ImageSource], ids=["objectives", "optimizers", "sources"])
+def test_no_choice_of_the_command_line_is_a_kind_of_another(choice):
+    pairs = itertools.permutations(members(choice).values(), 2)
+    assert not [(kind, other) for kind, other in pairs if issubclass(kind, other)]
 
 
 def test_an_objective_inherits_what_it_does_not_say(key):

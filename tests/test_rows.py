@@ -85,6 +85,12 @@ def test_check_divides_accepts_divisors():
     check_divides(12, 4)
 
 
+@pytest.mark.parametrize("groups", [-3, 0])
+def test_nothing_divides_a_batch_into_none(groups):
+    with pytest.raises(ValueError, match=rf"groups={groups} divides no batch: use 1 or more"):
+        check_groups(12, groups)
+
+
 @pytest.mark.parametrize("every", [-1, 0, 1])
 def test_a_share_leaves_rows_for_flow_matching(every):
     with pytest.raises(ValueError, match=rf"bootstrap_every={every} leaves no row for flow matching: use 2 or more"):
@@ -107,8 +113,11 @@ def test_divisors_that_are_offered_are_the_nearest():
 
 def test_sets_are_of_two_rows_or_more():
     check_groups(12, 6)
-    with pytest.raises(ValueError, match="groups=12 of a batch of 12 are sets of one row, which tell nothing: use 6 or fewer"):
-        check_groups(12, 12)
+    for groups in (1, 9):
+        told = f"groups={groups} of a batch of {groups} are sets of one row, .*: use a batch of {2 * groups} or more"
+        with pytest.raises(ValueError, match=told):
+            check_groups(groups, groups)
+        check_groups(2 * groups, groups)
 
 
 @pytest.mark.parametrize("every", range(2, 9))

@@ -156,6 +156,16 @@ def test_a_table_that_is_no_way_from_noise_to_data_is_refused(times):
         samplers.Through(times)
 
 
+@pytest.mark.parametrize(
+    ("times", "options"),
+    [(samplers.Shifted, {"shift": 0.0}), (samplers.PowerSteps, {"rho": 0.0}), (samplers.PowerSteps, {"low": -1.0})],
+)
+def test_times_that_are_no_numbers_are_refused(times, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value}: use more than 0"):
+        times(**options)
+
+
 def test_two_jumps_put_the_point_back_at_the_time_between(x64, key):
     field, new = lambda x, t, d, cond: 0.3 * x + expand(t - 2 * d, x), jax.random.normal(key, (4, 2), float)
     x = jnp.ones((4, 2))

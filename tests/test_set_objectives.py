@@ -156,7 +156,7 @@ def test_features_of_images_are_not_asked_of_other_rows(classifier):
 
 REFUSED = [
     (Drifting(groups=3), r"batch 8 is not a multiple of groups=3"),
-    (Drifting(groups=8), r"groups=8 of a batch of 8 are sets of one row, which tell nothing: use 4 or fewer"),
+    (Drifting(groups=8), r"groups=8 of a batch of 8 are sets of one row, which tell nothing: use a batch of 16 or more"),
     (Frechet(features=()), r"features=\(\) compares nothing: name pixels"),
     (
         Frechet(features=("inception",)),

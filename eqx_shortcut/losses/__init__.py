@@ -5,7 +5,8 @@ An option is the same wherever a loss has it:
 - `target`: an average of `field`, or `field` itself, by whose answers `field` learns; no gradient passes it.
 - `teacher`: a trained field; `field` learns by its velocity in place of a line's, or as the loss says. No gradient passes.
 - `intervals`: times and step sizes, one row in `bootstrap_every` having a step and the others `d = 0` (see Intervals).
-- `guidance`: hides conditions by chance, and guides targets by the answers of `target`, or of `field` (see guidance.Guidance).
+- `guidance`: hides conditions by chance, and guides targets by the answers of `target`, or of `field` (see guidance.Guidance);
+  refused where a loss has none to guide.
 - `clip`: the limit of points and targets, to `[-clip, clip]` in units of `x`; a cut biases what lies beyond. None: no limit.
 - `floor`: the share of noise left at `t = 1` (see paths.linear).
 - `jvp`: what takes tangents, `jax.jvp` or `tangents.finite_difference()`.

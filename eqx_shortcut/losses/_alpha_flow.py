@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .. import tangents, times, weights
-from ..guidance import Guidance, drop_condition
+from ..guidance import Guidance, check_unguided, drop_condition
 from ..rows import check_divides, expand, merge_rows, split_rows
 from ..steps import clipped, precise, predict, split_steps
 from ..types import Batch, Draws, Field, Loss, Number, Numbers, Reduction, Regression, Weigh
@@ -97,6 +97,7 @@ def inductive_moment_matching(
     """
     n, (k_pairs, k_noise, k_drop) = batch.x.shape[0], jax.random.split(key, 3)
     check_divides(n, particles, "particles")
+    check_unguided(guidance)
     t, d = (jnp.repeat(each, particles) for each in pairs(k_pairs, n // particles, batch.x.dtype))
     draws = Draws(batch.x, batch.noise_from(k_noise), t, d, drop_condition(k_drop, batch.cond, guidance, n))
     share = (moment_times(t, d, halvings=halvings) - t) / jnp.maximum(d, jnp.finfo(d.dtype).tiny)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .. import paths, tangents, times
-from ..guidance import Guidance
+from ..guidance import Guidance, check_unguided
 from ..rows import expand
 from ..steps import clipped, precise, predict, step, velocity_of
 from ..types import Batch, Draws, Field, Loss, Number, Points, Reduction, Regression, Weigh
@@ -120,9 +120,12 @@ def continuous_consistency(
     the exact field is zero with `warmup=1`, `normalise=None` and no adaptive weight. Lu and Song (2025).
     """
     draws = whole_way_draws(batch, key, at=at, guidance=guidance)
-    velocity = teacher if teacher is None or guidance is None else guidance.of(teacher)
+    if teacher is None:
+        check_unguided(guidance)
+    elif guidance is not None:
+        teacher = guidance.of(teacher)
     u, rows, g = continuous_consistency_target(
-        field, draws, teacher=velocity, warmup=warmup, std=std, jvp=jvp, normalise=normalise
+        field, draws, teacher=teacher, warmup=warmup, std=std, jvp=jvp, normalise=normalise
     )
     scale = paths.trigonometric_scale(paths.angle(rows.t, std), std)
     loss, metrics = weighed(row_error(u, rows.u) / jnp.square(scale), rows, weigh, reduction)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from .. import paths, samplers, times
-from ..guidance import Guidance, drop_condition
+from ..guidance import Guidance, check_unguided, drop_condition
 from ..rows import check_share, expand, merge_rows, split_rows
 from ..types import Batch, Draws, Field, Loss, Reduction, Regression, Weigh
 from ._regression import regress, weighed, weighed_both
@@ -30,6 +30,7 @@ def flow_matching(
     The one step size trained is `1/steps`; samplers must pass that, whatever their number of steps. `at` draws other times,
     such as `partial(times.logit_normal, mean=-0.8, std=0.8)` of JiT (2025). Frans et al. (2024), eq. 5, first term.
     """
+    check_unguided(guidance)
     rows = flow_target(flow_draws(batch, key, steps=steps, at=at, guidance=guidance), floor=floor)
     return weighed(regress(field, rows), rows, weigh, reduction)
 
@@ -50,9 +51,9 @@ def live_reflow(
 ) -> Loss:
     """Flow matching at `d = 1/steps`, and at `d = 1` flow matching from noise to the end of `target`'s own path.
 
-    Every `bootstrap_every`-th row is a reflow row: its path is integrated in `rollout` Euler steps of `target`, told `d =
-    1/steps` and guided by `guidance`. Conditions drop in flow rows alone. Raises ValueError if
-    `bootstrap_every` does not divide the batch or is below 2. Reflow: Liu et al. (2023).
+    Every `bootstrap_every`-th row is a reflow row: its path is integrated in `rollout` Euler steps of `target`, told
+    `d = 1/steps` and guided by `guidance`. Conditions drop in flow rows alone. Raises ValueError if `bootstrap_every` does not
+    divide the batch or is below 2. Reflow: Liu et al. (2023).
     """
     check_share(batch.x.shape[0], bootstrap_every)
     first, rest = live_reflow_draws(batch, key, steps=steps, bootstrap_every=bootstrap_every, guidance=guidance)
@@ -76,6 +77,7 @@ def diffusion(
     Here `field` predicts noise and not a velocity: sample it through `samplers.ddim_field`, which makes it one. Times are as in
     `flow_matching`. Ho et al. (2020), eq. 14; the baseline of Frans et al. (2024), table 1.
     """
+    check_unguided(guidance)
     rows = diffusion_target(flow_draws(batch, key, steps=steps, guidance=guidance))
     return weighed(regress(field, rows), rows, weigh, reduction)
 

@@ -74,10 +74,10 @@ def frechet(
         if (size := streams.data.mean.size) != phi.shape[1]:
             raise ValueError(f"features of {phi.shape[1]} numbers for moments of {size}: give the memory of these features")
         new.append(Streams(streams.samples.updated(phi, decay), streams.data.updated(data, 1.0)))
-    found = jnp.stack([frechet_distance(streams.samples, streams.data) for streams in new])
+    distances = jnp.stack([frechet_distance(streams.samples, streams.data) for streams in new])
     # Between equal moments rounding leaves less than 0, whose gradient would change its sign.
-    loss = jnp.sum(found / jax.lax.stop_gradient(jnp.maximum(found, 0) + eps))
-    return (loss, {"loss": loss, "frechet": jnp.sum(found)}), jax.lax.stop_gradient(new)
+    loss = jnp.sum(distances / jax.lax.stop_gradient(jnp.maximum(distances, 0) + eps))
+    return (loss, {"loss": loss, "frechet": jnp.sum(distances)}), jax.lax.stop_gradient(new)
 
 
 def frechet_distance(samples: Stream, data: Stream) -> Number:

@@ -48,8 +48,8 @@ def reward(
     _, v = paths.linear(noise, x, t, floor=0)
     own, kept = (map_velocity(f, draws, jvp=jvp) for f in (field, old))
     error = reward_error(own, jax.lax.stop_gradient(kept), v, reward_share(scores, groups), t, **options)
-    found = {"loss": jnp.mean(error), "reward": jnp.mean(scores), "velocity": rms(own)}
-    return error if reduction is None else found["loss"], found
+    metrics = {"loss": jnp.mean(error), "reward": jnp.mean(scores), "velocity": rms(own)}
+    return error if reduction is None else metrics["loss"], metrics
 
 
 def map_velocity(field: Field, draws: Draws, *, jvp: tangents.Jvp = jax.jvp) -> Points:

@@ -183,8 +183,8 @@ def _mean_loss(both: tuple[list[Array], list[Array]], velocity: Velocity, groups
     """The loss of samples that move in each space of `both`, those of `features_of_both`, in the mean over the spaces."""
     errors, metrics = zip(*(_moved(phi, data, velocity, groups) for phi, data in zip(*both, strict=True)), strict=True)
     loss = jnp.mean(jnp.stack(errors), axis=0)
-    found = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)
-    return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), **found}
+    means = jax.tree.map(lambda *values: jnp.mean(jnp.stack(values)), *metrics)
+    return loss if reduction is None else jnp.mean(loss), {"loss": jnp.mean(loss), **means}
 
 
 def features_of_both(

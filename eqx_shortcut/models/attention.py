@@ -24,19 +24,6 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     return jnp.einsum("hqk,hkc->hqc", weights, v)
 
 
-def fused(
-    q: Float[Array, "tokens heads dim"],
-    k: Float[Array, "tokens heads dim"],
-    v: Float[Array, "tokens heads dim"],
-    divisor: float,
-) -> Float[Array, "tokens heads dim"]:
-    """`attend(q / divisor, k, v)`, tokens first, by cuDNN's kernel, which keeps no attention weights.
-
-    On NVIDIA GPUs, in bfloat16, and without a forward-mode derivative.
-    """
-    return jax.nn.dot_product_attention(q, k, v, scale=1 / divisor, implementation="cudnn")
-
-
 class QKNormed(eqx.Module):
     """Queries, keys and values by `dense`; queries and keys of each head over their root mean square, times learned scales.
 

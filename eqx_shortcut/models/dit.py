@@ -18,10 +18,10 @@ from .. import ranges
 from ..ranges import BelowOne, Count, Natural, Positive
 from ..types import Number, Point
 from . import low_rank
-from .attention import Attention, QKNormed, attend, fused, rotary_table, rotate
+from .attention import Attention, QKNormed, attend, rotary_table, rotate
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
-from .layers import Dense, ScalarEmbedding, dropout, gated, gelu, layer_norm, modulate, position_table, rms_norm, xavier, zeros
-from .noise import at_level
+from .layers import Dense, ScalarEmbedding, dropout, gated, layer_norm, modulate, position_table, rms_norm, xavier, zeros
+from .noise import velocity_by_noise
 from .prediction import Prediction, check_prediction, velocity_toward
 from .sharded import is_split, keeps
 
@@ -118,10 +118,8 @@ class DiTConfig:
     def build(self, shape: tuple[int, ...], classes: int, *, key: PRNGKeyArray) -> "DiT":
         """A network for examples of `shape` and `classes` labels, initialised from `key`.
 
-        A shape is (height, width, channels), or (length, channels) with patches of 1.
-
-        Raises ValueError for examples of another rank, and for cuDNN's attention where there is no GPU or the network computes
-        in float32.
+        A shape is (height, width, channels), or (length, channels) with patches of 1. Raises ValueError for examples of another
+        rank, and for cuDNN's attention where there is no GPU or the network computes in float32.
         """
         if len(shape) == 2:
             shape = (shape[0], 1, shape[1])
@@ -188,10 +186,8 @@ class DiTConfig:
 
     def dtype(self) -> DTypeLike:
         """The compute dtype, with `auto` resolved for the devices at hand."""
-        on_cpu = jax.default_backend() == "cpu"
-        return {"auto": jnp.float32 if on_cpu else jnp.bfloat16, "float32": jnp.float32, "bfloat16": jnp.bfloat16}[
-            self.precision
-        ]
+        full = jax.default_backend() == "cpu" if self.precision == "auto" else self.precision == "float32"
+        return jnp.float32 if full else jnp.bfloat16
 
 
 SIZES = {"tiny": (128, 4, 4), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -254,7 +250,9 @@ class Block(eqx.Module):
             q, k, v = self.qkv.apart(x, x.dtype)
             if rotation is not None:
                 q, k = (rotate(a.transpose(1, 0, 2), rotation).transpose(1, 0, 2) for a in (q, k))
-            return self.out(checkpoint_name(fused(q, k, v, config.divisor), "attention").reshape(x.shape), x.dtype)
+            # A kernel that keeps no attention weights: in bfloat16 alone, and without a forward-mode derivative.
+            y = jax.nn.dot_product_attention(q, k, v, scale=1 / config.divisor, implementation="cudnn")
+            return self.out(checkpoint_name(y, "attention").reshape(x.shape), x.dtype)
         q, k, v = jnp.unstack(self.qkv(x, x.dtype).transpose(1, 2, 0, 3))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -267,7 +265,7 @@ class Block(eqx.Module):
         k_up, k_down = (None, None) if key is None else jax.random.split(key)
 
         def activation(y):
-            return (gelu if config.mlp == "gelu" else gated)(self.up.biased(y))
+            return (jax.nn.gelu if config.mlp == "gelu" else gated)(self.up.biased(y))
 
         # Without this, biased values and tanh would be kept beside the product, the widest array of a block.
         activation = jax.checkpoint(activation) if config.remat == "none" else activation
@@ -334,8 +332,8 @@ class DiT(eqx.Module):
         self.label = label_embedding(classes, size, config.guided, scale=scale, key=k_label, observed=observed)
         self.blocks = eqx.filter_vmap(lambda k: Block(config, key=k))(jax.random.split(k_blocks, config.depth))
         if config.low_rank:
-            k_low = jax.random.fold_in(k_blocks, 1)
-            self.blocks = low_rank.corrected(self.blocks, config.low_rank, axes=1, key=k_low)
+            k_low = jax.random.fold_in(k_blocks, config.depth)  # a smaller number gives the key of a block
+            self.blocks = low_rank.corrected(self.blocks, config.low_rank, key=k_low)
         final = FinalLayer(size, pixels, key=k_final)
         self.final = TwoHeads(final, FinalLayer(size, pixels, key=k_final)) if config.velocity_head else final
         self.logvar = jnp.zeros(256)
@@ -343,10 +341,8 @@ class DiT(eqx.Module):
 
     def __call__(self, x: Point, t: Number, d: Number, label: Condition, *, key: PRNGKeyArray | None = None) -> Point:
         if self.config.predict == "noise":
-            asked = at_level(x, t)
-            noise, _ = self._run(asked.x.reshape(self.shape), asked.level, d, label, key, keep=False)
-            return asked.velocity(noise.reshape(x.shape))
-        answer = self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
+            return velocity_by_noise(lambda x, level: self._answer(x, level, d, label, key), x, t)
+        answer = self._answer(x, t, d, label, key)
         return velocity_toward(answer, x, t) if self.config.predict == "data" else answer
 
     def activations(
@@ -387,6 +383,9 @@ class DiT(eqx.Module):
         constant = self.step(_step_input(jnp.asarray(d), self.config.step), self.dtype)
         out = self.step.out
         return eqx.tree_at(lambda n: (n.step.out.kernel, n.step.out.bias), self, (jnp.zeros_like(out.kernel), constant))
+
+    def _answer(self, x, t, d, label, key):
+        return self._run(x.reshape(self.shape), t, d, label, key, keep=False)[0].reshape(x.shape)
 
     def _run(self, x, t, d, label, key, keep):
         patched = self.patches(to_patches(x, self.config.patch), self.dtype)

@@ -12,9 +12,6 @@ from jaxtyping import PRNGKeyArray
 from ..rows import merge_microbatches, split_microbatches
 from ..types import Cond, Numbers, Points
 
-EXACT = "highest"
-"""Precision of the products of a precise view, in float32 whatever the device would round to."""
-
 
 class NetworkField(eqx.Module):
     """The field `vmap(network)(x, t, d, cond)`; with a key, each row gets its own dropout mask.
@@ -46,7 +43,7 @@ class NetworkField(eqx.Module):
             return jax.vmap(lambda x, t, d, c, k: self.network(x, t, d, c, key=k))(*rows)
 
         # On GPU and TPU products of float32 are rounded to 11 or 8 bits unless told otherwise.
-        with jax.default_matmul_precision(EXACT) if self.exact else contextlib.nullcontext():
+        with jax.default_matmul_precision("highest") if self.exact else contextlib.nullcontext():
             if self.microbatches == 1:  # also for a number of rows that is known later, as in an exported program
                 return answer(rows)
             # A call on part of a batch may have fewer rows than microbatches.

@@ -145,11 +145,6 @@ def rms_norm(x: Float[Array, "*rows size"]) -> Float[Array, "*rows size"]:
     return (y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
-def gelu(x: Float[Array, "tokens size"]) -> Float[Array, "tokens size"]:
-    """The tanh form of GELU (Hendrycks and Gimpel 2016)."""
-    return jax.nn.gelu(x)
-
-
 def gated(x: Float[Array, "tokens 2 size"]) -> Float[Array, "tokens size"]:
     """SiLU of one half times the other: the middle of a SwiGLU (Shazeer 2020)."""
     return jax.nn.silu(x[:, 0]) * x[:, 1]

@@ -14,27 +14,23 @@ Tree = TypeVar("Tree")
 
 
 class LowRank(eqx.Module):
-    """A layer of kernel `kept + left @ right`: no gradient reaches `kept`, and `right` is 0 at first.
-
-    `axes` leading axes are those of stacked layers; then `right` is of shape (rank, *outputs).
-    """
+    """Layers, stacked, of kernels `kept + left @ right`: no gradient reaches `kept`, and `right` is 0 at first."""
 
     kept: Dense
-    left: Float[Array, "*stacked inputs rank"]
-    right: Float[Array, "..."]
-    axes: int = eqx.field(static=True)
+    left: Float[Array, "depth inputs rank"]
+    right: Float[Array, "depth rank *outputs"]
 
-    def __init__(self, kept: Dense, rank: int, axes: int, *, key: PRNGKeyArray):
-        stacked, inputs, outputs = kept.kernel.shape[:axes], kept.kernel.shape[axes], kept.kernel.shape[axes + 1 :]
-        self.kept, self.axes = kept, axes
-        self.left = jax.random.normal(key, (*stacked, inputs, rank)) / math.sqrt(inputs)
-        self.right = jnp.zeros((*stacked, rank, *outputs))
+    def __init__(self, kept: Dense, rank: int, *, key: PRNGKeyArray):
+        depth, inputs, *outputs = kept.kernel.shape
+        self.kept = kept
+        self.left = jax.random.normal(key, (depth, inputs, rank)) / math.sqrt(inputs)
+        self.right = jnp.zeros((depth, rank, *outputs))
 
     @property
     def merged(self) -> Dense:
-        """One dense layer for the two."""
+        """The same layers, dense."""
         kept = jax.tree.map(jax.lax.stop_gradient, self.kept)
-        flat = self.right.reshape(*self.right.shape[: self.axes + 1], -1)
+        flat = self.right.reshape(*self.right.shape[:2], -1)
         correction = jnp.matmul(self.left, flat, precision="highest").reshape(kept.kernel.shape)
         return eqx.tree_at(lambda dense: dense.kernel, kept, kept.kernel + correction)
 
@@ -43,12 +39,12 @@ def _is(kind: type) -> Any:
     return lambda node: isinstance(node, kind)
 
 
-def corrected(layers: Tree, rank: int, *, axes: int, key: PRNGKeyArray) -> Tree:
-    """The same layers, each dense one with a correction of this rank; the same function at first."""
+def corrected(layers: Tree, rank: int, *, key: PRNGKeyArray) -> Tree:
+    """The same stacked layers, each dense one with a correction of this rank; the same function at first."""
     nodes, structure = jax.tree.flatten(layers, is_leaf=_is(Dense))
     keys = jax.random.split(key, len(nodes))
-    found = [LowRank(n, rank, axes, key=k) if isinstance(n, Dense) else n for n, k in zip(nodes, keys, strict=True)]
-    return jax.tree.unflatten(structure, found)
+    replaced = [LowRank(n, rank, key=k) if isinstance(n, Dense) else n for n, k in zip(nodes, keys, strict=True)]
+    return jax.tree.unflatten(structure, replaced)
 
 
 def merged(layers: Tree) -> Tree:

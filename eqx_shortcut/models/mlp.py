@@ -29,7 +29,6 @@ class MLPConfig:
     """Radians by which the fastest sinusoid of t and d turns from 0 to 1; losses with tangents fail at 100 (more than 0)."""
     frequencies: Several = 16
     """Sinusoids of t, and as many of d, of rates from the fastest down to its 16th part; an even number (2 or more)."""
-
     guided: ToldGuidance = "none"
     """What the network sees of the guidance in its condition: nothing, the scale, or also the times at which it holds."""
     observed: Natural = 0
@@ -75,9 +74,7 @@ class Layer(eqx.Module):
 class MLP(eqx.Module):
     """Residual layers modulated by sinusoids of `t` and of `d` (linear, so also at `d = 0`) and by the label.
 
-    An observation in its place is an input beside, too.
-
-    The last layer of an untrained network answers 0.
+    An observation in place of the label is an input beside `x`, too. The last layer of an untrained network answers 0.
     """
 
     inputs: Dense

@@ -61,10 +61,12 @@ def _told(condition: Cond, scales: Scales | None) -> Cond:
     """Shapes of a condition with the guidance that is told beside it, if any is."""
     if scales is None:
         return condition
-    t, one = jax.ShapeDtypeStruct((1,), jnp.float32), lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype)
-    draw = lambda cond, t: draw_guided(jax.random.key(0), cond, scales, t)  # noqa: E731
-    guided = eqx.filter_eval_shape(draw, jax.tree.map(one, condition), t)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), guided)
+
+    def told(condition):
+        guided = draw_guided(jax.random.key(0), jax.tree.map(lambda leaf: leaf[None], condition), scales, jnp.zeros(1))
+        return jax.tree.map(lambda leaf: leaf[0], guided)
+
+    return eqx.filter_eval_shape(told, condition)
 
 
 def _check_call(network: Any, inputs: tuple[Any, ...], key: PRNGKeyArray | None) -> None:

@@ -1,6 +1,6 @@
 """Networks that predict the noise of a diffusion path, asked for the velocity of the linear path."""
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,27 +18,17 @@ TIMES = 1 / (1 + np.exp(-RATIOS))
 """The time of the linear path that has each level's ratio of data to noise: 0.990 to 0.0063."""
 
 
-class Asked(NamedTuple):
-    """A point of the linear path as the network sees it, and what its answer is multiplied by to become a velocity."""
+def velocity_by_noise(noise_at: Callable[[Point, Number], Point], x: Point, t: Number) -> Point:
+    """The velocity at `x` of a network that answers the noise in a point of the diffusion path at a level.
 
-    x: Point
-    level: Number
-    data: Number
-    noise: Number
-
-    def velocity(self, predicted: Point) -> Point:
-        """Estimated data less predicted noise, `(x - noise predicted) / data - predicted`."""
-        return (self.x - (self.noise + self.data) * predicted.astype(self.x.dtype)) / self.data
-
-
-def at_level(x: Point, t: Number) -> Asked:
-    """The point `x` at `t`, of weights `t` and `1 - t`, over their root sum of squares, at the level of the same ratio.
-
-    Between the levels the ratio's logarithm is linear. Times before the last level and after the first are taken for theirs:
-    at `t = 0` the level's weight of the data, 0.0064, stands for 0, by which the velocity could not be told.
+    It is asked at `x` over the root sum of squares of the weights `t` and `1 - t`, at the level of the same ratio; between the
+    levels the ratio's logarithm is linear. The velocity is the estimated data less the noise. Times before the last level and
+    after the first are taken for theirs: at `t = 0` the level's weight of the data, 0.0064, stands for 0, by which the velocity
+    could not be told.
     """
     t = jnp.clip(t, TIMES[-1], TIMES[0])
     norm = jnp.sqrt(t**2 + (1 - t) ** 2)
     ratio = jnp.log(t) - jnp.log1p(-t)
     level = jnp.interp(ratio, jnp.asarray(RATIOS[::-1], t.dtype), jnp.arange(LEVELS - 1, -1, -1, dtype=t.dtype))
-    return Asked(x / norm.astype(x.dtype), level, (t / norm).astype(x.dtype), ((1 - t) / norm).astype(x.dtype))
+    x, data_weight, noise_weight = x / norm.astype(x.dtype), (t / norm).astype(x.dtype), ((1 - t) / norm).astype(x.dtype)
+    return (x - (noise_weight + data_weight) * noise_at(x, level).astype(x.dtype)) / data_weight

@@ -11,12 +11,13 @@ from .field import in_float32
 
 Prediction = Literal["velocity", "data"]
 """What a network's last layer answers."""
-NEAREST = 0.05
-"""Distance to the end of time below which errors of predicted data are not magnified any more."""
 
 
-def velocity_toward(data: Point, x: Point, t: Number, *, nearest: float = NEAREST) -> Point:
-    """`(data - x) / max(1 - t, nearest)`, the velocity from `x` at `t` that ends at the data, for `t <= 1 - nearest`."""
+def velocity_toward(data: Point, x: Point, t: Number, *, nearest: float = 0.05) -> Point:
+    """`(data - x) / max(1 - t, nearest)`, the velocity from `x` at `t` that ends at the data, for `t <= 1 - nearest`.
+
+    Nearer to the end of time errors of predicted data are not magnified any more.
+    """
     return (data.astype(x.dtype) - x) / jnp.maximum(1 - t, nearest).astype(x.dtype)
 
 

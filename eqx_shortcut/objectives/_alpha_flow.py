@@ -16,7 +16,7 @@ from ..ranges import Count, Finite, NotNegative, Positive, PositiveShare, Share
 from ..rows import check_divides, check_groups
 from ..types import Batch, Field, Number, Weigh
 from ._base import Loss, Networks, Objective, OnField, stopped
-from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
+from ._pairs import LogitNormalTimes, OnPairs, Taught
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +33,11 @@ class AlphaFlow(LogitNormalTimes, Taught):
     """Alpha is 0 where the sigmoid is below this: MeanFlow (0 to 1)."""
     clip: Positive | None = None
     """Limit of targets, in units of the data; where it cuts one, the bias is in inverse proportion to alpha (more than 0)."""
-    finite_difference: Positive | None = None
-    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        return losses.alpha_flow(
-            field,
-            batch,
-            key,
-            target=stopped(field),
-            alpha=times.sigmoid_fall(progress, start=self.start, stop=self.stop, sharpness=self.sharpness, snap=self.snap),
-            clip=self.clip,
-            jvp=jvp(self.finite_difference),
-            **self.options(networks, progress),
-        )
+        alpha = times.sigmoid_fall(progress, start=self.start, stop=self.stop, sharpness=self.sharpness, snap=self.snap)
+        target, options = stopped(field), self.options(networks, progress)
+        return losses.alpha_flow(field, batch, key, target=target, alpha=alpha, clip=self.clip, **options)
 
     def weigh(self, networks: Networks) -> tuple[Weigh, ...]:
         """The adaptive weight, at a power of 0 too: it measures errors in units of alpha."""
@@ -66,7 +57,6 @@ class SplitMeanFlow(LogitNormalTimes, OnPairs):
     """SplitMeanFlow (Guo et al. 2025): a step is one of a random share and one of the rest; no tangent."""
 
     power: NotNegative = 0.0
-    """Row weight 1 / (error + eps)^power, with the row's summed squared error; 0: equal weights (0 or more)."""
     clip: Positive | None = None
     """Limit of targets, in units of the data (more than 0)."""
 
@@ -86,7 +76,6 @@ class SoFlow(LogitNormalTimes, OnPairs):
     time_mean: Finite = -0.2
     """Mean of the normal variable whose sigmoid is the start of a step; a positive one favours the data."""
     time_std: NotNegative = 0.8
-    """Standard deviation of that normal variable (0 or more)."""
     end_mean: Finite | None = 1.0
     """The same mean for the end of a step; None: start and end from one distribution, sorted."""
     end_std: NotNegative = 0.8

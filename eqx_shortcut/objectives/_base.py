@@ -76,7 +76,8 @@ class Objective(Protocol):
     """A frozen dataclass of hyper-parameters that turns networks and a batch into a loss.
 
     A class that names it as a base inherits what most objectives have in common: no teacher, any batch, no guidance inside,
-    Euler's sampler. Fields `finite_difference`, `distil`, `groups` and `log_variance` mean the same in all that have them.
+    Euler's sampler. Fields `finite_difference`, `distil`, `groups`, `log_variance` and `velocity_head` mean the same in all
+    that have them.
     """
 
     continuous: ClassVar[bool] = False
@@ -85,6 +86,8 @@ class Objective(Protocol):
     """Largest factor on times before the network's sinusoids that training tolerates (see unsteady); None: any."""
     predicts_noise: ClassVar[bool] = False
     """Whether the network is trained to answer noise, and not a velocity."""
+    hides_labels: ClassVar[bool] = True
+    """Whether training hides labels, without which there is no unlabelled velocity to guide samples by."""
     autoguides: ClassVar[bool] = False
     """Whether its teacher may be guided by a weak network (see Networks.teaching)."""
 
@@ -116,8 +119,8 @@ class Objective(Protocol):
 
     @property
     def second_head(self) -> bool:
-        """Whether the network is asked for a second head, its property `velocity` (see DiT)."""
-        return False
+        """Whether the network is asked for a second head, its property `velocity` (see DiT): a field `velocity_head`."""
+        return getattr(self, "velocity_head", False)
 
     @property
     def sets(self) -> int | None:
@@ -173,7 +176,7 @@ class Objective(Protocol):
     def guides(self, steps: int) -> bool:
         """Whether a guidance scale applies when sampling in `steps`: not where the network already contains guidance, or never
         learnt to do without labels."""
-        return True
+        return self.hides_labels
 
 
 def named(kind: type) -> str:

@@ -18,6 +18,7 @@ from ._base import Loss, Networks, Objective, OnField, Term, ToData
 class _Consistency(OnField, Objective):
     """A base of consistency models, which predict the data from any time and sample by jumps to it."""
 
+    hides_labels: ClassVar[bool] = False
     steps: int
     renoise: bool
 
@@ -35,10 +36,6 @@ class _Consistency(OnField, Objective):
             return samplers.consistency(field, noise, cond, steps=steps, renoise=renoise)
         return samplers.euler(field, noise, cond, steps=steps)
 
-    def guides(self, steps: int) -> bool:
-        """Never: no label is hidden in training, so the unlabelled velocity is not known."""
-        return False
-
 
 @dataclasses.dataclass(frozen=True)
 class ConsistencyDistillation(_Consistency):
@@ -55,19 +52,12 @@ class ConsistencyDistillation(_Consistency):
 
     @property
     def teacher_step(self) -> float:
-        """`1/steps`."""
         return 1 / self.steps
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        return losses.consistency_distillation(
-            field,
-            batch,
-            key,
-            target=NetworkField(networks.ema),
-            teacher=self._teacher(networks),
-            steps=self.steps,
-            clip=self.clip,
-        )
+        target, teacher = NetworkField(networks.ema), self._teacher(networks)
+        options = {"steps": self.steps, "clip": self.clip}
+        return losses.consistency_distillation(field, batch, key, target=target, teacher=teacher, **options)
 
     def _teacher(self, networks):
         return guided(NetworkField(networks.teacher), self.guidance, networks.null)
@@ -114,6 +104,7 @@ class ContinuousConsistency(_Consistency):
 
     continuous: ClassVar[bool] = True
     embed_scale_limit: ClassVar[float | None] = 1.0
+    finite_difference: ClassVar[None] = None
     std: Positive = 0.5
     """Standard deviation of the data (more than 0)."""
     warmup_share: Share = 0.1
@@ -128,10 +119,6 @@ class ContinuousConsistency(_Consistency):
     """Learn a weight of each t."""
     renoise: bool = True
     """Sample with new noise between the steps; False: by Euler steps."""
-
-    @property
-    def pushes(self) -> bool:
-        return True
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.continuous_consistency(
@@ -158,17 +145,13 @@ class MidTraining(_Consistency):
 
     continuous: ClassVar[bool] = True
     autoguides: ClassVar[bool] = True
+    distil: ClassVar[bool] = True
     rollout: Count = 16
     """Steps of the teacher's path, of Heun's method; must divide the batch (1 or more)."""
     guidance: NotNegative = 1.0
     """Guidance scale of the teacher; 1 is none (0 or more)."""
     renoise: bool = False
     """Sample with new noise between the steps; False: by Euler steps."""
-
-    @property
-    def teacher_step(self) -> float:
-        """0."""
-        return 0.0
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return losses.mid_training(field, batch, key, teacher=networks.teaching(self.guidance), rollout=self.rollout)

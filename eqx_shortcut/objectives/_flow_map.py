@@ -8,10 +8,10 @@ from jaxtyping import PRNGKeyArray
 
 from .. import losses, times
 from ..models.field import NetworkField
-from ..ranges import Finite, NotNegative, Positive, Proper
+from ..ranges import Finite, NotNegative, Proper
 from ..types import Batch, Field, Number
 from ._base import Loss, Networks, stopped
-from ._pairs import OnPairs, Taught, jvp
+from ._pairs import OnPairs, Taught
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +19,7 @@ class _FlowMap:
     """A base beside OnPairs: uniform times, a learned weight."""
 
     uniform_velocity: bool = True
-    """Rows of d = 0 have uniform times; False: the times at which steps start."""
     power: NotNegative = 0.0
-    """Row weight 1 / (error + eps)^power, with the row's summed squared error; 0: equal weights (0 or more)."""
     log_variance: bool = True
     """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
 
@@ -32,28 +30,30 @@ def _target(field: Field, networks: Networks, ema: bool) -> Field:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lagrangian(_FlowMap, Taught):
-    """Lagrangian self-distillation (Boffi et al. 2025): the end of a step moves with the velocity at that end."""
+class _AlongStep(_FlowMap, Taught):
+    """A base of objectives that learn by `losses.lagrangian`."""
 
     target_ema: bool = False
     """The velocity at the end from the average of the weights; False: from the weights themselves."""
-    finite_difference: Positive | None = None
-    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        target, tangent = _target(field, networks, self.target_ema), jvp(self.finite_difference)
-        return losses.lagrangian(field, batch, key, target=target, jvp=tangent, **self.options(networks, progress))
+        target = _target(field, networks, self.target_ema)
+        return losses.lagrangian(field, batch, key, target=target, **self.options(networks, progress))
 
 
 @dataclasses.dataclass(frozen=True)
-class TerminalVelocity(Lagrangian):
+class Lagrangian(_AlongStep):
+    """Lagrangian self-distillation (Boffi et al. 2025): the end of a step moves with the velocity at that end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TerminalVelocity(_AlongStep):
     """Terminal velocity matching (2025): Lagrangian with logit-normal step sizes and the average of the weights.
 
     The paper's average decays by 0.99: `--ema-decay 0.99`.
     """
 
     target_ema: bool = True
-    """The velocity at the end from the average of the weights; False: from the weights themselves."""
     gap_mean: Finite = 0.0
     """Mean of the normal variable whose sigmoid is a step size."""
     gap_std: NotNegative = 1.0
@@ -70,24 +70,14 @@ class Eulerian(_FlowMap, Taught):
     """Eulerian self-distillation (Boffi et al. 2025): the average of a step changes as its start moves along the flow."""
 
     log_variance: bool = False
-    """Learn a weight of each t and d, which is bounded (see weights.LogVariance)."""
     stop_tangent: bool = False
     """Stop the gradient through the tangent."""
     stop_space: bool = True
     """Stop the gradient through the tangent's part in x alone."""
-    finite_difference: Positive | None = None
-    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        return losses.eulerian(
-            field,
-            batch,
-            key,
-            jvp=jvp(self.finite_difference),
-            stop_tangent=self.stop_tangent,
-            stop_space=self.stop_space,
-            **self.options(networks, progress),
-        )
+        stops = {"stop_tangent": self.stop_tangent, "stop_space": self.stop_space}
+        return losses.eulerian(field, batch, key, **stops, **self.options(networks, progress))
 
 
 @dataclasses.dataclass(frozen=True)

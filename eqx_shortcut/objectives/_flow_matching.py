@@ -27,12 +27,7 @@ class OneStepSize(OnField, Objective):
 
     @property
     def only_step(self) -> float:
-        """`1/steps`."""
         return 1 / self.steps
-
-    def options(self, networks: Networks) -> dict[str, Any]:
-        """The options of both losses."""
-        return {"steps": self.steps, "guidance": Guidance(networks.null, self.label_dropout)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +41,12 @@ class FlowMatching(OneStepSize):
 
     @property
     def velocity_step(self) -> float:
-        """`1/steps`."""
         return self.only_step
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         own = None if self.time_mean is None else partial(times.logit_normal, mean=self.time_mean, std=self.time_std)
-        return losses.flow_matching(field, batch, key, at=own, **self.options(networks))
+        guidance = Guidance(networks.null, self.label_dropout)
+        return losses.flow_matching(field, batch, key, steps=self.steps, at=own, guidance=guidance)
 
     def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """Flow matching."""
@@ -71,7 +66,7 @@ class Diffusion(OneStepSize):
     """Limit of the data predicted in sampling; for images in [-1, 1] a clip of 1 is usual (more than 0)."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        return losses.diffusion(field, batch, key, **self.options(networks))
+        return losses.diffusion(field, batch, key, steps=self.steps, guidance=Guidance(networks.null, self.label_dropout))
 
     def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
         """The noise, and no velocity."""
@@ -101,7 +96,6 @@ class LiveReflow(OnField, Objective):
 
     @property
     def velocity_step(self) -> float:
-        """`1/steps`."""
         return 1 / self.steps
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:

@@ -15,18 +15,16 @@ from ._pairs import LogitNormalTimes, OnPairs, Taught, jvp
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanFlow(LogitNormalTimes, Taught):
-    """MeanFlow (Geng et al. 2025): the average velocity from the velocity and one tangent along the path."""
+class _AlongPath(LogitNormalTimes, Taught):
+    """A base of objectives that learn by `losses.mean_flow`."""
 
-    finite_difference: Positive | None = None
-    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
     posterior_every: Count | None = None
     """One row in this many regresses the posterior-mean velocity over the batch; None: no row (1 or more)."""
     log_variance: bool = False
     """Learn a weight of each t and d."""
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
-        return losses.mean_flow(field, batch, key, jvp=jvp(self.finite_difference), **self.options(networks, progress))
+        return losses.mean_flow(field, batch, key, **self.options(networks, progress))
 
     def drawn(self, progress: Number) -> losses.Intervals:
         """The intervals of OnPairs, with rows of the posterior mean."""
@@ -42,24 +40,26 @@ class MeanFlow(LogitNormalTimes, Taught):
 
 
 @dataclasses.dataclass(frozen=True)
-class ESC(MeanFlow):
+class MeanFlow(_AlongPath):
+    """MeanFlow (Geng et al. 2025): the average velocity from the velocity and one tangent along the path."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ESC(_AlongPath):
     """ESC (2025): MeanFlow with posterior means for half of the rows, steps to the data early, and a learned weight."""
 
     posterior_every: Count | None = 2
-    """One row in this many regresses the posterior-mean velocity over the batch; None: no row (1 or more)."""
     to_data: Share = 0.5
     """Share of the steps that go all the way to the data at first (0 to 1)."""
     to_data_until: PositiveShare = 1.0
     """Share of training over which to_data falls to 0, as an arccosine; the paper: 0.03, from 1 (more than 0, at most 1)."""
     eps: Positive = 1e-3
-    """The eps of the row weight: summed squared errors below it count as small (more than 0)."""
     log_variance: bool = True
-    """Learn a weight of each t and d."""
     groups: Count | None = None
     """Sets of one class each in a batch, over whose lines a mean is taken; must divide it; None: random (1 or more)."""
 
     def check(self, batch: int) -> None:
-        """As MeanFlow, and sets of two rows or more."""
+        """Raises ValueError as MeanFlow does, and for sets of fewer than two rows."""
         super().check(batch)
         check_groups(batch, self.groups or 1)
 
@@ -73,7 +73,6 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
     """Improved MeanFlow (Geng et al. 2025b): the velocity is regressed, the tangent is along the network's own."""
 
     bootstrap_every: Several = 2
-    """One row in this many has a step size, the others have d = 0; must divide the batch (2 or more)."""
     max_scale: MoreThanOne | None = None
     """Highest guidance scale, from 1 on, that the network learns and is told; None: it learns `guidance` (more than 1)."""
     intervals: bool = False
@@ -82,11 +81,6 @@ class ImprovedMeanFlow(LogitNormalTimes, OnPairs):
     """The network's own velocity is that of its second head, trained beside the first in one more pass."""
     finite_difference: Positive | None = None
     """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
-
-    @property
-    def second_head(self) -> bool:
-        """The velocity, if it is trained."""
-        return self.velocity_head
 
     @property
     def told(self) -> Scales | None:

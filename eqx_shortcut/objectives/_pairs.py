@@ -48,7 +48,6 @@ class OnPairs(OnField, Objective):
 
     @property
     def velocity_step(self) -> float:
-        """0."""
         return 0.0
 
     @property
@@ -94,13 +93,15 @@ class OnPairs(OnField, Objective):
 
 @dataclasses.dataclass(frozen=True)
 class Taught(OnPairs):
-    """OnPairs whose velocity may be a teacher's, guided by the teacher's unlabelled answers or by a weak network."""
+    """OnPairs with a tangent, whose velocity may be a teacher's, guided by its unlabelled answers or by a weak network."""
 
     autoguides: ClassVar[bool] = True
     distil: bool = False
     """Take the velocity from a teacher, which `guidance` guides; False: from the data."""
     max_scale: MoreThanOne | None = None
     """Highest of the teacher's scales, uniform from 1, that the network is told; None: `guidance` alone (more than 1)."""
+    finite_difference: Positive | None = None
+    """Step of central differences in place of the exact tangent; None: exact (more than 0)."""
 
     @property
     def told(self) -> Scales | None:
@@ -116,8 +117,8 @@ class Taught(OnPairs):
         return super().__call__(networks, batch, key, progress)
 
     def options(self, networks: Networks, progress: Number) -> dict[str, Any]:
-        """Those of all losses on pairs, and the teacher, guided in place of the lines."""
-        options = super().options(networks, progress)
+        """Those of all losses on pairs, what takes the tangent, and the teacher, guided in place of the lines."""
+        options = super().options(networks, progress) | {"jvp": jvp(self.finite_difference)}
         if not self.distil:
             return options
         teacher = networks.teaching(self.guidance, self.interval)

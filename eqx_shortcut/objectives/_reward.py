@@ -21,6 +21,8 @@ class Reward(OnField, Objective):
 
     continuous: ClassVar[bool] = True
     embed_scale_limit: ClassVar[float | None] = 10.0
+    hides_labels: ClassVar[bool] = False
+    finite_difference: ClassVar[None] = None
     score: str = ""
     """MODULE:FUNCTION from samples and their conditions to how good each is, larger being better."""
     steps: Several = 4
@@ -29,10 +31,6 @@ class Reward(OnField, Objective):
     """Sets of one class each that a batch is made of, in which scores are compared; must divide it (1 or more)."""
     beta: Positive = 0.1
     """The larger, the nearer the network stays to its average (more than 0)."""
-
-    @property
-    def pushes(self) -> bool:
-        return True
 
     @functools.cached_property
     def function(self) -> losses.Score:
@@ -51,7 +49,3 @@ class Reward(OnField, Objective):
         """Sets of two rows or more, and a reward that there is."""
         check_groups(batch, self.groups)
         _ = self.function
-
-    def guides(self, steps: int) -> bool:
-        """Never: what was rewarded was not guided."""
-        return False

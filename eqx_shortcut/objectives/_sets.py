@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from ._base import Loss, Networks, Objective, OnField
 class _OneStep(OnField, Objective):
     """A base of losses on features of samples: the network is asked for one step from noise to data, and learns no other."""
 
+    hides_labels: ClassVar[bool] = False
     features: tuple[str, ...] = ("pixels",)
     """Features to compare samples in: pixels, pixels/2 (means over 2 x 2), files of classifier.py; judge in others."""
 
@@ -44,10 +45,6 @@ class _OneStep(OnField, Objective):
         files = [pathlib.Path(name) for name in self.features if pathlib.Path(name).is_file()]
         pixels = any(name.startswith("pixels") for name in self.features)
         return (*["pixels"] * pixels, *(f"sha256 {checksum([file])[:16]}" for file in files))
-
-    def guides(self, steps: int) -> bool:
-        """Never: no label is hidden in training."""
-        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +110,8 @@ class Frechet(_OneStep):
 
     def memory(self, shape: tuple[int, ...]) -> losses.Memory:
         """Moments of nothing yet, in each space."""
-        found = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in found]
+        spaces = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in spaces]
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return self._both(field, networks, batch, key)[0]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
@@ -38,7 +38,6 @@ class Shortcut(OnField, Objective):
 
     @property
     def velocity_step(self) -> float:
-        """`1/steps`."""
         return 1 / self.steps
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
@@ -87,6 +86,7 @@ class Shortcut(OnField, Objective):
 class ProgressiveDistillation(OnField, Objective):
     """Progressive distillation (Salimans and Ho 2022): half as many steps in each stage, down to one."""
 
+    hides_labels: ClassVar[bool] = False
     steps: Several = 128
     """Steps of the first teacher, a power of two; there are log2(steps) stages (2 or more)."""
     guidance: NotNegative = 1.0
@@ -98,12 +98,10 @@ class ProgressiveDistillation(OnField, Objective):
 
     @property
     def stages(self) -> int:
-        """`log2(steps)`."""
         return times.log2_steps(self.steps)
 
     @property
     def teacher_step(self) -> float:
-        """`1/steps`."""
         return 1 / self.steps
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
@@ -124,7 +122,6 @@ class ProgressiveDistillation(OnField, Objective):
         return (Term("distillation", 1.0, 2 ** self._level(progress)[None], target),)
 
     def snapshot(self, networks: Networks) -> Any:
-        """The average of the weights, or the weights."""
         return networks.ema if self.teacher_ema else networks.online
 
     def check(self, batch: int) -> None:
@@ -134,7 +131,3 @@ class ProgressiveDistillation(OnField, Objective):
     def sampling(self, network: Any) -> Field:
         """The network at `d`, no finer than `2/steps`, the finest it was trained at."""
         return AtStep(NetworkField(network), 2 / self.steps)
-
-    def guides(self, steps: int) -> bool:
-        """Never: no label is hidden in training, so the unlabelled velocity is not known."""
-        return False

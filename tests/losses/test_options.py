@@ -1,13 +1,14 @@
 """Intervals and Guidance refuse what contradicts itself, in a sentence with the value and the remedy."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eqx_shortcut import Batch
+from eqx_shortcut import Batch, losses
 from eqx_shortcut.guidance import Guidance, Scales, drop_condition, guided_velocity
 from eqx_shortcut.losses import Intervals
 
@@ -52,6 +53,21 @@ def test_a_teacher_is_guided_by_one_number_at_all_times(guidance):
         ValueError, match=r"this loss guides a field by one number at all times, leave mix at 0 and interval at"
     ):
         guidance.of(field)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.flow_matching,
+        losses.diffusion,
+        losses.continuous_consistency,
+        partial(losses.inductive_moment_matching, target=field, particles=3),
+    ],
+)
+@pytest.mark.parametrize("guidance", [Guidance(9, scale=2.0), Guidance(9, mix=0.5)], ids=["scale", "mix"])
+def test_guidance_of_targets_is_refused_where_none_is_guided(loss, guidance):
+    with pytest.raises(ValueError, match=r"guide targets, and this loss has no target to guide: leave them at 1 and 0"):
+        loss(field, BATCH, KEY, guidance=guidance)
 
 
 def test_drawn_scales_are_told_before_they_guide_a_velocity():

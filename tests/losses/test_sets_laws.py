@@ -234,7 +234,7 @@ def test_several_spaces_count_alike_and_rows_of_any_shape_are_compared(key, name
 
 REFUSED = [
     ({"groups": 5}, r"batch 12 is not a multiple of groups=5: use a batch of 10 or 15, or groups=4 or 6"),
-    ({"groups": 12}, r"groups=12 of a batch of 12 are sets of one row, which tell nothing: use 6 or fewer"),
+    ({"groups": 12}, r"groups=12 of a batch of 12 are sets of one row, which tell nothing: use a batch of 24 or more"),
     ({"features": lambda rows: rows[:, :, None]}, r"features are of shape \(\d+, 3, 1\) .*give one vector a row"),
 ]
 

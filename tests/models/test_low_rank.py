@@ -9,6 +9,7 @@ import pytest
 
 from eqx_shortcut.experiment import Experiment
 from eqx_shortcut.experiment.checks import check
+from eqx_shortcut.models.dit import DiTConfig
 from eqx_shortcut.models.layers import Dense
 from eqx_shortcut.models.low_rank import LowRank, corrected, kept_in, merged, plain
 from eqx_shortcut.optimizer import AdamW
@@ -27,7 +28,7 @@ def layers(key) -> dict:
 @pytest.fixture
 def moved(layers, key) -> dict:
     """Corrections that are not zero."""
-    fresh = corrected(layers, 2, axes=1, key=key)
+    fresh = corrected(layers, 2, key=key)
     return eqx.tree_at(lambda t: t["qkv"].right, fresh, jax.random.normal(key, (2, 2, 2, 3)))
 
 
@@ -36,7 +37,7 @@ def answer(dense, i: int = 1):
 
 
 def test_fresh_corrections_change_nothing(layers, key):
-    fresh = corrected(layers, 2, axes=1, key=key)
+    fresh = corrected(layers, 2, key=key)
     np.testing.assert_array_equal(answer(merged(fresh)["qkv"]), answer(layers["qkv"]))
     assert plain(fresh)["qkv"].kernel is layers["qkv"].kernel and fresh["scale"] is layers["scale"]
     assert fresh["qkv"].left.any() and not fresh["qkv"].right.any()
@@ -54,6 +55,16 @@ def test_corrections_keep_the_layers_they_are_given(moved, layers):
     np.testing.assert_array_equal(found["qkv"].kept.kernel, other["qkv"].kernel)
     np.testing.assert_array_equal(found["qkv"].left, moved["qkv"].left)
     np.testing.assert_array_equal(found["scale"], other["scale"])
+
+
+def test_no_correction_repeats_the_numbers_of_a_kernel(key):
+    """Each key is used once: a normal number is no function of a uniform one, which it is where both are of the same bits."""
+    blocks = DiTConfig(hidden=16, depth=3, heads=2, patch=1, low_rank=4).build((2, 2, 1), 2, key=key).blocks
+    for low in (blocks.modulation, blocks.qkv, blocks.out, blocks.up, blocks.down):
+        assert isinstance(low, LowRank)
+        for kernel in low.kept.kernel.reshape(3, -1):
+            n = min(kernel.size, low.left.size)
+            assert abs(np.corrcoef(low.left.ravel()[:n], kernel[:n])[0, 1]) < 0.5
 
 
 def test_training_moves_corrections_alone(moved):
