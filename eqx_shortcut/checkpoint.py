@@ -43,10 +43,10 @@ class Checkpoints:
 
     `online`, `ema`, `teacher` and `weak` are networks, `averages` more averages, `extra` is what is trained beside them and
     `memory` what the objective remembers; `optimizer` and `loop` the rest of the state; `data` the position in the data;
-    `config` the settings. So sampling reads `ema` alone.
-    `items` may choose others, for folders that are read by `restore_network` alone. A checkpoint takes its place
-    by a rename once it is whole, hashes of its files included; in an object store, which renames nothing, by a mark that is
-    written last. The newest `keep` stay, and those of steps that are multiples of `milestones`.
+    `config` the settings. So sampling reads `ema` alone. `items` may choose others, for folders that are read by
+    `restore_network` alone. A checkpoint takes its place by a rename once it is whole, hashes of its files included; in an
+    object store, which renames nothing, by a mark that is written last. The newest `keep` stay, and those of steps that are
+    multiples of `milestones`.
     """
 
     def __init__(
@@ -280,6 +280,6 @@ def _hashes(folder: storage.Path) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or "no message").splitlines()[0]
+    text = storage.first_line(error)
     short = text if len(text) < 240 else f"{text[:100]} ... {text[-120:]}"
     return f"{type(error).__name__}: {short}"

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from .storage import first_line
+
 
 class ProcessError(ValueError):
     """Processes that cannot work together: says which, and what to do."""
@@ -35,10 +37,9 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, ProcessError):
             raise
-        reason = (str(error).strip() or "no message").splitlines()[0]
         raise ProcessError(
-            f"this process could not join the others ({reason}): start all of them, with the same JAX_COORDINATOR_ADDRESS and "
-            "JAX_NUM_PROCESSES and each with its own JAX_PROCESS_ID"
+            f"this process could not join the others ({first_line(error)}): start all of them, with the same "
+            "JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES and each with its own JAX_PROCESS_ID"
         ) from error
 
 

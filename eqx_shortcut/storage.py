@@ -135,9 +135,13 @@ def checksum(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says, for a sentence of ours."""
+    return (str(error).strip() or "no message").splitlines()[0]
+
+
 def _unreached(path: Path, error: Exception) -> str:
-    reason = (str(error).strip() or "no message").splitlines()[0]
     return (
-        f"{path} cannot be reached ({type(error).__name__}: {reason}): install gcsfs, log in (gcloud auth application-default "
-        "login), and check the name of the bucket"
+        f"{path} cannot be reached ({type(error).__name__}: {first_line(error)}): install gcsfs, log in (gcloud auth "
+        "application-default login), and check the name of the bucket"
     )

@@ -39,11 +39,18 @@ class Trained(eqx.Module):
     """The condition that stands for none, without its batch axis, where conditions are no labels."""
     noise_scale: float = eqx.field(static=True, default=1.0)
     """Standard deviation of the noise from which samples are made."""
+    trained_in: tuple[str, ...] = eqx.field(static=True, default=())
+    """The features in which samples were compared in training (see Objective.trained_in)."""
 
     @property
     def nothing(self) -> Cond:
         """The condition that stands for none: `null`, or the label `classes`; None in a run without conditions."""
         return (self.classes or None) if self.null is None else self.null
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it is sampled for labels, the one that stands for none among them, or for conditions."""
+        return self.nothing is not None and (self.labelled or self.null is None)
 
     @property
     def field(self) -> Field:
@@ -63,6 +70,8 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
     if not storage.exists(run / "config.json"):
         raise ValueError(f"{storage.absolute(run)} is not a run folder: it holds no config.json")
     config = settings.read(run / "config.json")
+    if missing := {"network", "objective", "shape", "classes"} - config.keys():
+        raise ValueError(f"{run / 'config.json'} is not that of a run: it says no {' and no '.join(sorted(missing))}")
     network, objective = settings.parse(config["network"]), settings.parse(config["objective"])
     shape, classes = tuple(config["shape"]), config["classes"]
     like = eqx.filter_eval_shape(lambda key: network.build(shape, classes, key=key), jax.random.key(0))
@@ -72,8 +81,8 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
         kept = config.get("averages", {}).get("sigma_rel", ())
         restored, at = snapshots.reconstructed(run, like, weights, kept, step)
     labelled, null = not config.get("unconditional", False), settings.parse_arrays(config.get("null"))
-    scale = config.get("noise_scale", 1.0)
-    return Trained(restored, objective, shape, classes, at, labelled=labelled, null=null, noise_scale=scale)
+    scale, seen = config.get("noise_scale", 1.0), tuple(config.get("trained_in", objective.trained_in()))
+    return Trained(restored, objective, shape, classes, at, labelled, null, scale, seen)
 
 
 def sample(
@@ -216,7 +225,7 @@ def _conditions(model, labels, conditions, indices):
     given, nothing, count = labels if conditions is None else conditions, model.nothing, indices.shape[0]
     if given is None and not (model.labelled and nothing is not None):
         return jax.tree.map(lambda c: jnp.full((count, *jnp.shape(c)), c, jnp.asarray(c).dtype), nothing)
-    if given is not None and (nothing is None or (not model.labelled and model.null is not None)):
+    if given is not None and not model.conditional:
         raise ValueError("the run was trained without conditions: give neither labels nor conditions")
     if model.null is None:
         return indices % model.classes if given is None else _labels(model, given, count)

@@ -286,10 +286,12 @@ def check_table(config: Config, budget: int, costs: Mapping[str, float] | None) 
 
     path = config.table / "table.json"
     if path.exists():
-        there, here = settings.read(path).get("budget"), record_of(config, budget, costs)
-        if any("evaluation" not in run for run in settings.read(path).get("runs", {}).values()):
+        there, here = settings.read(path), record_of(config, budget, costs)
+        if any("evaluation" not in run for run in there.get("runs", {}).values()):
             raise ValueError(f"{path} is of an earlier version: eqx-shortcut convert {path} makes it today's")
-        if different := settings.differences(there, here):
+        if unknown := {stem(pathlib.Path(name)) for name in there.get("runs", {})} - config.setting.methods.keys():
+            raise ValueError(f"{path} holds {', '.join(sorted(unknown))}, no methods of today. Name another place with --out")
+        if different := settings.differences(there.get("budget"), here):
             raise ValueError(f"{path} is another table: {settings.named(different)}. Name another place with --out")
 
 

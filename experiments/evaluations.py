@@ -57,7 +57,8 @@ def main(config: Config) -> None:
     train, _ = settings.parse(record["data"]).build()
     others = Measuring(features=config.features, neighbours=config.count)
     measures = Measures(train, others=others, source=record["data"], folder=config.run / "evaluation")
-    labels, rows = np.resize(train.labels, config.count), []
+    assert measures.features is not None
+    judge, labels, rows = measures.features.name, np.resize(train.labels, config.count), []
     print("| sampler | steps | evaluations | features | pixels |\n|---|---|---|---|---|")
     for name, sampler, steps, evaluations in samplers_of(model.objective):
         chosen = jax.numpy.asarray(labels)
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
         row = {"sampler": name, "steps": steps, "evaluations": evaluations, **found}
         rows.append(row)
         config.out.write_text(json.dumps({"run": config.run.name, "results": rows}, indent=1) + "\n")
-        distances = f"{row['classifier Frechet distance']:.3g} | {row['frechet']:.3g}"
+        distances = f"{row[judge]:.3g} | {row['frechet']:.3g}"
         print(f"| {name} | {steps} | {evaluations} | {distances} |", flush=True)
 
 

@@ -59,11 +59,13 @@ LOW_RANK = dataclasses.replace(
     optimizer=dataclasses.replace(QUICK.optimizer, frozen="/kept/"),
     name="from-flow-low-rank",
 )
-# After MeanFlow with this network: sets of 25 images of one class, in features that do not judge (classifier.py --seed 1).
+# Sets of 25 images of one class, in features that do not judge (classifier.py --seed 1).
+OF_SETS = Drifting(groups=10, features=("runs/fashion_mnist/classifier.safetensors", "pixels"))
+# After MeanFlow with this network.
 DRIFTING = dataclasses.replace(
     QUICK,
     network=dataclasses.replace(QUICK.network, step="linear", embed_scale=10.0),
-    objective=Drifting(groups=10, features=("runs/fashion_mnist/classifier.safetensors", "pixels")),
+    objective=OF_SETS,
     optimizer=dataclasses.replace(QUICK.optimizer, lr=1e-3, warmup=10),
     steps=165,
     batch=250,

@@ -7,12 +7,15 @@ rows, embedding and average; learning rate and schedule are those of all.
 """
 
 import dataclasses
+import importlib
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import toy2d
 from eqx_shortcut.experiment.config import Config
 from eqx_shortcut.objectives import OBJECTIVES
+from fashion_mnist import DRIFTING, OF_SETS
 
 EXPERIMENTS = pathlib.Path(__file__).parent
 TEACHER = "flow-matching"
@@ -33,7 +36,10 @@ AFTER = "frechet reward".split()
 """Those that go on from another method."""
 SETS = "sinkhorn-flow drifting".split()
 """Those of one step alone."""
-ON_SETS = "--objective.groups 10 --batch 250 --optimizer.lr 1e-3 --optimizer.warmup 10 --quality.steps 1"
+ON_SETS = (
+    f"--objective.groups {OF_SETS.groups} --batch {DRIFTING.batch} --optimizer.lr {DRIFTING.optimizer.lr:g} "
+    f"--optimizer.warmup {DRIFTING.optimizer.warmup} --quality.steps 1"
+)
 """What these are told: ten sets of images, one of each class, at the small rate of a model that goes on."""
 
 
@@ -63,8 +69,8 @@ class Setting:
 
     script: str
     """The experiment."""
-    preset: str
-    """Changed settings of the experiment, by name."""
+    words: tuple[str, ...]
+    """The options that choose its preset."""
     methods: dict[str, Method]
     """The methods by name, in the order of the table."""
     pairs: int
@@ -79,11 +85,6 @@ class Setting:
     """The measure in the figure and in the first table."""
     whole: bool = False
     """Each phase of a method has the budget of one."""
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The options that choose the preset."""
-        return () if self.preset == "default" else (self.preset,)
 
 
 def steady(name: str, limit: float | None = None) -> str:
@@ -175,20 +176,18 @@ every 2nd row a bootstrap row, 5 step sizes of them (32 steps), inputs times 100
 
 def in_the_plane(distribution: str) -> Setting:
     """All objectives on points in the plane, as toy2d.py sets them; those that distil have a teacher of as many steps."""
-    from toy2d import PRESETS
-
+    also = f"--data.distribution {distribution}"
     methods = {
-        name: Method(f"{name} --data.distribution {distribution}", teacher=config.objective.stages > 0)
-        for name, (_, config) in PRESETS.items()
+        name: Method(f"{name} {also}", teacher=config.objective.stages > 0)
+        for name, (_, config) in toy2d.PRESETS.items()
         if name not in AFTER
     }
-    also = f"--data.distribution {distribution}"
     methods |= {f"{name}-teacher": Method(f"{name} {also} --objective.distil", teacher=True) for name in TAUGHT}
     methods |= {f"{name}-x": Method(f"{name} {also} --network.predict data") for name in ON_DATA}
     # Its teacher has steps of the size at which it asks.
     distilled = methods["consistency-distillation"]
     methods["consistency-distillation"] = distilled._replace(goes_on="--objective.steps 32")
-    return Setting("toy2d", "default", methods, 0, 128, measure="sliced_wasserstein", whole=True, pictures=False)
+    return Setting("toy2d", (), methods, 0, 128, measure="sliced_wasserstein", whole=True, pictures=False)
 
 
 SETTINGS = {
@@ -196,21 +195,21 @@ SETTINGS = {
     "toy2d-moons": in_the_plane("moons"),
     "digits": Setting(
         "digits",
-        "default",
+        (),
         usual(32, 0.752, flow="--optimizer.lr 4e-3", fine_tuning="--optimizer.lr 1e-3"),
         pairs=4000,
         grid=32,
     ),
     "digits-ablations": Setting(
         "digits",
-        "default",
+        (),
         {name: Method(f"objective:shortcut {words}") for name, words in ABLATIONS.items()},
         pairs=4000,
         grid=32,
     ),
     "fashion-mnist": Setting(
         "fashion_mnist",
-        "quick",
+        ("quick",),
         # At the preset's rate continuous-time consistency draws noise, and loses what a flow model has learnt.
         usual(32, 0.706, scratch="--optimizer.lr 2e-3", fine_tuning="--optimizer.lr 1e-3"),
         pairs=4000,
@@ -218,11 +217,11 @@ SETTINGS = {
         features="experiments/features/fashion_mnist.safetensors",
         measure="classifier Frechet distance",
     ),
-    "push-t": Setting("push_t", "default", control(32), pairs=0, grid=32, pictures=False, measure="score"),
+    "push-t": Setting("push_t", (), control(32), pairs=0, grid=32, pictures=False, measure="score"),
     # Not yet run: there was no GPU.
     "cifar10": Setting(
         "cifar10",
-        "compare",
+        ("compare",),
         usual(128, 0.5),
         pairs=20_000,
         grid=128,
@@ -239,6 +238,4 @@ def parsed(setting: Setting, method: Method) -> Config:
 
 def settings_of(experiment: str, words: Sequence[str]) -> Config:
     """The settings that an experiment reads from the words of its command line."""
-    import importlib
-
     return importlib.import_module(experiment).EXPERIMENT.parse(words)

@@ -16,6 +16,7 @@ from eqx_shortcut.checkpoint import Checkpoints
 from eqx_shortcut.commands import evaluate
 from eqx_shortcut.evaluate import Pixels
 from eqx_shortcut.evaluate.networks import classifier_features
+from eqx_shortcut.evaluate.results import caution
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.objectives import Drifting, Frechet, MeanFlow, Networks, Reward, SinkhornFlow
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
@@ -119,16 +120,18 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     judge = classifier_features(classifier, batch=2)
     np.testing.assert_array_equal(rows, x.reshape(2, -1))
     np.testing.assert_allclose(vectors, judge(np.asarray(x)).vectors, atol=1e-5)
-    assert both.trained_in(judge.protocol) and both.trained_in(Pixels().protocol)
+    assert caution([judge, Pixels()], both.trained_in())["caution"].startswith(
+        "the samples were trained in the features of classifier Frechet distance and pixel Frechet distance, which"
+    )
     np.testing.assert_allclose(both.vectors(jnp.broadcast_to(x, (2, 16, 16, 3)))[1], vectors, rtol=1e-5)
     uneven = SinkhornFlow(features=("pixels/5",)).vectors(x)[0]  # what is left at the edges is not seen
     np.testing.assert_allclose(uneven, x[:, :15, :15, 0].reshape(2, 3, 5, 3, 5).mean((2, 4)).reshape(2, 9), rtol=1e-4)
     coarse = SinkhornFlow(features=("pixels/4",))
     np.testing.assert_allclose(coarse.vectors(x)[0][0, 1], jnp.mean(x[0, :4, 4:8]), rtol=1e-5)
     alone = SinkhornFlow()
-    assert coarse.trained_in(Pixels().protocol)
-    assert alone.trained_in(Pixels().protocol) and not alone.trained_in(judge.protocol)
-    assert not MeanFlow().trained_in(judge.protocol)
+    assert coarse.trained_in() == alone.trained_in() == ("pixels",)
+    assert caution([Pixels()], alone.trained_in()) and not caution([judge], alone.trained_in())
+    assert MeanFlow().trained_in() == ()
     assert [space.data.mean.size for space in both.memory((16, 16, 1))] == [256, 128]
 
 
@@ -136,7 +139,7 @@ def test_a_judge_that_trained_is_marked():
     """In the protocol of a row, and so above its table."""
     given, real = evaluate.Config(run=pathlib.Path("run")), SimpleNamespace(count=3, hash=20 * "0", protocol={})
     for objective, said in ((SinkhornFlow(), 1), (Frechet(features=("pixels/2",)), 1), (MeanFlow(), 0)):
-        model = SimpleNamespace(objective=objective, labelled=True)
+        model = SimpleNamespace(trained_in=objective.trained_in(), labelled=True)
         protocol = evaluate.protocol_of(given, model, Pixels(), real)  # pyright: ignore[reportArgumentType]
         assert ("caution" in protocol) == said
         assert not said or "pixel Frechet distance, which therefore says nothing of them" in protocol["caution"]

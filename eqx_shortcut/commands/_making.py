@@ -15,7 +15,7 @@ from ..objectives import Networks, Objective
 from ..optimizer import AdamW
 
 if TYPE_CHECKING:
-    from ..models import DiT, NetworkConfig
+    from ..models import DiT
     from ..models.in_context import InContext
     from ..train import TrainState
 
@@ -47,9 +47,6 @@ def check_free(run: pathlib.Path) -> None:
 def make_run(
     run: pathlib.Path,
     state: "TrainState",
-    network: "NetworkConfig",
-    shape: tuple[int, int, int],
-    classes: int,
     objective: Objective,
     optimizer: AdamW,
     *,
@@ -62,17 +59,18 @@ def make_run(
     from ..data.latent_images import LatentImages
     from ..pretrained.autoencoder_files import load_autoencoder
 
+    network = state.networks.online
     record: dict[str, Any] = {
         "experiment": storage.absolute(run).parent.name,
         "version": __version__,
-        "shape": list(shape),
-        "classes": classes,
-        **settings.dump({"network": network, "objective": objective, "optimizer": optimizer}),
+        "shape": list(network.shape),
+        "classes": network.classes,
+        **settings.dump({"network": network.config, "objective": objective, "optimizer": optimizer}),
         **known,
     }
     if vae is not None:
         record["autoencoder"] = autoencoder_record(load_autoencoder(vae))
-        record["data"] = settings.dump(LatentImages(vae=vae.absolute(), classes=classes))
+        record["data"] = settings.dump(LatentImages(vae=vae.absolute(), classes=network.classes))
     checkpoints = Checkpoints(run / "checkpoints", config=record)
     checkpoints.save(state, {}, wait=True)
     checkpoints.close()

@@ -113,17 +113,28 @@ def finite(samples: Any, run: pathlib.Path) -> Any:
     return samples
 
 
-def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int], list[str]]:
-    """The labels to draw, by default all in turn, and their names; prints the classes that names stand for."""
+def chosen_labels(config: Drawing, model: "Trained") -> tuple[list[int] | list[None], list[str]]:
+    """The labels to draw, by default all in turn, and their names; prints the classes that names stand for.
+
+    Of a run without conditions the one label is None.
+    """
     import numpy as np
 
     from ..data.names import find
     from ..trained import check_labels
+    from ..types import shown
 
     if config.labels and config.classes:
         raise ValueError(
             f"--labels {' '.join(map(str, config.labels))} and --class {' '.join(map(repr, config.classes))} both say what to "
             "sample: give one of the two"
+        )
+    if not (model.conditional or config.labels or config.classes):
+        return [None], ["no label"]
+    if model.conditional and model.null is not None:
+        raise ValueError(
+            f"conditions of {config.run} are {shown(model.null)}, not labels: sample for some of them, with "
+            "eqx-shortcut sample --conditions FILE.npz (an array for each name, with a leading axis) or FILE.npy"
         )
     if not config.classes:
         labels = config.labels or (range(model.classes) if model.labelled else [model.classes])

@@ -27,12 +27,9 @@ from ..cli import Place
 from ..data import ImageRecords, Images
 from ..evaluate import Features, Statistics, compare, read_statistics
 from ..evaluate.parts import Batches, Measuring, collect_parts, notes_as_lines, real_batches, real_statistics
-from ..evaluate.results import CAUTION, TIMES, markdown, read_results
+from ..evaluate.results import TIMES, caution, markdown, read_results
 from ..ranges import Count, Finite, Natural, Several
 from ._opening import SamplingOptions, Weights, finite
-
-Decode = Callable[[Any], Any]
-"""From samples to pictures."""
 
 if TYPE_CHECKING:
     from ..evaluate.run import Cell
@@ -168,13 +165,19 @@ def run_images(config: Config) -> RunImages | None:
             "other than those of the data"
         )
     try:
-        return RunImages(source, *settings.parse(source).build())
+        train, held_out = settings.parse(source).build()
     except ValueError as error:  # its remedy names options of training
         fault = str(error).rpartition(": ")[0] or str(error)
         raise ValueError(
             f"the images that {config.run} was trained on cannot be read ({fault}): put them back, or name their statistics "
             "with --stats"
         ) from error
+    if not isinstance(train, Images | ImageRecords):
+        raise ValueError(
+            f"{config.run} was trained on {train.noun}, which are no stored images: name statistics of images with --stats, "
+            "and labels other than those of the data"
+        )
+    return RunImages(source, train, held_out)
 
 
 def compared(
@@ -223,7 +226,7 @@ def protocol_of(config: Config, model: "Trained", features: Features, real: Stat
         "statistics": real.hash[:16],
         "protocol of the statistics": "as of the samples" if real.protocol else "not recorded",
         "neighbours among": str(config.neighbours),
-        **({"caution": CAUTION.format(features.name)} if model.objective.trained_in(features.protocol) else {}),
+        **caution([features], model.trained_in),
     }
 
 
@@ -233,8 +236,8 @@ def title_of(cell: dict[str, Any]) -> str:
     return f"{cell['weights']} {cell['training step']} steps {cell['steps']} guidance {cell['guidance']:g}{more}"
 
 
-def sampler(config: Config, decode: Decode, model: "Trained", labels: np.ndarray, how: "Sampling") -> Batches:
-    """From indices to the pictures there: a sample depends on the seed, its index and its label alone."""
+def sampler(config: Config, decode: Callable[[Any], Any], model: "Trained", labels: np.ndarray, how: "Sampling") -> Batches:
+    """From indices to the decoded pictures there: a sample depends on the seed, its index and its label alone."""
     from ..trained import noise, sample_from
 
     key, devices = rng.key(config.seed), jax.local_devices()

@@ -70,7 +70,7 @@ def main(config: Config) -> None:
             f"{size / 2**30:.2f} GiB of weights do not fit into a file of jax.export (2 GiB): use eqx-shortcut weights"
         )
     (count,) = export.symbolic_shape("count")
-    one = np.zeros((), np.int32) if model.null is None else model.null
+    one = model.null if model.conditional and model.null is not None else np.zeros((), np.int32)
     given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *np.shape(leaf)), np.asarray(leaf).dtype), one)
     arguments = jax.ShapeDtypeStruct((), jax.numpy.uint32), given
     exported = export.export(jax.jit(sampler(config, model, decoding)), platforms=PLATFORMS)(*arguments)
@@ -78,11 +78,13 @@ def main(config: Config) -> None:
     with storage.draft_of(config.out) as draft:
         draft.write_bytes(data)
     shape = ", ".join(map(str, exported.out_avals[0].shape))
-    pictured = decoding is not None or (model.null is None and model.shape[-1] in (1, 3))
-    kind = "images in [-1, 1]" if pictured else "latents in the units of training" if model.null is None else "the data's units"
+    spatial = model.null is None and len(model.shape) == 3
+    pictured = decoding is not None or (spatial and model.shape[-1] in (1, 3))
+    kind = "images in [-1, 1]" if pictured else "latents in the units of training" if spatial else "the data's units"
     print(f"{config.out}: {len(data) / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}; to use it:")
     labels = f"np.arange(16, dtype=np.int32) % {model.classes})  # seed, labels ({model.classes} for none)"
     words = labels if model.null is None else f"seen)  # seed, and what is seen, with a leading axis each: {shown(model.null)}"
+    words = "np.zeros(16, np.int32))  # seed, and a zero for each sample" if not model.conditional else words
     print(USE.format(path=str(config.out), given=words, what=f"# x: {kind}, ({shape})"))
 
 
@@ -95,10 +97,12 @@ def sampler(config: Config, model: Any, decoding: Any) -> Any:
     from ..trained import noise, sample_from
 
     name = "labels" if model.null is None else "conditions"
+    how = config.sampling(config.steps, config.guidance)
 
     def draw(seed, given):
         key, indices = jax.random.key(seed), jnp.arange(jax.tree.leaves(given)[0].shape[0])
-        x = sample_from(model, key, noise(model, key, indices), config.sampling(config.steps, config.guidance), **{name: given})
+        cond = {name: given} if model.conditional else {}
+        x = sample_from(model, key, noise(model, key, indices), how, **cond)
         return x if decoding is None else jax.vmap(decoding.decode)(from_training(decoding, x))
 
     return draw

@@ -91,7 +91,7 @@ def import_published(config: Config) -> None:
     objective = config.objective or OBJECTIVES.get(kind, FlowMatching())
     # Trained for long, and nobody knows how long: a run of no step is one of random weights.
     state = fresh_state(network, objective, config.optimizer, step=1, seed=config.seed)
-    make_run(config.out, state, network.config, network.shape, network.classes, objective, config.optimizer, vae=config.vae)
+    make_run(config.out, state, objective, config.optimizer, vae=config.vae)
     print(f"{config.file}: {kind}{f', {found.note}' if found.note else ''}; {described(network, found.tensors)}")
 
 
@@ -105,7 +105,7 @@ def import_original(config: Config) -> None:
     size = config.size or 32
     shape, tx, key = (size, size, channels), config.optimizer.build(1), rng.key(config.seed)
     state = reference.train_state(stored, network, shape, classes, tx, key=key)
-    make_run(config.out, state, network, shape, classes, objective, config.optimizer, vae=config.vae)
+    make_run(config.out, state, objective, config.optimizer, vae=config.vae)
     print(f"{config.file}: {described(state.networks.online, stored.parameters)} after step {int(state.step)}")
     if objective.stages:
         print("the teacher is not in the checkpoint: to go on, train a new run with --init-from this one and --teacher")

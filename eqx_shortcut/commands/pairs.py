@@ -54,6 +54,9 @@ def main(config: Config) -> None:
     from ..trained import load, noise, sample
 
     model = load(config.run, weights=config.weights)
+    if len(model.shape) != 3 or not model.classes:
+        what = f"of shape {model.shape} " + f"with {model.classes} classes" * (model.null is None)
+        raise ValueError(f"samples of {config.run} are {what.strip()}, and pairs are of images or latents with labels")
     if config.guidance != 1 and not model.objective.guides(config.steps):
         raise ValueError(f"--guidance {config.guidance} does not apply to {config.run} in {config.steps} steps: leave it at 1")
     manifest = {
@@ -64,20 +67,12 @@ def main(config: Config) -> None:
         **{name: getattr(config, name) for name in ("weights", "count", "steps", "guidance", "seed", "shard")},
     }
     settings.match_or_write(config.out / MANIFEST, manifest, "other pairs", "Repeat their settings, or name another --out")
-    key = rng.key(config.seed)
+    key, how = rng.key(config.seed), Sampling(config.steps, config.guidance)
     missing = [(i, part) for i, part in enumerate(shards(manifest)) if not shard_path(config.out, i).exists()]
     for index, numbers in bar(missing, desc="pairs", unit="file"):
         indices = jnp.asarray(numbers)
         labels = indices % model.classes if model.labelled else jnp.full_like(indices, model.classes)
-        x = sample(
-            model,
-            key,
-            len(numbers),
-            Sampling(config.steps, config.guidance),
-            first=numbers.start,
-            labels=labels,
-            batch=config.batch,
-        )
+        x = sample(model, key, len(numbers), how, first=numbers.start, labels=labels, batch=config.batch)
         with np.errstate(over="ignore"):
             half = finite(np.asarray(x).astype(np.float16), config.run)  # as they are stored
         pairs = Pairs(np.asarray(noise(model, key, indices)), half, np.asarray(labels), model.classes)

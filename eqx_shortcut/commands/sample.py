@@ -77,44 +77,26 @@ def check(config: Config) -> None:
         )
 
 
-class Wanted(NamedTuple):
-    """The labels, or the conditions with a leading axis, that samples take in turn."""
+def chosen(config: Config, model: "Trained") -> tuple[dict[str, Any], list[str]]:
+    """The labels or conditions that samples take in turn, as a keyword of `eqx_shortcut.sample`, and their names.
 
-    labels: list[int]
-    conditions: Any = None
-
-    def at(self, indices: Any) -> dict[str, Any]:
-        """The labels or conditions of samples `indices`, as keywords of `eqx_shortcut.sample`."""
-        import jax
-        import numpy as np
-
-        if self.conditions is None:
-            return {"labels": np.array(self.labels, np.int32)[indices % len(self.labels)]}
-        return {"conditions": jax.tree.map(lambda leaf: leaf[indices % len(leaf)], self.conditions)}
-
-
-def chosen(config: Config, model: "Trained") -> tuple[Wanted, list[str]]:
-    """The labels or conditions to sample for, and their names. Raises ValueError if the run was trained on the other kind."""
+    Raises ValueError if the run was trained on the other kind.
+    """
     import numpy as np
 
-    from ..types import shown
-
-    if config.conditions is None and model.null is None:
-        labels, names = chosen_labels(config, model)
-        return Wanted(labels), names
-    if model.null is None or not model.labelled:
-        raise ValueError(f"--conditions {config.conditions}: the run was trained on labels or none: use --labels")
     if config.conditions is None or config.labels or config.classes:
-        raise ValueError(
-            f"conditions of {config.run} are {shown(model.null)}, not labels: give some of them, with a leading axis, with "
-            "--conditions FILE.npz (an array for each name) or FILE.npy"
-        )
+        labels, names = chosen_labels(config, model)
+        return {} if labels == [None] else {"labels": np.array(labels, np.int32)}, names
+    if model.null is None or not model.conditional:
+        raise ValueError(f"--conditions {config.conditions}: the run was trained on labels or none: use --labels")
     try:
         file = np.load(config.conditions)
         found = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else file
+        if not all(array.ndim and len(array) for array in (found.values() if isinstance(found, dict) else [found])):
+            raise ValueError("one of them has no rows")
     except (OSError, ValueError) as error:
         raise ValueError(f"{config.conditions} holds no arrays ({error}): make it with numpy.save or savez") from error
-    return Wanted([], found), [str(config.conditions)]
+    return {"conditions": found}, [str(config.conditions)]
 
 
 class Span(NamedTuple):
@@ -133,32 +115,23 @@ def spans(config: Config) -> Iterator[Span]:
             yield Span(seed, first, min(first + config.batch, config.count), block * config.count + first)
 
 
-def draw(config: Config, opened: Opened, wanted: Wanted, steps: int, span: Span) -> tuple[Any, Any]:
-    """Pictures of the samples of a span, in [-1, 1], and their labels."""
+def draw(config: Config, opened: Opened, wanted: dict[str, Any], steps: int, span: Span) -> tuple[Any, dict[str, Any]]:
+    """Pictures of the samples of a span, in [-1, 1], and the labels or conditions that they are of."""
+    import jax
     import numpy as np
 
     from .. import rng
     from ..trained import sample
 
-    model = opened.model
     # The last span is filled up, and so needs no program of its own.
     indices = span.first + np.arange(min(config.batch, config.count))
-    given = wanted.at(indices)
-    x = sample(
-        model,
-        rng.key(span.seed),
-        len(indices),
-        config.sampling(steps, config.guidance),
-        first=span.first,
-        **given,
-        batch=len(indices),
-    )
-    count = span.last - span.first
-    labels = given.get("labels", np.full(len(indices), 0, np.int32))
-    return opened.pictures(x[:count]), labels[:count]
+    given = jax.tree.map(lambda leaf: leaf[indices % len(leaf)], wanted)
+    how, count = config.sampling(steps, config.guidance), span.last - span.first
+    x = sample(opened.model, rng.key(span.seed), len(indices), how, first=span.first, **given, batch=len(indices))
+    return opened.pictures(x[:count]), jax.tree.map(lambda leaf: leaf[:count], given)
 
 
-def write_grid(config: Config, opened: Opened, wanted: Wanted, names: list[str], bar: Any) -> None:
+def write_grid(config: Config, opened: Opened, wanted: dict[str, Any], names: list[str], bar: Any) -> None:
     """Writes one picture: a block of rows for each number of steps and each seed."""
     import numpy as np
 
@@ -178,7 +151,7 @@ def write_grid(config: Config, opened: Opened, wanted: Wanted, names: list[str],
     figures.grid(np.concatenate(blocks), config.out, labels=beside)
 
 
-def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str], bar: Any) -> None:
+def write_folder(config: Config, opened: Opened, wanted: dict[str, Any], names: list[str], bar: Any) -> None:
     """Writes each missing sample as NUMBER.png, and the settings of all as samples.json."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -191,7 +164,7 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
     record = {
         "run": str(config.run),
         "training step": opened.model.step,
-        "labels": wanted.labels,
+        "labels": wanted["labels"].tolist() if "labels" in wanted else [],
         **({} if config.conditions is None else {"conditions": str(config.conditions)}),
         **{key: getattr(config, key) for key in named},
         **several,
@@ -210,7 +183,7 @@ def write_folder(config: Config, opened: Opened, wanted: Wanted, names: list[str
             bar.update(len(paths))
 
 
-def write_array(config: Config, opened: Opened, wanted: Wanted, names: list[str], bar: Any) -> None:
+def write_array(config: Config, opened: Opened, wanted: dict[str, Any], names: list[str], bar: Any) -> None:
     """Writes all samples as bytes into one file of NumPy's, span by span, so that a span is all that is held in memory."""
     import zipfile
 
@@ -225,17 +198,17 @@ def write_array(config: Config, opened: Opened, wanted: Wanted, names: list[str]
     with storage.draft_of(config.out) as draft, zipfile.ZipFile(draft, "w") as file:
         with file.open("arr_0.npy", "w", force_zip64=True) as member:
             for span in spans(config):
-                images, chosen = draw(config, opened, wanted, config.steps[0], span)
+                images, given = draw(config, opened, wanted, config.steps[0], span)
                 if not used:
                     shape = (config.count * len(config.seed), *images.shape[1:])
                     described = {"descr": kind, "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(member, described)
                 member.write(stored(images).tobytes())
-                used.append(chosen)
+                used.append(given)
                 bar.update(len(images))
-        if wanted.conditions is None:
+        if "labels" in wanted:
             with file.open("labels.npy", "w") as member:
-                np.lib.format.write_array(member, np.concatenate(used))
+                np.lib.format.write_array(member, np.concatenate([given["labels"] for given in used]))
 
 
 def name(config: Config, names: list[str], steps: int) -> str:

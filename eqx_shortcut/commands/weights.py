@@ -108,6 +108,6 @@ def import_weights(config: Import) -> None:
         raise ValueError(f"{config.file} does not tell objective and step: export it with this command")
     state = fresh_state(network, objective, config.optimizer, step=step, seed=config.seed)
     known = {name: metadata[name] for name in ("noise_scale", "unconditional") if name in metadata}
-    make_run(config.run, state, network.config, network.shape, network.classes, objective, config.optimizer, known=known)
+    make_run(config.run, state, objective, config.optimizer, known=known)
     print(f"{config.run}: weights of {config.file} after step {step}")
     print(f"sample from it: eqx-shortcut sample {config.run}")

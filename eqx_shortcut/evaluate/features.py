@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -62,15 +63,8 @@ def coarse(images: Shaped[np.ndarray, "batch height width channels"]) -> Float[n
 class Pixels:
     """The images themselves, clipped to [-1, 1] and flattened, as features; any number of channels."""
 
-    @property
-    def name(self) -> str:
-        """The name of the distance, which is no FID."""
-        return "pixel Frechet distance"
-
-    @property
-    def protocol(self) -> Mapping[str, str]:
-        """Pixels alone: there is no network whose weights could differ."""
-        return {"network": "none, pixels clipped to [-1, 1]"}
+    name = "pixel Frechet distance"
+    protocol = MappingProxyType({"network": "none, pixels clipped to [-1, 1]"})
 
     def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
         """Raises ValueError for what are no images in [-1, 1] (see check_images)."""
@@ -82,15 +76,8 @@ class Pixels:
 class CoarsePixels:
     """The images themselves as features, averaged over squares to at most `SIDE` by `SIDE`, and not clipped."""
 
-    @property
-    def name(self) -> str:
-        """The name of the distance, which is no FID."""
-        return "frechet"
-
-    @property
-    def protocol(self) -> Mapping[str, str]:
-        """Pixels alone: there is no network whose weights could differ."""
-        return {"network": f"none, pixels averaged to at most {SIDE} x {SIDE}"}
+    name = "frechet"
+    protocol = MappingProxyType({"network": f"none, pixels averaged to at most {SIDE} x {SIDE}"})
 
     def __call__(self, images: Shaped[np.ndarray, "..."]) -> Extracted:
         return Extracted(pixels(coarse(images)))

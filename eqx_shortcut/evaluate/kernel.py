@@ -17,10 +17,9 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Mean and standard deviation over subsets of the unbiased squared discrepancy under `(x y / features + 1)^3`.
 
-    Binkowski et al. (2018), where the features are Inception's (KID). `rng` draws `size` rows without
-    replacement from the samples, then from the references, for one subset after another; `numpy.random.RandomState(2020)`
-    draws what torch-fidelity does. Raises ValueError if the features differ, if a value is not finite, or if a set has
-    fewer rows than a subset.
+    Binkowski et al. (2018), where the features are Inception's (KID). `rng` draws `size` rows without replacement from the
+    samples, then from the references, for one subset after another; `numpy.random.RandomState(2020)` draws what torch-fidelity
+    does. Raises ValueError if the features differ, if a value is not finite, or if a set has fewer rows than a subset.
     """
     check_features(samples.shape[1], references.shape[1])
     if subsets < 1 or not 2 <= size <= min(len(samples), len(references)):

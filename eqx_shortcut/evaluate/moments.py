@@ -1,6 +1,8 @@
 """Mean and covariance of a set of vectors, gathered batch by batch in float64 and merged exactly."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Iterable
 
 import numpy as np
@@ -57,15 +59,10 @@ class Moments:
 
 def moments(batches: Iterable[Shaped[np.ndarray, "_ features"]]) -> Moments:
     """Moments of the vectors of all batches, one batch in memory at a time. Raises ValueError if there are none."""
-    total = None
-    for batch in batches:
-        if not len(batch):
-            continue
-        part = Moments.of(batch)
-        total = part if total is None else total + part
-    if total is None:
+    parts = (Moments.of(batch) for batch in batches if len(batch))
+    if (first := next(parts, None)) is None:
         raise ValueError("no vectors to take moments of: there were no batches, or all were empty")
-    return total
+    return functools.reduce(operator.add, parts, first)
 
 
 LARGEST = 8.0

@@ -4,7 +4,10 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .features import Features
 
 TITLES = {
     "frechet": "pixel Frechet distance",
@@ -18,12 +21,20 @@ TIMES = "times of guidance"
 """The name in a protocol of the interval in which samples were guided."""
 
 
-CAUTION = "the samples were trained in the features of {}, which therefore says nothing of them"
-"""In a protocol, where what judges is what trained."""
-
-
 TRAINED = "training images"
 """The name in a protocol of the statistics that a run compares its own samples with."""
+
+
+def caution(judges: Iterable["Features"], trained_in: Sequence[str]) -> dict[str, str]:
+    """What a protocol says where features that judge trained the model (see Objective.trained_in); empty where none did."""
+
+    def trained(protocol: Mapping[str, str]) -> bool:
+        return ("pixels" if protocol["network"].startswith("none, pixels") else protocol.get("weights")) in trained_in
+
+    own = " and ".join(judge.name for judge in judges if trained(judge.protocol))
+    return (
+        {"caution": f"the samples were trained in the features of {own}, which therefore says nothing of them"} if own else {}
+    )
 
 
 class Row(NamedTuple):

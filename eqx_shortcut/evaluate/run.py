@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from .. import distributed, storage
 from ..sampling import Sampling
 from ..trained import Trained
-from .results import floor_key, is_of, read_results, write_results
+from .results import floor_key, is_of, merged, read_results, write_results
 
 
 class Cell(NamedTuple):
@@ -46,6 +46,8 @@ class Evaluation:
             if row is None:
                 row = {**record, "measures": self.measure(cell, record)}
                 found["results"].append(row)
+                with distributed.barrier():  # another command may have written others meanwhile
+                    found = merged(read_results(self.run), found)
                 write_results(self.run, found)
             rows.append(row)
         return rows

@@ -11,13 +11,14 @@ import numpy as np
 
 from .. import rng, settings, storage
 from ..cli import renamed
-from ..data import example
+from ..data import DataError, example
 from ..data.identity import changed
 from ..data.pipeline import Groups
 from ..models.network import check_network
+from ..objectives import named
 from ..sampling import check_guidance
 from ..types import shown
-from .config import UNRECORDED, Config, named
+from .config import UNRECORDED, Config
 from .initial import check_start
 from .run import Run
 
@@ -35,7 +36,9 @@ PLACES = ("data.path", "data.index", "data.images.path", "data.images.index")
 
 
 def check(config: Config) -> None:
-    """Refuses, before anything is read or written, settings that contradict each other."""
+    """Refuses, before anything is read or written, settings that contradict each other or name no data."""
+    if config.data is None:
+        raise DataError("no data are named: name them with data:KIND (--help lists the kinds) and --data.path")
     flags = {field.name: f"--objective.{field.name.replace('_', '-')}" for field in dataclasses.fields(config.objective)}
     told = {f"{name}=": f"{flag} " for name, flag in flags.items()}
     with renamed(told | {name: flag for name, flag in flags.items() if "_" in name}):  # other names may be words
@@ -46,8 +49,8 @@ def check(config: Config) -> None:
             settings.check_importable(getattr(config, field.name), field.name)
     if config.pairs is not None and getattr(config.objective, "posterior_every", None) is not None:
         raise ValueError(
-            f"--pairs {config.pairs} hold noise that depends on the data, and {named(config.objective)} takes means over all "
-            "lines as if it did not: train on the images"
+            f"--pairs {config.pairs} hold noise that depends on the data, and {named(type(config.objective))} takes means over "
+            "all lines as if it did not: train on the images"
         )
     if (check_own := getattr(config.network, "check", None)) is not None:
         check_own(config.objective)
@@ -80,8 +83,8 @@ def check_data(run: Run) -> None:
         raise ValueError(f"a training row is {shown(seen)}, a held-out one {shown(there)}: give both parts the same")
     if config.objective.sets is not None and seen.cond is not None and not train.classes and not config.unconditional:
         raise ValueError(
-            f"{named(config.objective)} compares sets of rows of one label, and conditions are {shown(seen.cond)}: train with "
-            "--unconditional"
+            f"{named(type(config.objective))} compares sets of rows of one label, and conditions are {shown(seen.cond)}: train "
+            "with --unconditional"
         )
     if run.groups is not None and config.figures.batches:
         try:

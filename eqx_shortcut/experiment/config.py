@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 import numpy as np
 import tyro
 
-from .. import ema, objectives, ranges, storage
+from .. import ema, ranges, storage
 from ..cli import Place
 from ..data import Source
 from ..models.network import NetworkConfig
-from ..objectives import OBJECTIVES, Objective
+from ..objectives import OBJECTIVES, Objective, named
 from ..optimizer import AdamW, Muon
 from ..ranges import BelowOne, Count, Finite, MoreThanOne, Natural, Positive, Several
 
@@ -26,11 +26,6 @@ else:
     )
 
 AnyOptimizer = Annotated[AdamW, tyro.conf.subcommand("adamw")] | Annotated[Muon, tyro.conf.subcommand("muon")]
-
-
-def named(objective: Objective) -> str:
-    """The name of its subcommand, by which its runs are called."""
-    return objectives.named(type(objective))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +251,7 @@ class Config(Generic[Data, Network, Method]):
 
     def folder(self, experiment: str) -> storage.Path:
         """RUNS/EXPERIMENT/NAME."""
-        return self.runs / experiment / (self.name or named(self.objective))
+        return self.runs / experiment / (self.name or named(type(self.objective)))
 
 
 def profiled(steps: str) -> tuple[int, int]:

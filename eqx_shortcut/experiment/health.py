@@ -110,9 +110,9 @@ def make_activations(objective: Objective, *, prepare: Prepare, steps: int) -> C
 
 
 class _Probe(eqx.Module):
-    """A network of one example that tells the statistics of its activations over the batch that it is mapped over.
+    """A network of one example that sends out the statistics of its activations over the batch that it is mapped over.
 
-    Each call, when it is traced, opens a place that takes them, several in a loop.
+    Each call, when it is traced, opens a list for them; in a loop the list gets several.
     """
 
     network: Any

@@ -79,7 +79,7 @@ def state(config: Config, fresh: TrainState) -> TrainState:
     if config.weak_teacher is not None:
         networks = dataclasses.replace(networks, weak=taken(config.weak_teacher, "weak teacher", check_teacher))
     if config.init_from is not None:
-        weights = taken(config.init_from, "first weights", check_noise)
+        weights = taken(config.init_from, "first weights", check_first)
         networks = dataclasses.replace(networks, online=weights, ema=copied(weights))
     return fresh if networks is fresh.networks else dataclasses.replace(fresh, networks=networks)
 
@@ -103,6 +103,17 @@ def check_noise(config: Config, other: Trained, run: storage.Path) -> None:
         raise ValueError(
             f"{run} was trained with noise of standard deviation {other.noise_scale:g}, here it is {config.noise_scale:g}: use "
             f"--noise-scale {other.noise_scale:g}"
+        )
+
+
+def check_first(config: Config, other: Trained, run: storage.Path) -> None:
+    """Raises ValueError unless the first weights begin at the same noise and answer what is trained: a velocity, or noise."""
+    check_noise(config, other, run)
+    theirs, ours = ("noise" if method.predicts_noise else "a velocity" for method in (other.objective, config.objective))
+    if theirs != ours:
+        raise ValueError(
+            f"{run} was trained by {type(other.objective).__name__} to answer {theirs}, and {type(config.objective).__name__} "
+            f"trains {ours}: name a run of a method that does"
         )
 
 

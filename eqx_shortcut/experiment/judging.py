@@ -16,7 +16,7 @@ from ..evaluate import Features, Moments, Statistics, compare, frechet_distance
 from ..evaluate.collected import Gathering, collect
 from ..evaluate.features import CoarsePixels, block
 from ..evaluate.parts import Measuring, real_statistics
-from ..evaluate.results import CAUTION, TRAINED, converted, merged, read_results, write_results
+from ..evaluate.results import TRAINED, caution, converted, merged, read_results, write_results
 from ..evaluate.run import Cell, Evaluation
 from ..progress import bar
 from ..sampling import Sampling
@@ -121,6 +121,12 @@ def open_measures(run: Run, judge: Judge | None) -> Measures | None:
         return None
     train, held_out = real_rows(run)
     if not isinstance(train, Real):
+        if config.quality.features is not None:
+            raise ValueError(
+                f"--quality.features {config.quality.features} are of images, and {train.noun} are none: leave it out"
+            )
+        if config.figures.count and judge is None:
+            raise ValueError(f"--figures.count {config.figures.count}: {train.noun} have no distance to others: leave it at 0")
         return None if judge is None else Measures(train, judge, held_out)
     if config.quality.steps and len(held_out.labels) < 2:
         raise ValueError(
@@ -182,7 +188,7 @@ def guides(config: Config, model: Trained, steps: int) -> bool:
 
 
 def judged(run: Run, model: Trained, measures: Measures | None) -> list[dict[str, Any]]:
-    """The rows of evaluation.json for the run's numbers of steps: by the data's own `judge`, or by samples; none without both.
+    """The rows of evaluation.json for the run's numbers of steps: by the data's own `judge`, or by samples; or none.
 
     The first process alone has those of the data's own.
     """
@@ -224,7 +230,6 @@ def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dic
     """How the samples of a run are measured at its end."""
     train, features = measures.train, measures.features
     judges = [CoarsePixels()] * isinstance(train, Real) + ([] if features is None else [features])
-    own = [judge.name for judge in judges if model.objective.trained_in(judge.protocol)]
     averaged = f" averaged over {side} x {side}" if (side := block(train.shape)) > 1 else ""
     pixels = f"Frechet distance of pixels{averaged}, not clipped to [-1, 1], to the training images"
     in_words = {} if features is None else {"features": ", ".join(f"{name} {said}" for name, said in features.protocol.items())}
@@ -236,5 +241,5 @@ def protocol(run: Run, measures: Measures, model: Trained, held_out: int) -> dic
         "seed of noise": run.config.quality.seed,
         "statistics": TRAINED,
         **in_words,
-        **({"caution": CAUTION.format(" and ".join(own))} if own else {}),
+        **caution(judges, model.trained_in),
     }

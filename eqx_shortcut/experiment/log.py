@@ -12,13 +12,13 @@ Values = dict[str, float]
 
 
 class Logger:
-    """Takes the metrics of one step, and pictures by the PNG files that hold them."""
+    """Takes the metrics of one step, and pictures by the PNG files that hold them; this one drops them."""
 
-    def write(self, step: int, values: Values) -> None:
-        raise NotImplementedError
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes numbers, or lists of them, by name."""
 
     def write_image(self, step: int, name: str, path: storage.Path) -> None:
-        """Nothing where the picture's own file is its record."""
+        """Takes a picture; nothing where the picture's own file is its record."""
 
     def flush(self) -> None:
         """Keeps what came before, whatever happens."""
@@ -45,7 +45,7 @@ class JsonLines(Logger):
         )
         self._file.seek(0, io.SEEK_END)
 
-    def write(self, step: int, values: Mapping[str, float | list[float]]) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         self._left += (json.dumps({"step": step, **values}) + "\n").encode()
         self._write_left()
 
@@ -90,7 +90,7 @@ class TensorBoard(Logger):
             raise ValueError("--tensorboard needs the extra: pip install 'eqx_shortcut[tensorboard]'") from error
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
-    def write(self, step: int, values: Values) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
@@ -133,7 +133,7 @@ class WandB(Logger):
             mode="offline" if offline else None,
         )
 
-    def write(self, step: int, values: Values) -> None:
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
         self._run.log(values, step=step)
 
     def write_image(self, step: int, name: str, path: storage.Path) -> None:

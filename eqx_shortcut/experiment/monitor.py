@@ -27,9 +27,6 @@ from .saving import warn
 GRID_STEPS = (1, 2, 4, 8, 16, 32, 128)
 GRID_COLUMNS = 16
 
-Found = tuple[dict[str, float], dict[str, storage.Path]]
-"""Numbers and pictures by name."""
-
 
 class Monitor:
     """Measures and draws, always on the same held-out images with the same draws, and with keys and a loader of its own.
@@ -57,8 +54,8 @@ class Monitor:
             draw_samples(found["samples_guided"], self._run, model, guidance=config.figures.guidance)
         return found
 
-    def __call__(self, model: Trained, networks: Networks) -> Found:
-        """Validation loss, squared errors and distances, and pictures of errors and of denoising."""
+    def __call__(self, model: Trained, networks: Networks) -> tuple[dict[str, float], dict[str, storage.Path]]:
+        """Validation loss, squared errors and distances, and pictures of errors and of denoising, each by name."""
         values, pictures = {}, {}
         progress = jnp.float32(model.step / self._config.steps)
         if self._config.figures.batches:
@@ -149,7 +146,7 @@ def columns(data: Data) -> int:
     return GRID_COLUMNS if data.autoencoder is None else GRID_COLUMNS // 2
 
 
-def asked_for(run: Run, model: Trained, count: int) -> dict[str, Any]:
+def conditions_of(run: Run, model: Trained, count: int) -> dict[str, Any]:
     """Labels in turn, or those of a run's few examples; where conditions are no labels, those of held-out rows."""
     if not model.labelled or model.nothing is None:
         return {}
@@ -163,8 +160,8 @@ def asked_for(run: Run, model: Trained, count: int) -> dict[str, Any]:
 def drawn(run: Run, model: Trained, guidance: float = 1.0) -> list[Float[Array, "count *shape"]]:
     """Samples at each number of steps, from the same noise; says which are not finite."""
     count = columns(run.data)
-    told = asked_for(run, model, count)
-    found = [sample(model, jax.random.key(0), count, Sampling(n, guidance), **told) for n in GRID_STEPS]
+    given = conditions_of(run, model, count)
+    found = [sample(model, jax.random.key(0), count, Sampling(n, guidance), **given) for n in GRID_STEPS]
     bad = [str(n) for n, x in zip(GRID_STEPS, found, strict=True) if not np.isfinite(x).all()]
     if bad and distributed.is_main_process():
         warn(f"samples after step {model.step} are not finite in {', '.join(bad)} steps: a smaller learning rate may help")

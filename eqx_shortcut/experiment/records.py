@@ -19,8 +19,6 @@ from .run import Run
 from .saving import Tolerance
 from .spikes import NAMES, Spike, Spikes
 
-Measured = Callable[[TrainState, Any], dict[str, health.Layers]]
-
 
 def loggers(run: Run, *, start: int) -> list[log.Logger]:
     """The loggers of a run that continues after step `start`."""
@@ -110,7 +108,7 @@ def share_of_peak(run: Run, state: TrainState) -> float | None:
     return work / batch / (limit * jax.device_count())
 
 
-def layers_of(run: Run) -> Measured:
+def layers_of(run: Run) -> Callable[[TrainState, Any], dict[str, health.Layers]]:
     """The function from a state and a batch to the layers of the run's next step."""
     return health.make_layers(
         run.config.objective,
@@ -131,7 +129,7 @@ class Norms(Event):
     def __init__(self, run: Run, *, start: int):
         self._every, self._step, self._tolerated = run.config.health.norms, start, Tolerance(f"norms to {run.folder}")
         self._found: dict[str, health.Layers] | None = None
-        self._file = None
+        self._file = log.Logger()
         if self._every is not None:
             self._measure = layers_of(run)
             if distributed.is_main_process():
@@ -150,7 +148,7 @@ class Norms(Event):
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         found, self._found = self._found, None
-        if found is None or self._file is None:
+        if found is None:
             return
         norms = {
             f"{part}/{layer}": np.asarray(statistics.norm).tolist()
@@ -161,14 +159,12 @@ class Norms(Event):
             self._file.write(step, norms)
 
     def flush(self) -> None:
-        if self._file is not None:
-            with self._tolerated():
-                self._file.flush()
+        with self._tolerated():
+            self._file.flush()
 
     def close(self) -> None:
-        if self._file is not None:
-            with self._tolerated():
-                self._file.close()
+        with self._tolerated():
+            self._file.close()
 
 
 class SpikeWatch(Event):
@@ -201,6 +197,7 @@ class SpikeWatch(Event):
         folder, record = self._run.folder / "spike", self._run.record
         try:
             evidence = Checkpoints(folder / "checkpoints", keep=1, config=record)
+            evidence.remove_after(-1)  # of an earlier spike
             storage.write(folder / "config.json", json.dumps(record, indent=1))
             evidence.save(state, self._position(), wait=True)
             evidence.close()
@@ -222,14 +219,17 @@ class SpikeWatch(Event):
 class Profile(Event):
     """Traces steps `A:B` into `folder`, waiting for the device before and after them; None traces nothing. Closed, it stops.
 
-    Raises ValueError if the folder is not on this machine, where alone JAX writes traces.
+    Says so where the run, from `start` to `until`, does not come to step A. Raises ValueError if the folder is not on this
+    machine, where alone JAX writes traces.
     """
 
-    def __init__(self, folder: storage.Path, steps: str | None, *, start: int):
+    def __init__(self, folder: storage.Path, steps: str | None, *, start: int, until: int):
         self._folder, self._tracing = folder, False
         self._first, self._last = profiled(steps) if steps else (0, 0)
         if steps and storage.is_remote(folder):
             raise ValueError(f"--profile {steps}: {folder} is not on this machine: use a local --runs")
+        if steps and not start < self._first <= until:
+            print(f"note: --profile {steps} traces nothing: this is steps {start + 1} to {until} of the run")
         self._begin(start)
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .. import __version__, settings, sharding, storage
 from ..checkpoint import Checkpoints
-from ..data import DataError, Encoded, LatentImages, Pairs, Rows, Source, batches, encode, pictures, prepare, read_pairs
+from ..data import Encoded, LatentImages, Pairs, Rows, Source, batches, encode, pictures, prepare, read_pairs
 from ..data.identity import Identified, identity
 from ..data.pipeline import Batches, Prepare
 from ..data.records import ImageRecords
@@ -62,8 +62,6 @@ class Data:
 def open_data(config: Config, mesh: jax.sharding.Mesh) -> Data:
     """The data that the settings name. Raises DataError or ValueError, with the remedy, if they or weights are missing."""
     source = config.data
-    if source is None:
-        raise DataError("no data are named: name them with data:KIND (--help lists the kinds) and --data.path")
     with jax.set_mesh(mesh):
         if isinstance(source, LatentImages):
             source.fill(print)
@@ -106,6 +104,8 @@ class Run:
             found["autoencoder"] = encode.autoencoder_record(data.autoencoder)
         if (cache := getattr(source, "digest", None)) is not None:
             found["latents"] = cache
+        if seen := self.config.objective.trained_in():
+            found["trained_in"] = list(seen)  # of files, which may be gone or others later
         return found
 
     @functools.cached_property
@@ -162,6 +162,7 @@ class Run:
             labelled=not config.unconditional,
             null=self._null,
             noise_scale=config.noise_scale,
+            trained_in=tuple(self.record.get("trained_in", ())),
         )
 
     @property

@@ -36,7 +36,7 @@ def due(when: Checkpointing, step: int, until: int, *, minutes: float) -> bool:
 
 
 class Saver(Event):
-    """Writes checkpoints when they are due, as an event. One that cannot be written is a warning, unless it is the last.
+    """Writes checkpoints when they are due, and closes them. One that cannot be written is a warning, unless it is the last.
 
     `before` is flushed first, so that the records up to a checkpoint are kept if it is. `sound` says whether the state is worth
     keeping: where it is not, the checkpoint waits until it is.
@@ -78,6 +78,10 @@ class Saver(Event):
         with self._tolerated():
             self._checkpoints.wait()
 
+    def close(self) -> None:
+        self.flush()
+        self._checkpoints.close()
+
     def _start(self, state: TrainState) -> None:
         self.flush()
         self._before.flush()
@@ -94,14 +98,6 @@ class Saver(Event):
             warn(f"{error}; training goes on, and the next checkpoint is tried when it is due")
 
 
-class Snapshots(Saver):
-    """A Saver that closes its checkpoints."""
-
-    def close(self) -> None:
-        self.flush()
-        self._checkpoints.close()
-
-
 def snapshots_of(run: Run, *, start: int, sound: Callable[[], bool] = lambda: True) -> Event:
     """The event that writes snapshots of the averages of a run when they are due; does nothing for a run that keeps none.
 
@@ -114,7 +110,7 @@ def snapshots_of(run: Run, *, start: int, sound: Callable[[], bool] = lambda: Tr
     kept = open_snapshots(run.folder, run.record)
     kept.remove_after(start)
     when = Checkpointing(every=config.averages.every or max(1, config.steps // 32), minutes=None)
-    return Snapshots(kept, lambda: {}, when, until=config.steps, before=Events(), sound=sound)
+    return Saver(kept, lambda: {}, when, until=config.steps, before=Events(), sound=sound)
 
 
 class Tolerance:
@@ -136,7 +132,7 @@ class Tolerance:
 
 
 class Tolerant(Event):
-    """A function of step, state and metrics as an event, with a warning where a file of its cannot be written."""
+    """A hook as an event, with a warning where it cannot write a file."""
 
     def __init__(self, hook: Hook, what: str):
         self._hook, self._tolerated = hook, Tolerance(what)
@@ -164,5 +160,5 @@ class Signals(Event):
 
 
 def warn(sentence: str) -> None:
-    """Says it on stderr, above the progress bar."""
+    """Prints a warning on stderr, above the progress bar."""
     tqdm.write(f"warning: {sentence}", file=sys.stderr)

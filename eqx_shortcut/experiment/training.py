@@ -24,7 +24,7 @@ from .config import Judge
 from .events import Events
 from .judging import judged, open_measures
 from .lock import Lock
-from .monitor import Monitor
+from .monitor import Monitor, drawable
 from .plan import in_words
 from .records import Norms, Profile, Recorder, SpikeWatch
 from .run import Run
@@ -47,7 +47,7 @@ def execute(run: Run, judge: Judge | None) -> None:
 
 @contextlib.contextmanager
 def opened_folder(run: Run) -> Iterator[Lock]:
-    """Makes the run folder, which is this run's alone inside, and writes the settings. Raises LockError if it is another's."""
+    """Makes the run folder, locks it, and writes the settings. Raises LockError if another process trains the run."""
     lock, held = Lock(run.folder), contextlib.ExitStack()
     with held:
         with distributed.barrier():
@@ -65,12 +65,13 @@ def train(run: Run, state: TrainState | None, monitor: Monitor, lock: Lock) -> T
             state = run.restore(checkpoints, loader)
             assert state is not None
             print(f"{run.folder}: continuing after step {int(state.step)}")
+            if state.step > run.config.steps:
+                print(f"note: the run has more steps than --steps {run.config.steps}: it stays as it is")
         else:
             announce(run, state)
         norms = Norms(run, start=int(state.step))
         with contextlib.closing(events_of(run, state, monitor, norms, checkpoints, loader)) as events:
             state = fit(norms.watching(run.step()), state, loader, until=run.config.steps, events=[lock, events])
-    checkpoints.close()
     return run.average(state)
 
 
@@ -90,7 +91,7 @@ def events_of(run: Run, state: TrainState, monitor: Monitor, norms: Norms, check
 
     pictures = f"pictures to {run.folder}"
     return Events(
-        Profile(run.folder / "profile", config.profile, start=start),
+        Profile(run.folder / "profile", config.profile, start=start, until=until),
         recorder,
         norms,
         Tolerant(every(config.sample_every, until, draw), pictures),
@@ -131,7 +132,8 @@ def conclude(run: Run, rows: list[dict[str, Any]]) -> None:
         report_quality(folder, rows)
         drawn += ["evaluation.json", "quality.png"]
     print(f"pictures and numbers: {folder}/{', '.join(drawn)}")
-    print(f"sample from it: eqx-shortcut sample {folder}")
+    numbers = " --steps 1 --out samples.npz" * (not drawable(run.data))
+    print(f"sample from it: eqx-shortcut sample {folder}{numbers}")
 
 
 def draw_records(folder: storage.Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -154,9 +154,9 @@ class Objective(Protocol):
         """Loss and metrics as the objective gives them, and its memory for the next step."""
         return self(networks, batch, key, progress), networks.memory
 
-    def trained_in(self, protocol: Mapping[str, str]) -> bool:
-        """Whether the features of that protocol (see evaluate.Features) train the network, and so must not judge it."""
-        return False
+    def trained_in(self) -> tuple[str, ...]:
+        """Features that train the network, and so must not judge it: "pixels", or "sha256 ..." of the file of a network."""
+        return ()
 
     def snapshot(self, networks: Networks) -> Any:
         """The network that becomes the teacher of the next stage."""

@@ -19,16 +19,18 @@ from eqx_shortcut.train import TrainState
 NETWORK, SHAPE, CLASSES = DiTConfig(hidden=16, depth=1, heads=2, patch=2), (4, 4, 1), 10
 
 
-def write_run(folder: pathlib.Path, shape: tuple[int, int, int] = SHAPE, **more: Any) -> pathlib.Path:
+def write_run(
+    folder: pathlib.Path, shape: tuple[int, ...] = SHAPE, *, network: Any = NETWORK, classes: int = CLASSES, **more: Any
+) -> pathlib.Path:
     """A run of flow matching on Fashion-MNIST, by its settings, with one checkpoint, of step 1; `more` goes to config.json."""
     rng = np.random.default_rng(0)
-    parts = settings.dump({"network": NETWORK, "objective": FlowMatching(steps=4), "data": FashionMNIST()})
-    record = {"shape": list(shape), "classes": CLASSES, **parts, **more}
+    parts = settings.dump({"network": network, "objective": FlowMatching(steps=4), "data": FashionMNIST()})
+    record = {"shape": list(shape), "classes": classes, **parts, **more}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(record))
-    network = eqx.filter_jit(lambda: NETWORK.build(shape, CLASSES, key=jax.random.key(0)))()
+    built = eqx.filter_jit(lambda: network.build(shape, classes, key=jax.random.key(0)))()
     shaken = jax.tree.map(
-        lambda a: a + 0.3 * rng.standard_normal(a.shape).astype(a.dtype) if eqx.is_inexact_array(a) else a, network
+        lambda a: a + 0.3 * rng.standard_normal(a.shape).astype(a.dtype) if eqx.is_inexact_array(a) else a, built
     )
     checkpoints, zero = Checkpoints(folder / "checkpoints", config=record), jnp.zeros((), jnp.int32)
     checkpoints.save(TrainState(zero + 1, jax.random.key(0), Networks(shaken, shaken), {"count": zero}, zero, zero), {})

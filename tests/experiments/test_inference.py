@@ -22,9 +22,11 @@ from commands import in_process
 from eqx_shortcut import figures, samplers, settings
 from eqx_shortcut.commands import _opening, export, interpolate
 from eqx_shortcut.data import Digits
+from eqx_shortcut.data.points import PlanePoints
 from eqx_shortcut.decoding import pictures
 from eqx_shortcut.evaluate import results
 from eqx_shortcut.figures import to_bytes
+from eqx_shortcut.models import MLPConfig
 from eqx_shortcut.objectives import ConsistencyTraining, Shortcut
 from eqx_shortcut.pretrained.autoencoder import decode_batch, from_training
 from eqx_shortcut.pretrained.autoencoder_files import load_autoencoder
@@ -115,6 +117,33 @@ def test_an_interrupted_folder_goes_on_and_may_grow_and_keeps_whole_files(run, m
     found = read_folder(folder)
     assert (found[0] == 7).all()
     np.testing.assert_array_equal(found[1:], drawn(model)[1:])
+
+
+def test_runs_without_labels_are_drawn_from_too(tmp_path):
+    """Points, of which there are no pictures and no pairs, and photos."""
+    points = write_run(tmp_path / "points", (2,), network=MLPConfig(hidden=8, depth=1), classes=0)
+    photos = write_run(tmp_path / "photos", classes=0)
+    done("sample", points, "--steps", 1, "--count", COUNT, "--batch", BATCH, "--out", tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as found:
+        expected = eqx_shortcut.sample(eqx_shortcut.load(points), jax.random.key(0), COUNT, batch=BATCH)
+        np.testing.assert_array_equal(found["arr_0"], expected)
+        assert list(found) == ["arr_0"]
+    to_folder(photos, tmp_path / "samples")
+    photo = eqx_shortcut.load(photos)
+    np.testing.assert_array_equal(read_folder(tmp_path / "samples"), drawn(photo))
+    done("trajectory", photos, "--steps", 1, "--columns", 2, "--out", tmp_path / "way.png")
+    draw = export.sampler(export.Config(points), eqx_shortcut.load(points), None)
+    np.testing.assert_array_equal(draw(np.uint32(0), np.zeros(BATCH, np.int32)), expected[:BATCH])
+    config = MLPConfig(hidden=8, depth=1, observed=2)
+    seen = write_run(tmp_path / "seen", network=config, classes=0, null=settings.dump_arrays(np.zeros(2, np.float32)))
+    assert "not labels: sample for some of them" in refused("trajectory", seen, "--out", tmp_path / "way.png")
+    (seen / "config.json").write_text(json.dumps(settings.read(seen / "config.json") | {"unconditional": True}))
+    to_folder(seen, tmp_path / "unseen")
+    np.testing.assert_array_equal(read_folder(tmp_path / "unseen"), drawn(eqx_shortcut.load(seen)))
+    assert "are of shape (2,) with 0 classes, and pairs are of images" in refused("pairs", points, "--out", tmp_path / "p")
+    record = settings.read(points / "config.json") | {"data": settings.dump(PlanePoints(count=10))}
+    (points / "config.json").write_text(json.dumps(record))
+    assert "which are no stored images: name statistics of images" in refused("evaluate", points, "--features", "pixels")
 
 
 def test_a_folder_of_other_samples_is_refused(run, tmp_path):

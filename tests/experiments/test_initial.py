@@ -14,7 +14,7 @@ from eqx_shortcut import sharding
 from eqx_shortcut.data import Digits
 from eqx_shortcut.experiment import initial
 from eqx_shortcut.experiment.config import Config
-from eqx_shortcut.experiment.initial import adopted, check_same, check_teacher
+from eqx_shortcut.experiment.initial import adopted, check_first, check_same, check_teacher
 from eqx_shortcut.models import DiTConfig, MLPConfig, NetworkField
 from eqx_shortcut.objectives import (
     ConsistencyDistillation,
@@ -252,6 +252,13 @@ def test_a_run_that_was_never_trained_is_refused(monkeypatch):
     state = init_state(lambda key: NETWORK.build(SHAPE, CLASSES, key=key), AdamW().build(1), jax.random.key(0))
     with pytest.raises(ValueError, match=r"there was never trained: its only checkpoint is of step 0; train it first"):
         initial.state(config_of(Shortcut(), init_from=HERE), state)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(MeanFlow(), Diffusion()), (Diffusion(), FlowMatching())])
+def test_first_weights_answer_what_is_trained(ours, theirs):
+    with pytest.raises(ValueError, match=r"there was trained by \w+ to answer .*noise.*: name a run of a method that does"):
+        check_first(config_of(ours, init_from=HERE), Trained(None, theirs, SHAPE, CLASSES, 5), HERE)
+    check_first(config_of(ours, init_from=HERE), Trained(None, ours, SHAPE, CLASSES, 5), HERE)
 
 
 def test_nothing_taken_is_the_state_itself():

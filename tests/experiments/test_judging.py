@@ -1,18 +1,28 @@
 """Judging samples: what measures say of the training images themselves, in pixels and in features."""
 
 import dataclasses
+import json
 import pathlib
 
 import jax
 import numpy as np
 import pytest
 
-from eqx_shortcut import sharding
-from eqx_shortcut.data import Digits
-from eqx_shortcut.experiment.config import Quality
+import eqx_shortcut
+from eqx_shortcut import settings, sharding
+from eqx_shortcut.data import ArraySource, Digits
+from eqx_shortcut.evaluate.networks import classifier_features
+from eqx_shortcut.evaluate.results import read_results
+from eqx_shortcut.evaluate.run import Cell, Evaluation
+from eqx_shortcut.experiment.checks import check_record
+from eqx_shortcut.experiment.config import Figures, Quality
 from eqx_shortcut.experiment.judging import Measures, open_measures
 from eqx_shortcut.experiment.run import Data, Run
+from eqx_shortcut.objectives import FlowMatching, Frechet
 from eqx_shortcut.pretrained.small_classifier import SmallClassifier, save_classifier
+from eqx_shortcut.sampling import Sampling
+from eqx_shortcut.trained import Trained
+from runs import write_run
 from scripts import script
 
 DEFAULT = script("digits").DEFAULT
@@ -68,3 +78,45 @@ def test_features_that_cannot_be_had_are_refused_before_training(tmp_path):
     run = Run("digits", config, Data(*Digits().build(), False), sharding.make_mesh())
     with pytest.raises(ValueError, match=r"^no file .*none.safetensors: train a classifier with classifier.py"):
         open_measures(run, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"quality": Quality(features="pixels")}, "--quality.features pixels are of images, and rows are none: leave it out"),
+        ({"figures": Figures(count=2)}, "--figures.count 2: rows have no distance to others: leave it at 0"),
+    ],
+)
+def test_rows_that_are_no_images_are_not_judged_in_silence(tmp_path, options, words):
+    points = ArraySource(np.zeros((4, 2), np.float32))
+    run = Run("toy", dataclasses.replace(DEFAULT, runs=tmp_path, **options), Data(points, points, False), sharding.make_mesh())
+    with pytest.raises(ValueError, match=words):
+        open_measures(run, None)
+
+
+def test_a_run_records_what_trained_it_whatever_becomes_of_the_file(tmp_path, classifier):
+    """And what is loaded of it is marked so; a run with another file in its place is another run."""
+    objective, weights = Frechet(features=(str(classifier),)), classifier_features(classifier).protocol["weights"]
+    train, held_out = Digits().build()
+    run = Run("digits", dataclasses.replace(DEFAULT, objective=objective), Data(train, held_out, False), sharding.make_mesh())
+    assert run.record["trained_in"] == [weights]
+    classifier.unlink()
+    written = write_run(tmp_path / "run", objective=settings.dump(objective), trained_in=[weights])
+    assert eqx_shortcut.load(written).trained_in == (weights,)
+    (tmp_path / "config.json").write_text(json.dumps(run.record))
+    with pytest.raises(ValueError, match="holds another run: trained_in is"):
+        check_record(tmp_path / "config.json", run.record | {"trained_in": ["sha256 of another"]})
+
+
+def test_rows_that_another_command_writes_meanwhile_stay(tmp_path):
+    cell = Cell(Trained(None, FlowMatching(), (2,), 0, 1), "ema", Sampling(1))
+
+    def evaluate(steps, measure):
+        return Evaluation(tmp_path, 2, {"statistics": "some"}, measure)([cell._replace(sampling=Sampling(n)) for n in steps])
+
+    def measure(cell, record):
+        evaluate([cell.sampling.steps + 10], lambda cell, record: {"a": 0.0})
+        return {"a": 1.0}
+
+    assert [row["steps"] for row in evaluate([1, 2], measure)] == [1, 2]
+    assert sorted(row["steps"] for row in read_results(tmp_path)["results"]) == [1, 2, 11, 12]

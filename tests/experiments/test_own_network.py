@@ -117,6 +117,8 @@ def check_numbers(config: Config, model: Any, folder: pathlib.Path, out: pathlib
     with np.load(out / "actions.npz") as file:
         plain = eqx_shortcut.sample(model, jax.random.key(0), 3, conditions={"state": np.ones(2, np.float32)})
         np.testing.assert_allclose(file["arr_0"], plain, rtol=1e-6, atol=1e-6)
+    np.save(out / "one.npy", np.float32(1))
+    assert "holds no arrays (one of them has no rows)" in in_process("sample", [*line, "--conditions", str(out / "one.npy")])[2]
     line[-1] = str(out / "actions.png")
     assert "no pictures" in in_process("sample", line)[2] and not (out / "actions.png").exists()
 
@@ -141,6 +143,10 @@ def test_it_is_trained_continued_and_opened_with_its_conditions(own, tmp_path, c
     assert samples.shape == (3, *shape) and np.isfinite(samples).all()
     if not pictures:
         check_numbers(config, model, folder, tmp_path / "numbers")
+        experiment.run(dataclasses.replace(config, steps=3))
+        out = capsys.readouterr().out
+        assert "note: the run has more steps than --steps 3: it stays as it is" in out
+        assert f"eqx-shortcut sample {folder} --steps 1 --out samples.npz" in out and eqx_shortcut.load(folder).step == 4
 
 
 def test_it_starts_from_the_weights_of_another_run_of_its_kind_alone(own, tmp_path):

@@ -29,7 +29,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 def test_steps_3_to_4_are_traced(begun: list[str], start: int, calls: list[str]):
     """Of a run from `start` to step 5: what each moment between steps asks for; a run that starts in between traces nothing."""
-    profile, found = Profile(pathlib.Path("t"), "3:4", start=start), [begun[-1] if begun else ""]
+    profile, found = Profile(pathlib.Path("t"), "3:4", start=start, until=5), [begun[-1] if begun else ""]
     for step in range(start + 1, 6):
         before = len(begun)
         profile(step, STATE, {"loss": jnp.zeros(())})
@@ -40,14 +40,20 @@ def test_steps_3_to_4_are_traced(begun: list[str], start: int, calls: list[str])
 
 
 def test_a_run_that_ends_early_keeps_its_trace(begun: list[str]):
-    profile = Profile(pathlib.Path("t"), "1:9", start=0)
+    profile = Profile(pathlib.Path("t"), "1:9", start=0, until=9)
     profile.close()
     profile.close()
     assert begun == ["start t", "stop"]
 
 
+@pytest.mark.parametrize(("start", "until", "said"), [(0, 9, False), (2, 9, False), (3, 9, True), (0, 2, True)])
+def test_steps_that_the_run_does_not_come_to_are_said(begun: list[str], capsys, start: int, until: int, said: bool):
+    Profile(pathlib.Path("t"), "3:4", start=start, until=until).close()
+    assert ("note: --profile 3:4 traces nothing: this is steps" in capsys.readouterr().out) == said
+
+
 def test_a_trace_is_written(tmp_path: pathlib.Path):
-    profile = Profile(tmp_path / "profile", "1:1", start=0)
+    profile = Profile(tmp_path / "profile", "1:1", start=0, until=1)
     profile(1, STATE, {"loss": jnp.ones(()) + 1})
     assert len(list(tmp_path.rglob("*.xplane.pb"))) == 1
 

@@ -265,6 +265,17 @@ def test_a_spike_ends_a_run_with_its_state_beside_it_and_says_what_to_do(tmp_pat
     assert checkpoints.steps() == [20]
 
 
+@pytest.mark.parametrize("earlier", [34, 90])
+def test_the_state_at_a_spike_takes_the_place_of_that_at_an_earlier_one(tmp_path, earlier):
+    """At the same step, as the same command comes to it again, or at a later one."""
+    run = run_of(tmp_path, health=Health(spike=4, patience=3))
+    there = Checkpoints(run.folder / "spike" / "checkpoints")
+    there.save(state_at(earlier), {}, wait=True)
+    there.close()
+    assert SpikeWatch(run, run.checkpoints(), dict)._evidence(state_at(34)).startswith("the state after step 34 is in ")
+    assert Checkpoints(run.folder / "spike" / "checkpoints").steps() == [34]
+
+
 def test_spikes_are_not_looked_for_unless_asked(tmp_path):
     watch = SpikeWatch(run_of(tmp_path), Checkpoints(tmp_path), dict)
     for step in range(1, 60):
