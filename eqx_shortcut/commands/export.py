@@ -9,11 +9,14 @@ that of the machine that exports, float32 on a CPU, unless the run settled it (-
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..cli import check_out
 from ..ranges import Count
 from ._opening import Opening
+
+if TYPE_CHECKING:
+    from ..trained import Trained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -52,23 +55,11 @@ def main(config: Config) -> None:
     from .. import storage
     from ..decoding import autoencoder
     from ..trained import load
-    from ..types import shown
 
     check_out(config.out)
     model = load(config.run, weights=config.weights, step=config.step)
-    how = config.sampling(config.steps, config.guidance)
-    if config.guidance != 1 and not how.guides(model.objective):
-        raise ValueError(
-            f"--guidance {config.guidance} does not apply to {config.run} in {config.steps} step{'s'[: config.steps > 1]}: "
-            "leave it at 1, or insist with --guide-always"
-        )
     decoding = autoencoder(config.run, config.vae) if config.decode else None
-    if config.decode and decoding is None:
-        raise ValueError(f"--decode: {config.run} draws pictures and has no autoencoder: leave it out")
-    if (size := sum(leaf.nbytes for leaf in jax.tree.leaves((model, decoding)))) > LIMIT:
-        raise ValueError(
-            f"{size / 2**30:.2f} GiB of weights do not fit into a file of jax.export (2 GiB): use eqx-shortcut weights"
-        )
+    check(config, model, decoding)
     (count,) = export.symbolic_shape("count")
     one = model.null if model.conditional and model.null is not None else np.zeros((), np.int32)
     given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *np.shape(leaf)), np.asarray(leaf).dtype), one)
@@ -77,18 +68,48 @@ def main(config: Config) -> None:
     data = serialized(exported)
     with storage.draft_of(config.out) as draft:
         draft.write_bytes(data)
-    shape = ", ".join(map(str, exported.out_avals[0].shape))
-    spatial = model.null is None and len(model.shape) == 3
-    pictured = decoding is not None or (spatial and model.shape[-1] in (1, 3))
-    kind = "images in [-1, 1]" if pictured else "latents in the units of training" if spatial else "the data's units"
     print(f"{config.out}: {len(data) / 2**20:,.1f} MiB, for {', '.join(PLATFORMS)}; to use it:")
-    labels = f"np.arange(16, dtype=np.int32) % {model.classes})  # seed, labels ({model.classes} for none)"
-    words = labels if model.null is None else f"seen)  # seed, and what is seen, with a leading axis each: {shown(model.null)}"
-    words = "np.zeros(16, np.int32))  # seed, and a zero for each sample" if not model.conditional else words
-    print(USE.format(path=str(config.out), given=words, what=f"# x: {kind}, ({shape})"))
+    kind, shape = kind_of(model, decoding), ", ".join(map(str, exported.out_avals[0].shape))
+    print(USE.format(path=str(config.out), given=arguments_of(model), what=f"# x: {kind}, ({shape})"))
 
 
-def sampler(config: Config, model: Any, decoding: Any) -> Any:
+def check(config: Config, model: "Trained", decoding: Any) -> None:
+    """Raises ValueError for guidance that would do nothing, a missing autoencoder and weights that do not fit into a file."""
+    import jax
+
+    if config.guidance != 1 and not config.sampling(config.steps, config.guidance).guides(model.objective):
+        raise ValueError(
+            f"--guidance {config.guidance} does not apply to {config.run} in {config.steps} step{'s'[: config.steps > 1]}: "
+            "leave it at 1, or insist with --guide-always"
+        )
+    if config.decode and decoding is None:
+        raise ValueError(f"--decode: {config.run} draws pictures and has no autoencoder: leave it out")
+    if (size := sum(leaf.nbytes for leaf in jax.tree.leaves((model, decoding)))) > LIMIT:
+        raise ValueError(
+            f"{size / 2**30:.2f} GiB of weights do not fit into a file of jax.export (2 GiB): use eqx-shortcut weights"
+        )
+
+
+def kind_of(model: "Trained", decoding: Any) -> str:
+    """What the samples are, and their units."""
+    spatial = model.null is None and len(model.shape) == 3
+    if decoding is not None or (spatial and model.shape[-1] in (1, 3)):
+        return "images in [-1, 1]"
+    return "latents in the units of training" if spatial else "the data's units"
+
+
+def arguments_of(model: "Trained") -> str:
+    """The second argument of the function in the file, as an example in Python, with a remark."""
+    from ..types import shown
+
+    if not model.conditional:
+        return "np.zeros(16, np.int32))  # seed, and a zero for each sample"
+    if model.null is None:
+        return f"np.arange(16, dtype=np.int32) % {model.classes})  # seed, labels ({model.classes} for none)"
+    return f"seen)  # seed, and what is seen, with a leading axis each: {shown(model.null)}"
+
+
+def sampler(config: Config, model: "Trained", decoding: Any) -> Any:
     """The function that the file holds: from a seed and labels or conditions to samples."""
     import jax
     import jax.numpy as jnp
