@@ -94,13 +94,7 @@ def main(config: Config) -> None:
     notes_as_lines()
     model = load(config.run, weights=config.weights[0], step=config.step)
     features, data = config.build(), run_images(config)
-    if config.stats is not None:
-        real = read_statistics(config.stats)
-    else:
-        assert data is not None
-        record = {"images": data.source, "part": "train"}
-        real = real_statistics(config, parts_folder(config), record, data.train, features)
-    labels = chosen_labels(config, model, data)
+    real, labels = reference(config, data, features), chosen_labels(config, model, data)
     # Before hours of sampling: one sample says how many features there are.
     decode = decoder(config.run, config.vae) or np.asarray  # once: its weights are hashed
     (probe,) = sampler(config, decode, model, labels, config.sampling(config.steps[0], 1.0))(range(1))
@@ -125,6 +119,15 @@ def main(config: Config) -> None:
         print(markdown(read_results(config.run)))
         drawn = draw_widths(config.run / "sigma_rel.png", rows)
         print(f"{config.run}: evaluation.json, evaluation.md{', sigma_rel.png' * drawn}")
+
+
+def reference(config: Config, data: RunImages | None, features: Features) -> Statistics:
+    """What samples are compared with: the statistics of the file, or those of the run's training images."""
+    if config.stats is not None:
+        return read_statistics(config.stats)
+    assert data is not None
+    record = {"images": data.source, "part": "train"}
+    return real_statistics(config, parts_folder(config), record, data.train, features)
 
 
 def cells(config: Config, model: "Trained") -> Iterator["Cell"]:
