@@ -97,7 +97,8 @@ def test_each_matrix_is_made_orthogonal_by_itself_at_the_size_of_adamws_updates(
 def test_the_rest_is_adamws_to_the_bit_and_decays_alike(params):
     several = [drawn(seed) for seed in (1, 2, 3)]
     options = {"lr": 0.1, "schedule": "cosine", "warmup": 2, "weight_decay": 0.5, "beta1": 0.8}
-    found, wanted = (updated(optimizer(**options), params, *several) for optimizer in (Muon, AdamW))
+    with jax.disable_jit():  # compiled, what is rounded between two operations is the compiler's choice
+        found, wanted = [updated(optimizer(**options), params, *several) for optimizer in (Muon, AdamW)]
     for a, b in zip(rest(found), rest(wanted), strict=True):
         np.testing.assert_array_equal(a, b)
     # Matrices decay by the same share, beside what is of Muon's size.

@@ -4,10 +4,9 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from .features import Features
+from .features import Features
 
 TITLES = {
     "frechet": "pixel Frechet distance",
@@ -25,7 +24,7 @@ TRAINED = "training images"
 """The name in a protocol of the statistics that a run compares its own samples with."""
 
 
-def caution(judges: Iterable["Features"], trained_in: Sequence[str]) -> dict[str, str]:
+def caution(judges: Iterable[Features], trained_in: Sequence[str]) -> dict[str, str]:
     """What a protocol says where features that judge trained the model (see Objective.trained_in); empty where none did."""
 
     def trained(protocol: Mapping[str, str]) -> bool:
