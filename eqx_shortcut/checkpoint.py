@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 from . import distributed, storage
+from .errors import first_line
 from .train import TrainState
 
 Weights = Literal["ema", "online"]
@@ -280,6 +281,6 @@ def _hashes(folder: storage.Path) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
-    text = storage.first_line(error)
+    text = first_line(error)
     short = text if len(text) < 240 else f"{text[:100]} ... {text[-120:]}"
     return f"{type(error).__name__}: {short}"

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from .storage import first_line
+from .errors import first_line
 
 
 class ProcessError(ValueError):

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from .errors import first_line
+
 if TYPE_CHECKING:
     Path = pathlib.Path
 else:
@@ -133,11 +135,6 @@ def checksum(paths: Iterable[Path]) -> str:
             while block := file.read(2**24):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an exception says, for a sentence of ours."""
-    return (str(error).strip() or "no message").splitlines()[0]
 
 
 def _unreached(path: Path, error: Exception) -> str:

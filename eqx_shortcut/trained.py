@@ -81,8 +81,10 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
         kept = config.get("averages", {}).get("sigma_rel", ())
         restored, at = snapshots.reconstructed(run, like, weights, kept, step)
     labelled, null = not config.get("unconditional", False), settings.parse_arrays(config.get("null"))
-    scale, seen = config.get("noise_scale", 1.0), tuple(config.get("trained_in", objective.trained_in()))
-    return Trained(restored, objective, shape, classes, at, labelled, null, scale, seen)
+    scale = config.get("noise_scale", 1.0)
+    # Runs of earlier versions have no record of it; asked, an objective reads files.
+    seen = tuple(config["trained_in"] if "trained_in" in config else objective.trained_in())
+    return Trained(restored, objective, shape, classes, at, labelled=labelled, null=null, noise_scale=scale, trained_in=seen)
 
 
 def sample(

@@ -58,24 +58,28 @@ class Gathering:
 
     def __init__(self, features: Features, *, keep: int):
         self._features, self._left = features, keep
-        self._found: Collected | None = None
+        self._total: Moments | None = None
+        self._spatial: Moments | None = None
+        self._kept: list[np.ndarray] = []
+        self._logits: list[np.ndarray] = []
 
     def add(self, images: Float[np.ndarray, "_ height width channels"]) -> None:
         """Takes images in [-1, 1]; raises ValueError for what the features refuse."""
         found = self._features(images)
-        spatial = None if found.spatial is None else Moments.of(found.spatial)
-        kept = np.asarray(found.vectors[: self._left], np.float32)
-        logits = None if found.logits is None else np.asarray(found.logits[: self._left], np.float32)
-        part = Collected(Moments.of(found.vectors), spatial, kept, logits)
-        self._left -= len(part.kept)
-        self._found = part if self._found is None else self._found + part
+        self._total = _plus(self._total, found.vectors)
+        self._spatial = None if found.spatial is None else _plus(self._spatial, found.spatial)
+        self._kept.append(np.asarray(found.vectors[: self._left], np.float32))
+        if found.logits is not None:
+            self._logits.append(np.asarray(found.logits[: self._left], np.float32))
+        self._left -= len(self._kept[-1])
 
     @property
     def collected(self) -> Collected:
         """The moments, features and logits of all images so far. Raises ValueError if there are none."""
-        if self._found is None:
+        if self._total is None:
             raise ValueError("no images to collect features of: there were no batches")
-        return self._found
+        logits = np.concatenate(self._logits) if self._logits else None
+        return Collected(self._total, self._spatial, np.concatenate(self._kept), logits)
 
 
 def collect(batches: Iterable[Float[np.ndarray, "_ height width channels"]], features: Features, *, keep: int) -> Collected:
@@ -92,6 +96,11 @@ def collect(batches: Iterable[Float[np.ndarray, "_ height width channels"]], fea
 def merged(parts: Sequence[Collected]) -> Collected:
     """All parts of a set as one, added in their order."""
     return functools.reduce(operator.add, parts)
+
+
+def _plus(total: Moments | None, vectors: Float[np.ndarray, "batch features"]) -> Moments:
+    part = Moments.of(vectors)
+    return part if total is None else total + part
 
 
 def _unpacked(moments: Moments, name: str) -> dict[str, np.ndarray]:

@@ -7,11 +7,13 @@ from ..types import Metrics
 
 
 class Event:
-    """Something done after each step of a run: what it wrote is safe after `flush`, and nothing follows `close`."""
+    """Something done after each step of a run: what it wrote is safe after `flush`, and nothing follows `close`.
+
+    This one does nothing.
+    """
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        """Called after step number `step`, counted from 1."""
-        raise NotImplementedError
+        """Takes step number `step`, counted from 1, and the state and metrics after it."""
 
     def flush(self) -> None:
         """Makes sure that what was written is there after a crash, as the checkpoint that follows is."""

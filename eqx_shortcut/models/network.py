@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from ..errors import first_line
 from ..guidance import Scales, draw_guided
 from ..types import Batch, Cond, shown
 
@@ -75,8 +76,8 @@ def _check_call(network: Any, inputs: tuple[Any, ...], key: PRNGKeyArray | None)
     try:
         out = eqx.filter_eval_shape(lambda network, inputs, key: network(*inputs, key=key), network, inputs, key)
     except Exception as error:  # whatever the module raises of shapes or conditions that it does not take
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{name} cannot be called on x {shown(x)}, t, d, condition {shown(inputs[3])}: {said}") from error
+        asked = f"x {shown(x)}, t, d, condition {shown(inputs[3])}"
+        raise ValueError(f"{name} cannot be called on {asked}: {first_line(error)}") from error
     if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != x.shape or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
             f"{name} answers {shown(out)} for x {shown(x)}, and a velocity has the shape of x: let it "

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ..errors import first_line
 from ..storage import checksum
 from .autoencoder import Autoencoder
 from .autoencoder_configs import Config, SettingsError, dcae_config, sdvae_config, tiny_config
@@ -19,7 +20,6 @@ from .rae_files import rae_config, rae_names, rae_tensors
 from .sdvae import SDVAEConfig
 from .taesd import TAESDConfig
 from .tensors import read_safetensors, torch_shape
-from .unpickle import first_line
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 ENCODER, DECODER = "encoder.safetensors", "decoder.safetensors"

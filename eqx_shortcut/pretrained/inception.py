@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
+from ..errors import first_line
 from ..models.layers import Dense
 from ..storage import checksum
 from .classifier import Activations, Layer, fill
 from .convolution import Conv
 from .torchfile import is_torch, read_tensors
-from .unpickle import Leaf, Rules, UnpickleError, first_line, leaves, load
+from .unpickle import Leaf, Rules, UnpickleError, leaves, load
 
 CLASSES = 1008
 """Logits: the classes of ImageNet, and eight that are not used."""
@@ -265,7 +266,7 @@ def _read_pickle(path: pathlib.Path) -> dict[str, Shaped[np.ndarray, "..."]]:
     except UnpickleError as error:
         raise ValueError(f"{path} (sha256 {checksum([path])[:8]}...) cannot be read as Inception's weights: {error}") from None
     except Exception as error:  # whatever damaged bytes bring about
-        raise ValueError(f"{path} cannot be read as Inception's weights ({first_line(error)}): copy it again") from error
+        raise ValueError(f"{path} cannot be read as Inception's weights ({first_line(error, 200)}): copy it again") from error
 
 
 def _in_torch(path: str, value: Any) -> tuple[str, np.ndarray]:

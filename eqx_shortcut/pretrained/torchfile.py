@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from .unpickle import OPCODES, Global, Handler, Machine, Rules, UnpickleError, are_sizes, first_line, load, load_first, short
+from ..errors import first_line
+from .unpickle import OPCODES, Global, Handler, Machine, Rules, UnpickleError, are_sizes, load, load_first, short
 
 STORAGES = {
     "torch.BFloat16Storage": jnp.bfloat16,
@@ -96,7 +97,7 @@ def read_tensors(
     except UnpickleError as error:
         raise ValueError(f"{path} cannot be read as a file of torch: {error}") from None
     except Exception as error:  # whatever damaged bytes bring about
-        raise ValueError(f"{path} cannot be read as a file of torch ({first_line(error)}): copy it again") from error
+        raise ValueError(f"{path} cannot be read as a file of torch ({first_line(error, 200)}): copy it again") from error
 
 
 def _read_archive(file: io.BufferedIOBase, choose: Callable[[Any], Any]) -> Any:

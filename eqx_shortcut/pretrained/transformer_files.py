@@ -11,13 +11,14 @@ from jaxtyping import PRNGKeyArray
 from safetensors.numpy import save_file
 
 from .. import storage
+from ..errors import first_line
 from ..models.dit import DiT
 from ..models.in_context import InContext
 from . import improved_mean_flow
 from .tensors import read_safetensors
 from .torchfile import is_torch, read_tensors
 from .transformers import CONVENTIONS, POSITIONS, Kind, from_diffusers, from_flax, from_tensors, to_diffusers, with_positions
-from .unpickle import UnpickleError, first_line
+from .unpickle import UnpickleError
 
 SIDE = 32
 """Of the latents of images of 256 x 256."""
@@ -176,7 +177,7 @@ def _read_orbax(folder: pathlib.Path, copy: Copy) -> Published:
             found = reader.restore(folder, args=wanted)[name]["net"]
     except Exception as error:  # its errors have no common base
         raise ValueError(
-            f"{folder} cannot be read as a state of MeanFlow, whose {name} hold a net ({first_line(error)})"
+            f"{folder} cannot be read as a state of MeanFlow, whose {name} hold a net ({first_line(error, 200)})"
         ) from error
     named = {
         jax.tree_util.keystr(path, simple=True, separator="/"): v for path, v in jax.tree_util.tree_leaves_with_path(found)

@@ -155,11 +155,6 @@ def _leaves(tree: dict[Any, Any], what: str, path: str, depth: int, seen: set[in
             yield f"{path}{name}", value
 
 
-def first_line(error: Exception, most: int = 200) -> str:
-    """What an error says, in one line: damaged bytes bring about errors of any kind, some of many lines or of none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]
-
-
 class _Bounded:
     """A file that refuses to read past its end, so that a forged length cannot reserve memory."""
 

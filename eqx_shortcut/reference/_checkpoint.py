@@ -10,9 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
+from ..errors import first_line
 from ..models.dit import DiTConfig
 from ..objectives import Networks
-from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, call_numpy, first_line, leaves, load
+from ..pretrained.unpickle import NUMPY, Global, Leaf, Rules, UnpickleError, call_numpy, leaves, load
 from ..train import TrainState
 from ._parameters import ReferenceCheckpointError, from_parameters
 
@@ -51,7 +52,9 @@ def read(path: str | pathlib.Path) -> Checkpoint:
     except (ReferenceCheckpointError, UnpickleError) as error:
         raise ReferenceCheckpointError(f"{path} cannot be read: {error}") from None
     except Exception as error:  # whatever else bytes at random bring about
-        raise ReferenceCheckpointError(f"{path} cannot be read as a checkpoint ({first_line(error)}): copy it again") from error
+        raise ReferenceCheckpointError(
+            f"{path} cannot be read as a checkpoint ({first_line(error, 200)}): copy it again"
+        ) from error
 
 
 def train_state(

@@ -9,9 +9,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from .. import settings, storage
+from ..errors import first_line
 from ..models.dit import DiT, DiTConfig
 from ..pretrained.tensors import read_safetensors
-from ..pretrained.unpickle import first_line
 from . import architecture, from_parameters, to_parameters
 
 HEADER = "eqx_shortcut"
@@ -66,7 +66,7 @@ def _settings(path: pathlib.Path, header: str) -> tuple[DiTConfig, tuple[int, in
             raise ValueError("it describes no network")
     except Exception as error:  # whatever a header of another making leads to
         raise ValueError(
-            f"the metadata of {path} cannot be used ({first_line(error)}): write the file again with this version"
+            f"the metadata of {path} cannot be used ({first_line(error, 200)}): write the file again with this version"
         ) from error
     return config, (height, width, channels), stored["classes"], metadata
 

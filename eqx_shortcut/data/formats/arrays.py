@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 from jaxtyping import Shaped
 
+from ...errors import first_line
 from ..errors import DataError
 from ..identity import hash_files
 from ..parts import HELD_OUT, WORDS, Named, named
@@ -132,7 +133,7 @@ def _load(file: pathlib.Path) -> np.ndarray:
     try:
         return np.load(file, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy raises errors of several kinds for a damaged file
-        raise DataError(f"{file} cannot be read as .npy ({_line(error)}): copy or make it again") from error
+        raise DataError(f"{file} cannot be read as .npy ({first_line(error)}): copy or make it again") from error
 
 
 @contextlib.contextmanager
@@ -141,8 +142,4 @@ def _opened(file: pathlib.Path) -> Iterator[Mapping[str, np.ndarray]]:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             yield stored
     except Exception as error:  # zip, zlib and numpy each raise their own for a damaged file
-        raise DataError(f"{file} cannot be read as .npz ({_line(error)}): copy or make it again") from error
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{file} cannot be read as .npz ({first_line(error)}): copy or make it again") from error
