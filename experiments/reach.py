@@ -19,7 +19,7 @@ with interruptible():
 DEFAULT = Config(
     data=Reach(),
     network=MLPConfig(hidden=64, depth=2, observed=4, embed_scale=12.0),
-    objective=Shortcut(steps=8, bootstrap_every=2, label_dropout=0.0),
+    objective=Shortcut(steps=8, bootstrap_every=2, bootstrap_weight=4.0, label_dropout=0.0),
     optimizer=AdamW(lr=4e-3, schedule="cosine", warmup=50, weight_decay=0.0, clip=1.0),
     steps=2500,
     batch=128,

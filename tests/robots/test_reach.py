@@ -41,10 +41,10 @@ def trained(objective: Objective) -> Trained:
 
 def test_a_one_step_shortcut_takes_both_ways_and_flow_matching_runs_into_the_obstacle(tmp_path):
     quality = Quality(steps=(1,), count=1000)
-    shortcut = trained(Shortcut(steps=8, bootstrap_every=2, label_dropout=0.0))
+    shortcut = trained(Shortcut(steps=8, bootstrap_every=2, bootstrap_weight=4.0, label_dropout=0.0))
     (one,) = Reach().judge(shortcut, quality, tmp_path)["results"]
-    # Measured 0.95 with one seed on one version (docs/policies.md); what is tested here is that it works, on any version.
-    assert one["success"] >= 0.9 and 0.35 <= one["above"] <= 0.65
+    # Measured 0.967 to 0.982 with four seeds on one version (docs/policies.md).
+    assert one["success"] >= 0.95 and 0.35 <= one["above"] <= 0.65
     assert (tmp_path / "paths.png").stat().st_size > 10_000
     (other,) = Reach().judge(trained(FlowMatching(steps=8, label_dropout=0.0)), quality, tmp_path)["results"]
     assert other["success"] < 0.5
