@@ -35,6 +35,17 @@ class Adaptive:
         return self.unit * scaled * jax.lax.stop_gradient((scaled + eps) ** -self.power)
 
 
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Times `weight` in rows with a step above `least`; SoFlow's code halves them, as its gradient leaves a factor 2 out."""
+
+    weight: float
+    least: float = 0.0
+
+    def __call__(self, loss: Numbers, rows: Regression) -> Numbers:
+        return loss * jnp.where(rows.d > self.least, self.weight, jnp.ones_like(rows.d))
+
+
 class LogVariance(eqx.Module):
     """`exp(-w) loss + w` with a learned `w(t, d) = sum_jk c_jk cos(pi j t) cos(pi k d) / sqrt(1 + |c|^2)`, 0 at first.
 
@@ -71,11 +82,6 @@ def sigmoid(loss: Numbers, rows: Regression, *, shift: float = 5.0, power: float
     t, left, most = rows.t, 1 - rows.t, math.exp(shift)
     signal = t ** (power - 1) if power != 1 else jnp.ones_like(t)
     return loss * most * left * signal / ((most * left**2 + t**2) * (t**2 + left**2))
-
-
-def halve_steps(loss: Numbers, rows: Regression) -> Numbers:
-    """Half of it for rows with a step, as in SoFlow's code, whose gradient of these leaves the factor 2 of a square out."""
-    return loss * jnp.where(rows.d > 0, 0.5, jnp.ones_like(rows.d))
 
 
 def in_units(unit: Numbers, weigh: tuple[Weigh, ...]) -> tuple[Weigh, ...]:

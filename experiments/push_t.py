@@ -22,11 +22,11 @@ with interruptible():
 DEFAULT = Config(
     data=PushT(),
     network=MLPConfig(hidden=384, depth=3, observed=OBSERVED, predict="data"),
-    objective=Shortcut(steps=8, bootstrap_every=2, label_dropout=0.0),
+    objective=Shortcut(steps=8, bootstrap_every=2, bootstrap_weight=4.0, label_dropout=0.0),
     optimizer=AdamW(lr=3e-3, schedule="cosine", warmup=200, weight_decay=0.0, clip=1.0),
     steps=8000,
     batch=256,
-    ema_decay=0.99,
+    ema_decay=0.95,
     sample_every=8000,
     checkpoint=Checkpointing(every=2000),
     quality=Quality(steps=(1, 2, 4, 16, 100), count=50),

@@ -294,6 +294,12 @@ def test_shortcut_is_its_loss_on_targets_without_dropout(key, average):
     np.testing.assert_allclose([found, metrics["loss"]], expected, rtol=1e-6)
 
 
+def test_a_bootstrap_row_of_shortcut_counts_its_weight_beside_one_of_flow_matching(key):
+    loss, metrics = Shortcut(steps=4, bootstrap_every=4, bootstrap_weight=3.0)(networks(), batch(), key, PROGRESS)
+    np.testing.assert_allclose(loss, 0.75 * metrics["loss_flow"] + 0.25 * 3 * metrics["loss_bootstrap"], rtol=1e-6)
+    assert metrics["loss_bootstrap"] > 0
+
+
 def called(objective, key, progress=0.5):
     """Its loss, with the networks, the key and the trained field that the loss below it was given."""
     both = networks()

@@ -23,15 +23,16 @@ def test_adaptive_weights_are_their_power_and_get_no_gradient(power):
 
 def test_errors_measured_in_a_unit_weigh_as_in_that_unit():
     unit, adaptive = jnp.array([1.0, 0.5, 0.1]), weights.Adaptive()
-    scaled, other = weights.in_units(unit, (adaptive, weights.halve_steps))
+    scaled, other = weights.in_units(unit, (adaptive, half := weights.Steps(0.5)))
     np.testing.assert_allclose(scaled(ERROR, ROWS), unit * adaptive(ERROR / unit**2, ROWS), rtol=1e-6)
-    assert other is weights.halve_steps
+    assert other is half
     (refused,) = weights.in_units(unit, (weights.Adaptive(units=False),))
     np.testing.assert_array_equal(refused(ERROR, ROWS), adaptive(ERROR, ROWS))
 
 
-def test_steps_count_half_and_rows_of_no_step_whole():
-    np.testing.assert_array_equal(weights.halve_steps(ERROR, ROWS), [0.0, 0.25, 2.0])
+def test_steps_above_the_least_count_what_they_are_told_and_other_rows_one():
+    np.testing.assert_array_equal(weights.Steps(0.5)(ERROR, ROWS), [0.0, 0.25, 2.0])
+    np.testing.assert_array_equal(weights.Steps(4.0, least=0.2)(jnp.ones(3), ROWS), [4.0, 1.0, 1.0])
 
 
 def test_a_learned_weight_is_least_at_the_log_of_the_error():

@@ -65,7 +65,7 @@ def so_flow(
     target: Field,
     alpha: float | Number = 0.002,
     intervals: Intervals = SOLUTION,
-    weigh: tuple[Weigh, ...] = (weights.Adaptive(mean=True), weights.halve_steps),
+    weigh: tuple[Weigh, ...] = (weights.Adaptive(mean=True), weights.Steps(0.5)),
     **options: Any,
 ) -> Loss:
     """`alpha_flow` at a small `alpha`, without tangent: three rows in four are flow matching, each is weighed by its error.

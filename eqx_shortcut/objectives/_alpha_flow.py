@@ -99,7 +99,7 @@ class SoFlow(LogitNormalTimes, OnPairs):
 
     def weigh(self, networks: Networks) -> tuple[Weigh, ...]:
         """SoFlow's weights: errors are compared as means, and rows of a step count half."""
-        return weights.Adaptive(self.power, self.eps, mean=True), weights.halve_steps
+        return weights.Adaptive(self.power, self.eps, mean=True), weights.Steps(0.5)
 
 
 @dataclasses.dataclass(frozen=True)

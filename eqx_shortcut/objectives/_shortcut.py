@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from .. import losses, times
+from .. import losses, times, weights
 from ..guidance import Guidance, guided
 from ..models.field import NetworkField
 from ..ranges import NotNegative, Positive, Several, Share
@@ -23,6 +23,8 @@ class Shortcut(OnField, Objective):
     """Finest number of steps, a power of two (2 or more)."""
     bootstrap_every: Several = 8
     """One row in this many is a bootstrap row; must divide the batch (2 or more)."""
+    bootstrap_weight: Positive = 1.0
+    """What a bootstrap row counts beside a flow row; more favours few steps (more than 0)."""
     bootstrap_ema: bool = True
     """Bootstrap targets from the average of the weights; False: from the weights themselves."""
     guidance: NotNegative = 1.0
@@ -51,6 +53,7 @@ class Shortcut(OnField, Objective):
             guidance=Guidance(networks.null, self.label_dropout, self.guidance, all_steps=self.guide_all),
             dt_bias=self.dt_bias,
             clip=self.clip,
+            weigh=() if self.bootstrap_weight == 1 else (weights.Steps(self.bootstrap_weight, least=1 / self.steps),),
         )
 
     def terms(self, networks: Networks, progress: Number) -> tuple[Term, ...]:
