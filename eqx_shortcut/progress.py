@@ -31,6 +31,7 @@ class Lines(tqdm.tqdm):
 
     def __init__(self, *args: Any, desc: str | None = None, **options: Any):
         self._begun = self._written = now()
+        self._written_n = -1  # units that the last line told
         form = "{desc}{unit} {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
         super().__init__(*args, desc=desc and f"{desc}: ", bar_format=form, **options)
         self.sp = None  # what there is of a bar on a terminal has nothing to clear here
@@ -45,12 +46,12 @@ class Lines(tqdm.tqdm):
 
     def close(self) -> None:
         """Writes the last line."""
-        if not self.disable and self._written > self._begun:
+        if not self.disable and self._written > self._begun and self._written_n != self.n:
             self._write()
         super().close()
 
     def _write(self) -> None:
-        self._written = now()
+        self._written, self._written_n = now(), self.n
         self.fp.write(f"{self}\n")
         self.fp.flush()
 

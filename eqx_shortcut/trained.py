@@ -68,7 +68,7 @@ def load(run: str | os.PathLike[str], *, weights: Weights | float = "ema", step:
     """
     run = storage.as_path(run)
     if not storage.exists(run / "config.json"):
-        raise ValueError(f"{storage.absolute(run)} is not a run folder: it holds no config.json")
+        raise ValueError(f"{storage.absolute(run)} is not a run folder: it holds no config.json; {_nearest_runs(run)}")
     config = settings.read(run / "config.json")
     if missing := {"network", "objective", "shape", "classes"} - config.keys():
         raise ValueError(f"{run / 'config.json'} is not that of a run: it says no {' and no '.join(sorted(missing))}")
@@ -192,6 +192,12 @@ def trajectory(
         way.append(x)
         data.append(x if point == count else _ahead(model, x, jnp.full(x.shape[0], time), cond, guiding))
     return Trajectory(jnp.asarray(t), jnp.stack(way), jnp.stack(data))
+
+
+def _nearest_runs(folder: storage.Path) -> str:
+    """What to name in place of a folder that is no run: the first of the runs in it, or their usual place."""
+    inside = sorted(path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
+    return f"name a run in it, such as {inside[0]}" if inside else "a run is at RUNS/EXPERIMENT/NAME, as runs/digits/shortcut"
 
 
 def _settled(model, indices, labels, conditions, steps):

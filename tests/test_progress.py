@@ -62,7 +62,8 @@ def test_the_work_of_an_iterable_is_named(clock, capsys, desc):
     for _ in bar:
         clock.time += 31
         bar.refresh()
-    first, *_, last = capsys.readouterr().err.splitlines()
+    first, *between, last = capsys.readouterr().err.splitlines()
+    assert last not in between
     name = f"{desc}: " if desc else ""
     assert first.startswith(f"{name}file 0 of 3,") and last.startswith(f"{name}file 3 of 3,")
 

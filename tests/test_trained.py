@@ -403,6 +403,11 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} is not a run folder: it holds no config.json"):
         load(tmp_path)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "digits" / "shortcut").mkdir(parents=True)
+    (tmp_path / "digits" / "shortcut" / "config.json").touch()
+    for above in (tmp_path, tmp_path / "digits"):
+        with pytest.raises(ValueError, match=f"name a run in it, such as {tmp_path}/digits/shortcut$"):
+            load(above)
     (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL", "classes": 3}')
     with pytest.raises(ValueError, match=r"config.json is not that of a run: it says no network and no objective and no shape"):
         load(tmp_path)

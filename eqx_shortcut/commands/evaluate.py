@@ -85,7 +85,7 @@ class RunImages(NamedTuple):
 
 
 def main(config: Config) -> None:
-    """Measures what evaluation.json lacks, and prints the table."""
+    """Measures what evaluation.json lacks of the cells asked for, and prints their table."""
     from ..decoding import decoder
     from ..evaluate.run import Cell, Evaluation
     from ..trained import load
@@ -116,7 +116,7 @@ def main(config: Config) -> None:
     evaluation = Evaluation(config.run, config.count, protocol, measure, floor if known else None)
     rows = evaluation(cells(config, model))
     if distributed.is_main_process():
-        print(markdown(read_results(config.run)))
+        print(markdown({"results": rows, "floors": read_results(config.run)["floors"]}))  # evaluation.md has all
         drawn = draw_widths(config.run / "sigma_rel.png", rows)
         print(f"{config.run}: evaluation.json, evaluation.md{', sigma_rel.png' * drawn}")
 

@@ -94,7 +94,7 @@ def kind_of(model: "Trained", decoding: Any) -> str:
     """What the samples are, and their units."""
     spatial = model.null is None and len(model.shape) == 3
     if decoding is not None or (spatial and model.shape[-1] in (1, 3)):
-        return "images in [-1, 1]"
+        return "images in [-1, 1] up to overshoot"
     return "latents in the units of training" if spatial else "the data's units"
 
 

@@ -124,8 +124,8 @@ class TFDS(Photos):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arrays(Photos):
-    """Images as an array of bytes (count, height, width[, channels]): a .npz file with `images` and, for labels, `labels`; a
-    .npy file, its labels in NAME_labels.npy; or a folder of train.npz or train.npy, and val likewise."""
+    """Images as an array of bytes (count, height, width[, channels]): a .npz file with `images` and, for labels, `labels`;
+    or a .npy file, its labels in NAME_labels.npy; or a folder of train.npz or train.npy, and val likewise."""
 
     label: str | None = None
     """Array of the labels, if several could be it or none has a usual name."""

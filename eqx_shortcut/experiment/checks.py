@@ -92,8 +92,13 @@ def check_data(run: Run) -> None:
         except ValueError as error:
             raise ValueError(f"{error}, or compute no validation loss, by --figures.batches 0") from error
     check_network(config.network, config.objective, seen, train.classes)
-    raw = jax.tree.map(lambda a: jax.ShapeDtypeStruct((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
+    raw = jax.tree.map(lambda a: _zeros((config.batch, *a.shape[1:]), a.dtype), train.rows(np.zeros(1, np.int64)))
     eqx.filter_eval_shape(run.preparing(train, mirror=run.data.mirror), raw, rng.key(0))  # a whole batch, as in training
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros that take no memory, in place of a `jax.ShapeDtypeStruct`, which warns of a dtype of 64 bits."""
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def check_record(

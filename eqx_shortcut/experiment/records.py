@@ -43,6 +43,7 @@ class Recorder(Event):
         config, start = run.config, int(state.step)
         self._rate, self._every = config.optimizer.rate(config.steps), config.log_every
         self._until, self._batch, self._share = config.steps, config.batch, share_of_peak(run, state)
+        self._noun = run.data.train.noun
         self._loggers = loggers(run, start=start) if distributed.is_main_process() else []
         silent = start >= config.steps or not distributed.is_main_process()
         self._bar = bar(initial=start, total=config.steps, unit="step", quiet=silent)
@@ -90,7 +91,7 @@ class Recorder(Event):
         values = {name: float(value) for name, value in metrics.items()} | {"lr": float(np.asarray(self._rate(step - 1)))}
         values, self._added = values | self._added, {}
         speed = (self._bar.format_dict["rate"] or 0) * self._batch
-        text, speeds = f"loss {values['loss']:.4f}, {speed:,.0f} images/s", {"images_per_second": speed}
+        text, speeds = f"loss {values['loss']:.4f}, {speed:,.0f} {self._noun}/s", {"images_per_second": speed}
         if self._share is not None:
             text, speeds = f"{text}, {speed * self._share:.0%} MFU", speeds | {"mfu": speed * self._share}
         with self._tolerated():

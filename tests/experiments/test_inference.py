@@ -305,7 +305,7 @@ np.savez(sys.argv[1], x, draw(np.uint32(0), np.arange(2, dtype=np.int32)))
 def test_an_exported_file_used_as_is_printed_draws_the_same_samples_with_jax_alone(base, tmp_path):
     pytest.importorskip("flatbuffers", reason="the file's format: pip install flatbuffers")
     said = done("export", base / "consistency", "--steps", 2, "--out", tmp_path / "model.bin")
-    assert "for cpu, cuda, tpu" in said and "# x: images in [-1, 1], (count, 4, 4, 1)" in said
+    assert "for cpu, cuda, tpu" in said and "# x: images in [-1, 1] up to overshoot, (count, 4, 4, 1)" in said
     code = ALONE.format(use=said.split("to use it:\n")[1])
     result = subprocess.run(
         [sys.executable, "-I", "-c", code, str(tmp_path / "x.npz")], capture_output=True, text=True, timeout=120

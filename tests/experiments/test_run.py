@@ -113,6 +113,12 @@ def test_a_class_of_one_held_out_image_is_refused_before_training_on_sets(run):
     check_data(dataclasses.replace(sets, config=dataclasses.replace(config, figures=Figures(batches=0))))
 
 
+def test_labels_of_64_bits_bring_no_warning(run):
+    """As folders of images have them, and JAX does not."""
+    wide = dataclasses.replace(run.data.train, labels=run.data.train.labels.astype(np.int64))
+    check_data(dataclasses.replace(run, data=dataclasses.replace(run.data, train=wide)))
+
+
 @pytest.mark.parametrize(("batch", "overfit", "said"), [(2800, None, True), (2800, 8, False), (1400, None, False)])
 def test_a_batch_larger_than_the_data_is_said_at_the_start(run, capsys, batch, overfit, said):
     training.announce(
