@@ -22,7 +22,7 @@ with interruptible():
 DEFAULT = Config(
     data=Digits(),
     network=DiTConfig(hidden=192, depth=4, heads=4, patch=4, embed_scale=100),
-    objective=Shortcut(steps=32, bootstrap_every=2),
+    objective=Shortcut(steps=32, bootstrap_every=2, bootstrap_weight=4.0),
     optimizer=AdamW(lr=2e-3, schedule="cosine", warmup=100, weight_decay=0.0, clip=1.0),
     steps=2500,
     batch=64,
