@@ -25,7 +25,8 @@ GOLDEN = ROOT / "tests" / "golden"
 COMMAND = (
     "--network.hidden 8 --network.depth 1 --network.heads 2 --batch 16 --objective.steps 4 --objective.bootstrap-every 2 "
     "--optimizer.lr 1e-2 --optimizer.warmup 1 --steps 6 --checkpoint.every 4 --sample-every 1000 --log-every 1 "
-    "--quality.steps --figures.batches 0 --averages.sigma-rel 0.1 --averages.every 2 --name shortcut"
+    "--quality.steps --figures.batches 0 --averages.sigma-rel 0.1 --averages.every 2 --name shortcut "
+    "--objective.bootstrap-weight 1"  # as all were then
 ).split()
 Weights = Literal["ema", "online"] | float
 # Weights, steps and guidance of four samples each.
