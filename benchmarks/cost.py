@@ -1,6 +1,7 @@
 """Time and memory of a training step of each method over flow matching's, in one process, by turns.
 
     python benchmarks/cost.py digits --out costs.json     # all methods, as `python experiments/compare.py digits` trains them
+    python benchmarks/cost.py digits --batch 100 --methods mean-flow drifting frechet reward    # all on as many rows
     python benchmarks/cost.py digits --size S/2 --side 32 --bootstrap-every 8 4 --rounds 4 # shortcut on a published size
 
 Optimizer and average are included, guidance is not; distillation has a teacher. Prints a table and writes what it is made of.
@@ -31,6 +32,16 @@ methods = importlib.import_module("methods")
 
 SHAPES = {"digits": (8, 8, 1), "fashion-mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 CLASSES = 10
+AFTER = {
+    "frechet": methods.Method("objective:frechet --quality.steps 1"),
+    "reward": methods.Method(f"objective:reward --objective.score cost:brightness {methods.steady('reward')}"),
+}
+"""Methods that only go on from another, and so are in no table of compare.py."""
+
+
+def brightness(samples: Any, cond: Any) -> Any:
+    """A reward that costs nothing."""
+    return jnp.mean(samples, axis=(1, 2, 3))
 
 
 def cases(given: argparse.Namespace) -> dict[str, Config]:
@@ -38,8 +49,10 @@ def cases(given: argparse.Namespace) -> dict[str, Config]:
     setting = methods.SETTINGS[given.data]
     first = methods.parsed(setting, setting.methods[methods.TEACHER])
     if given.size is None:
+        known = setting.methods | AFTER
         chosen = dict.fromkeys((methods.TEACHER, *(given.methods or setting.methods)))
-        return {name: methods.parsed(setting, setting.methods[name]) for name in chosen if not setting.methods[name].pairs}
+        every = {name: methods.parsed(setting, known[name]) for name in chosen if not known[name].pairs}
+        return {name: dataclasses.replace(config, batch=given.batch or config.batch) for name, config in every.items()}
     first = dataclasses.replace(first, network=preset(given.size), objective=FlowMatching())
     every = {f"shortcut, every {n}": Shortcut(bootstrap_every=n) for n in given.bootstrap_every}
     return {methods.TEACHER: first} | {
@@ -56,6 +69,7 @@ def begun(config: Config, shape: tuple[int, int, int]) -> TrainState:
         null=CLASSES,
         teacher=config.objective.stages > 0,
         extra=config.objective.extra,
+        memory=config.objective.memory(shape),
     )
 
 
@@ -63,7 +77,9 @@ def measured(cases: dict[str, Config], shape: tuple[int, int, int], rounds: int)
     """By name: seconds a step and their ratio to the first one's of the same round, temporaries, compilation."""
     turns, found = [], {}
     for name, config in tqdm(cases.items(), desc="compiling", unit="method", leave=False):
-        batch = Batch(jax.random.normal(jax.random.key(1), (config.batch, *shape)), jnp.arange(config.batch) % CLASSES)
+        batch = Batch(
+            jax.random.normal(jax.random.key(1), (config.batch, *shape)), jnp.arange(config.batch) * CLASSES // config.batch
+        )
         tx = config.optimizer.build(config.steps)
         step, arrays = our_update(config.objective, tx, begun(config, shape), config.ema_decay)
         program, found[name] = compiled(lambda step=step, arrays=arrays, batch=batch: step.lower(arrays, batch))
@@ -93,6 +109,7 @@ def main() -> None:
     parser.add_argument("--size", help="a published size in place of the network of the data set: shortcut models alone")
     parser.add_argument("--bootstrap-every", nargs="+", type=int, default=[8], help="with --size")
     parser.add_argument("--side", type=int, help="other images than those of the data set: at 32 with four channels")
+    parser.add_argument("--batch", type=int, help="rows of all methods; by default each has its own")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=pathlib.Path)
     given = parser.parse_args()

@@ -31,7 +31,7 @@ SUCCESSORS = (
 
 TAUGHT = "mean-flow alpha-flow lagrangian eulerian".split()
 """Those that take a velocity from a teacher as well as from the data."""
-ON_DATA = "flow-matching shortcut mean-flow".split()
+ON_DATA = "flow-matching shortcut mean-flow improved-mean-flow".split()
 """Those that are trained once more with a network that answers data."""
 AFTER = "frechet reward".split()
 """Those that go on from another method."""
