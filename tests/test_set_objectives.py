@@ -129,6 +129,14 @@ def test_features_are_those_that_judge_and_say_so(classifier):
     coarse = SinkhornFlow(features=("pixels/4",))
     np.testing.assert_allclose(coarse.vectors(x)[0][0, 1], jnp.mean(x[0, :4, 4:8]), rtol=1e-5)
     alone = SinkhornFlow()
+    windows = Frechet(features=("windows/10", "pixels"))
+    (*cut, whole) = jax.tree.leaves(windows.vectors(x))
+    np.testing.assert_array_equal(whole, rows)
+    expected = [x[:, i : i + 10, j : j + 10].reshape(2, -1) for i in (0, 3, 6) for j in (0, 3, 6)]
+    np.testing.assert_array_equal(np.stack(cut), np.stack(expected))
+    assert [space.data.mean.size for space in windows.memory((16, 16, 1))] == [100] * 9 + [256]
+    assert [len(jax.tree.leaves(SinkhornFlow(features=(f"windows/{n}",)).vectors(x))) for n in (16, 8)] == [1, 9]
+    assert windows.trained_in() == ("pixels",)
     assert coarse.trained_in() == alone.trained_in() == ("pixels",)
     assert caution([Pixels()], alone.trained_in()) and not caution([judge], alone.trained_in())
     assert MeanFlow().trained_in() == ()
@@ -160,7 +168,7 @@ REFUSED = [
     (Frechet(features=()), r"features=\(\) compares nothing: name pixels"),
     (
         Frechet(features=("inception",)),
-        r"features=inception: name pixels, pixels/2, or a file FILE.safetensors of classifier.py",
+        r"features=inception: name pixels, pixels/2, windows/10, or a file FILE.safetensors of classifier.py",
     ),
     (Reward(groups=8, score=f"{__name__}:total"), r"groups=8 of a batch of 8 are sets of one row"),
     (Reward(score="nowhere:total"), r"score=nowhere:total cannot be had .*: name a reward, MODULE:FUNCTION"),
@@ -186,10 +194,11 @@ def test_settings_of_no_kernel_are_refused(options, message):
         Drifting(**options)
 
 
+@pytest.mark.parametrize("name", ["pixels/5", "windows/5"])
 @pytest.mark.parametrize("shape", [(4, 4, 1), (3,)])
-def test_squares_larger_than_images_are_refused(shape):
-    with pytest.raises(ValueError, match=r"features=pixels/5 of rows of shape .* have no square of 5 x 5: name pixels"):
-        Frechet(features=("pixels/5",)).memory(shape)
+def test_squares_larger_than_images_are_refused(name, shape):
+    with pytest.raises(ValueError, match=rf"features={name} of rows of shape .* have no square of 5 x 5: name pixels"):
+        Frechet(features=(name,)).memory(shape)
 
 
 def test_the_memory_goes_on_from_a_checkpoint_to_the_bit_and_is_kept_by_skipped_steps(tmp_path):

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import losses
@@ -24,7 +26,8 @@ class _OneStep(OnField, Objective):
 
     hides_labels: ClassVar[bool] = False
     features: tuple[str, ...] = ("pixels",)
-    """Features to compare samples in: pixels, pixels/2 (means over 2 x 2), files of classifier.py; judge in others."""
+    """Features to compare samples in: pixels, pixels/2 (means over 2 x 2), windows/10 (each window of 10 x 10 on its own),
+    files of classifier.py; judge in others."""
 
     @functools.cached_property
     def vectors(self) -> losses.Features:
@@ -41,9 +44,9 @@ class _OneStep(OnField, Objective):
         _ = self.vectors
 
     def trained_in(self) -> tuple[str, ...]:
-        """Pixels of any size, and the files that there are."""
+        """Pixels of any size, windows too, and the files that there are."""
         files = [pathlib.Path(name) for name in self.features if pathlib.Path(name).is_file()]
-        pixels = any(name.startswith("pixels") for name in self.features)
+        pixels = any(name.startswith(("pixels", "windows")) for name in self.features)
         return (*["pixels"] * pixels, *(f"sha256 {checksum([file])[:16]}" for file in files))
 
 
@@ -111,7 +114,7 @@ class Frechet(_OneStep):
     def memory(self, shape: tuple[int, ...]) -> losses.Memory:
         """Moments of nothing yet, in each space."""
         spaces = jax.eval_shape(self.vectors, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in spaces]
+        return [losses.Streams(*(losses.Stream.of(space.shape[1]) for _ in range(2))) for space in jax.tree.leaves(spaces)]
 
     def loss(self, field: Field, networks: Networks, batch: Batch, key: PRNGKeyArray, progress: Number) -> Loss:
         return self._both(field, networks, batch, key)[0]
@@ -128,10 +131,11 @@ class Frechet(_OneStep):
 def _vectors(name: str) -> losses.Features:
     if name == "pixels":
         return losses.flattened
-    if name.startswith("pixels/") and name[7:].isdecimal() and int(name[7:]):
-        return functools.partial(_coarse, int(name[7:]))
+    kind, _, side = name.partition("/")
+    if kind in (squares := {"pixels": _coarse, "windows": _windows}) and side.isdecimal() and int(side):
+        return functools.partial(squares[kind], int(side))
     if not name.endswith(".safetensors"):
-        raise ValueError(f"features={name}: name pixels, pixels/2, or a file FILE.safetensors of classifier.py")
+        raise ValueError(f"features={name}: name pixels, pixels/2, windows/10, or a file FILE.safetensors of classifier.py")
     network, _ = load_classifier(pathlib.Path(name))
 
     def pooled(x):
@@ -146,10 +150,19 @@ def _vectors(name: str) -> losses.Features:
 
 
 def _coarse(side: int, x: Float[Array, "rows *shape"]) -> Float[Array, "rows f"]:
-    if x.ndim != 4 or side > min(x.shape[1:3]):
-        raise ValueError(
-            f"features=pixels/{side} of rows of shape {x.shape[1:]} have no square of {side} x {side}: name pixels"
-        )
+    _check_square(f"pixels/{side}", side, x)
     rows, height, width, channels = x.shape
     cut = x[:, : height // side * side, : width // side * side]
     return losses.flattened(jnp.mean(cut.reshape(rows, height // side, side, width // side, side, channels), axis=(2, 4)))
+
+
+def _windows(side: int, x: Float[Array, "rows *shape"]) -> list[Float[Array, "rows f"]]:
+    """Evenly spaced windows that overlap, one more along each axis than would cover it."""
+    _check_square(f"windows/{side}", side, x)
+    starts = [np.unique(np.linspace(0, n - side, -(-n // side) + 1).round().astype(int)) for n in x.shape[1:3]]
+    return [losses.flattened(x[:, i : i + side, j : j + side]) for i, j in itertools.product(*starts)]
+
+
+def _check_square(name: str, side: int, x: Float[Array, "rows *shape"]) -> None:
+    if x.ndim != 4 or side > min(x.shape[1:3]):
+        raise ValueError(f"features={name} of rows of shape {x.shape[1:]} have no square of {side} x {side}: name pixels")
