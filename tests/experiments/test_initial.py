@@ -62,7 +62,7 @@ def test_a_split_network_starts_as_the_flow_model_at_no_step():
     assert float(jnp.abs(answers(taken, jnp.float32(0.5)) - there).max()) > 1e-3
 
 
-AVERAGED = "mean-flow --network.step linear --network.embed-scale 10"
+AVERAGED = "improved-mean-flow --network.step linear --network.embed-scale 10 --network.predict data"
 
 
 @pytest.mark.parametrize(
