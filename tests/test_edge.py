@@ -392,6 +392,20 @@ def test_a_device_without_memory_is_one_sentence_with_the_options_that_take_less
     assert err.endswith(f": {lower}, or raise --accumulate 1\n")
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOENT, "No such file or directory: check the path"), (errno.ENOSPC, "No space left on device: free space for runs")],
+)
+def test_what_is_missing_is_no_want_of_space(capsys, number, remedy):
+    def main(config: Config) -> None:
+        with cli.room_for(pathlib.Path("runs")):
+            raise OSError(number, os.strerror(number), "demo.npz")
+
+    with pytest.raises(SystemExit):
+        cli.command(main, Config, None, args=[])
+    assert capsys.readouterr().err.startswith(f"error: demo.npz: {remedy}")
+
+
 @pytest.mark.parametrize("array", [False, True])
 def test_a_machine_without_memory_is_one_sentence(capsys, array):
     """An array of NumPy's, and one of Python's own."""
