@@ -191,11 +191,12 @@ def renamed(here: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def room_for(folder: Path) -> Iterator[None]:
-    """Adds the remedy to an error inside that a file cannot be written."""
+    """Adds the remedy to an error inside that a file cannot be written, or is not there."""
     try:
         yield
     except OSError as error:
-        error.add_note(f"free space for {folder}, or make it writable, then repeat")
+        missing = isinstance(error, FileNotFoundError)
+        error.add_note("check the path" if missing else f"free space for {folder}, or make it writable, then repeat")
         raise
 
 

@@ -44,6 +44,11 @@ class Lines(tqdm.tqdm):
     def clear(self, nolock: bool = False) -> None:
         """Leaves the lines where they are."""
 
+    def unpause(self) -> None:
+        """Leaves the time until now out of the rate, as a terminal's bar does; the next line comes 30 s later."""
+        super().unpause()
+        self._begun = self._written = now()
+
     def close(self) -> None:
         """Writes the last line."""
         if not self.disable and self._written > self._begun and self._written_n != self.n:
@@ -52,7 +57,8 @@ class Lines(tqdm.tqdm):
 
     def _write(self) -> None:
         self._written, self._written_n = now(), self.n
-        self.fp.write(f"{self}\n")
+        # The mean since the start: tqdm's rate of the last steps is that of the pictures where a line comes after them.
+        self.fp.write(f"{self.format_meter(**{**self.format_dict, 'rate': None})}\n")
         self.fp.flush()
 
 

@@ -299,6 +299,13 @@ def test_training_names_the_options_of_its_objective(tmp_path, capsys, monkeypat
         ),
         ("celeba", "--encode_batch 0", "--encode-batch 0: use 1 or more"),
         ("celeba", "data:image-folder --data.path x --data.size 0", "--data.size 0: use 1 or more"),
+        (
+            "images",
+            "pixels data:parqet --data.path x",
+            "no data:parqet: choose one of data:image-folder, data:parquet, data:tfds, data:arrays",
+        ),
+        ("digits", "optimizer:mon --steps 1", "no optimizer:mon: choose one of optimizer:adamw, optimizer:muon"),
+        ("digits", "--name optimizer:mon --steps -1", "--steps -1: use 1 or more"),
     ],
 )
 def test_a_value_out_of_range_is_one_sentence_with_its_option(capsys, name, line, sentence):
@@ -390,6 +397,20 @@ def test_a_device_without_memory_is_one_sentence_with_the_options_that_take_less
     assert err.startswith(f"error: out of memory {EXHAUSTED[said]}")
     lower = "lower --data.size 512, or lower --encode-batch 16, or use --network.remat block, or lower --batch 64"
     assert err.endswith(f": {lower}, or raise --accumulate 1\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOENT, "No such file or directory: check the path"), (errno.ENOSPC, "No space left on device: free space for ")],
+)
+def test_what_is_missing_is_no_want_of_space(capsys, number, remedy):
+    def main(config: Config) -> None:
+        with cli.room_for(pathlib.Path("runs")):
+            raise OSError(number, os.strerror(number), "demo.npz")
+
+    with pytest.raises(SystemExit):
+        cli.command(main, Config, None, args=[])
+    assert capsys.readouterr().err.startswith(f"error: demo.npz: {remedy}")
 
 
 @pytest.mark.parametrize("array", [False, True])

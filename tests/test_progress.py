@@ -1,16 +1,24 @@
 """Log files get few lines, terminals and notebooks their bars."""
 
+import contextlib
 import io
 import os
 import re
 import sys
 import termios
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import tqdm.auto
 import tqdm.notebook
+import tqdm.std
 
 from eqx_shortcut import progress
+from eqx_shortcut.experiment.records import Recorder
+from eqx_shortcut.experiment.run import Run
+from eqx_shortcut.optimizer import AdamW
+from eqx_shortcut.train import TrainState
 
 
 class Clock:
@@ -74,6 +82,33 @@ def test_a_warning_in_between_is_a_line_of_its_own(clock, capsys):
         tqdm.tqdm.write("warning: no room", file=sys.stderr)
         stepped(bar, clock, 4, 1)
     assert [line.split()[0] for line in capsys.readouterr().err.splitlines()] == ["step", "warning:", "step"]
+
+
+@pytest.mark.parametrize("pause", [0, 20])
+def test_time_left_is_by_the_mean_rate_since_compilation(clock, capsys, monkeypatch, pause):
+    monkeypatch.setattr(tqdm.std, "time", clock)
+    with progress.bar(total=1060, unit="step") as bar:
+        clock.time += 300  # compilation
+        bar.unpause()
+        stepped(bar, clock, 20, 20)
+        clock.time += pause  # pictures, after which a line is due
+        stepped(bar, clock, 40, 40)
+        first = capsys.readouterr().err.splitlines()[0]
+    steps, seconds = (21, 41) if pause else (30, 30)
+    left = divmod(int((1060 - steps) * seconds / steps), 60)
+    assert re.search(r"step (\d+) of 1060, .* (\d\d:\d\d) left", first).groups() == (str(steps), "{:02}:{:02}".format(*left))
+
+
+def test_the_first_step_of_a_run_is_not_timed(clock, tmp_path, monkeypatch):
+    monkeypatch.setattr(tqdm.std, "time", clock)
+    wandb = SimpleNamespace(enabled=False)
+    config = SimpleNamespace(steps=9, log_every=9, batch=4, optimizer=AdamW(), tensorboard=False, wandb=wandb)
+    run, state = mock.Mock(Run, folder=tmp_path, config=config, data=mock.Mock()), mock.Mock(TrainState, step=0)
+    with contextlib.closing(Recorder(run, state)) as recorder:
+        for step in (1, 2, 3):
+            clock.time += 300 if step == 1 else 2  # compilation in the first
+            recorder(step, state, {})
+        assert recorder._bar.format_dict["elapsed"] == 4
 
 
 def test_what_is_quiet_is_no_line(clock, capsys):

@@ -82,7 +82,10 @@ def chosen(config: Config, model: "Trained") -> tuple[dict[str, Any], list[str]]
 
     Raises ValueError if the run was trained on the other kind.
     """
+    import jax
     import numpy as np
+
+    from ..types import shown
 
     if config.conditions is None or config.labels or config.classes:
         labels, names = chosen_labels(config, model)
@@ -96,6 +99,9 @@ def chosen(config: Config, model: "Trained") -> tuple[dict[str, Any], list[str]]
             raise ValueError("one of them has no rows")
     except (OSError, ValueError) as error:
         raise ValueError(f"{config.conditions} holds no arrays ({error}): make it with numpy.save or savez") from error
+    if jax.tree.map(lambda rows: rows.shape[1:], found) != jax.tree.map(np.shape, model.null):
+        told = f"{config.conditions} holds {shown(found)}, where a row of the run is {shown(model.null)}"
+        raise ValueError(f"{told}: give rows of that kind, under the same names and one axis deeper")
     return {"conditions": found}, [str(config.conditions)]
 
 

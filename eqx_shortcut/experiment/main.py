@@ -35,7 +35,10 @@ class Experiment:
 
     def main(self, args: Sequence[str] | None = None) -> None:
         """The command line: a preset (the first if none is named), then what is changed of it. Ends the process on errors."""
-        default, rest = self._chosen(args)
+        try:
+            default, rest = self._chosen(args)
+        except ValueError as error:
+            cli.fail(str(error), status=2)
         cli.command(self.run, offered(default), self._described(), default=default, args=rest)
 
     def parse(self, args: Sequence[str]) -> Config:
@@ -110,10 +113,18 @@ def members(choice: Any) -> dict[str, type]:
 
 
 def switched(value: Any, prefix: str, choice: Any, words: Sequence[str]) -> Any:
-    """`value` or, where one of the words chooses another class of its union, one of that class with all that both have."""
+    """`value` or, where one of the words chooses another class of its union, one of that class with all that both have.
+
+    Raises ValueError, with the choices, where such a word is of none: the parser, which knows the class chosen, names no other.
+    """
     kinds = {prefix + name: kind for name, kind in members(choice).items()}
     found = next((kinds[word] for word in words if word in kinds), None)
-    if found is None or type(value) not in kinds.values():
+    if type(value) not in kinds.values():
+        return value
+    for before, word in zip(("", *words), words, strict=False):
+        if word.startswith(prefix) and word not in kinds and not before.startswith("--"):
+            raise ValueError(f"no {word}: choose one of {', '.join(kinds)}")
+    if found is None:
         return value
     both = {field.name for field in dataclasses.fields(found)} & {field.name for field in dataclasses.fields(value)}
     return found(**{name: getattr(value, name) for name in both})

@@ -54,6 +54,8 @@ class Recorder(Event):
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         self._write()
+        if self._last is None:
+            self._bar.unpause()  # the first step was compiled until now, which no later one is
         self._last = step, metrics
         if step % self._every == 0 or step == self._until:
             self._pending = step, metrics

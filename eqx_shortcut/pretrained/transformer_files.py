@@ -195,7 +195,8 @@ def _read_diffusers(folder: pathlib.Path) -> Published:
         config = json.loads((folder / CONFIG).read_bytes())
         kind, heads, size = config["_class_name"], int(config["num_attention_heads"]), int(config["sample_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} holds no {CONFIG} of diffusers' {CLASS} ({type(error).__name__}: {error})") from error
+        told = f"{folder} holds no {CONFIG} of diffusers' {CLASS} ({type(error).__name__}: {error})"
+        raise ValueError(f"{told}: name the folder of one, or of its pipeline, or a file of weights") from error
     if kind != CLASS:
         raise ValueError(f"{folder / CONFIG} describes {kind!r}, and {CLASS} alone is known")
     file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)

@@ -119,6 +119,9 @@ def check_numbers(config: Config, model: Any, folder: pathlib.Path, out: pathlib
         np.testing.assert_allclose(file["arr_0"], plain, rtol=1e-6, atol=1e-6)
     np.save(out / "one.npy", np.float32(1))
     assert "holds no arrays (one of them has no rows)" in in_process("sample", [*line, "--conditions", str(out / "one.npy")])[2]
+    np.savez(out / "one.npz", state=np.ones(2, np.float32))
+    said = in_process("sample", [*line, "--conditions", str(out / "one.npz")])[2]
+    assert "holds {'state': f32[2]}, where a row of the run is {'state': f32[2]}: give rows" in said
     line[-1] = str(out / "actions.png")
     assert "no pictures" in in_process("sample", line)[2] and not (out / "actions.png").exists()
 
