@@ -175,10 +175,9 @@ class Checkpoints:
             wanted = {weights: ocp.args.StandardRestore(_abstract(arrays))}
             return eqx.combine(self._manager.restore(step, args=ocp.args.Composite(**wanted))[weights], static), step
         except Exception as error:
-            raise CheckpointError(
-                f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)}): choose an earlier one with "
-                f"--step, of {', '.join(map(str, steps))}"
-            ) from error
+            others = ", ".join(str(other) for other in steps if other != step)
+            remedy = f"choose another one with --step, of {others}" if others else "no other is there, train again"
+            raise CheckpointError(f"checkpoint {step} in {self.folder} is damaged ({_first_line(error)}): {remedy}") from error
 
     def remove_after(self, step: int) -> None:
         """Remove the checkpoints of later steps."""

@@ -19,7 +19,10 @@ def replay(run: Run, number: int) -> None:
     """Prints loss, norm of the gradient and layers of step `number` of a run, computed with its batches and keys.
 
     Nothing is written. On the devices of the run every number is the run's to the bit, which is said where it is on record.
+    Raises ValueError for a step that the run does not have.
     """
+    if number > run.config.steps:
+        raise ValueError(f"--replay {number}: the run has {run.config.steps} steps, name one of them")
     check_data(run)
     check_record(run.folder / "config.json", run.record)
     with contextlib.closing(run.loader()) as loader:

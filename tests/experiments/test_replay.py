@@ -77,6 +77,11 @@ def test_a_step_computed_again_has_the_metrics_of_the_run_to_the_bit_and_nothing
     assert snapshot(watched.parents[1]) == before
 
 
+def test_a_step_that_the_run_does_not_have_is_not_computed_again(watched):
+    code, _, err = digits(watched.parents[1], *WATCHED, "--replay", "1234")
+    assert code == 1 and "--replay 1234: the run has 6 steps, name one of them" in err
+
+
 @pytest.mark.slow
 def test_a_run_that_is_not_watched_and_of_an_earlier_version_goes_on_to_the_same_bits(watched, tmp_path):
     copy = pathlib.Path(shutil.copytree(watched, tmp_path / "digits" / "flow-matching"))
