@@ -3,9 +3,13 @@
 import importlib.util
 import os
 import pathlib
+import signal
 from collections.abc import Iterator
 
 import quick
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # by a shell that began the tests in the background; commands inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {quick.FLAGS}"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
