@@ -1,7 +1,7 @@
 """Time and memory of a training step of each method over flow matching's, in one process, by turns.
 
     python benchmarks/cost.py digits --out costs.json     # all methods, as `python experiments/compare.py digits` trains them
-    python benchmarks/cost.py digits --batch 100 --methods mean-flow drifting frechet reward    # all on as many rows
+    python benchmarks/cost.py digits --batch 160 --methods mean-flow drifting frechet reward    # all on as many rows
     python benchmarks/cost.py digits --size S/2 --side 32 --bootstrap-every 8 4 --rounds 4 # shortcut on a published size
 
 Optimizer and average are included, guidance is not; distillation has a teacher. Prints a table and writes what it is made of.

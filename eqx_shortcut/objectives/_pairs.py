@@ -97,7 +97,7 @@ class Taught(OnPairs):
 
     autoguides: ClassVar[bool] = True
     distil: bool = False
-    """Take the velocity from a teacher, which `guidance` guides; False: from the data."""
+    """Take the velocity from a teacher, which `guidance` guides (MeanFlow: at power=0); False: from the data."""
     max_scale: MoreThanOne | None = None
     """Highest of the teacher's scales, uniform from 1, that the network is told; None: `guidance` alone (more than 1)."""
     finite_difference: Positive | None = None
