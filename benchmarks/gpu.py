@@ -3,6 +3,7 @@
     python benchmarks/gpu.py                                  # all; what benchmarks/results/CHIP has is not done again
     python benchmarks/gpu.py --only ceilings b2-shortcut-256  # some
     python benchmarks/gpu.py --limit 500                      # ends by itself before 500 seconds have passed
+    python benchmarks/gpu.py --timed                          # all but the checks of objectives, which need no idle machine
     python benchmarks/gpu.py --tiny --out FOLDER              # a rehearsal of minutes, also on CPU
 
 A training step is a run's own: latents are sampled from stored moments and mirrored, then loss, gradient, AdamW and average.
@@ -42,6 +43,7 @@ from eqx_shortcut.data.latents import MANIFEST, Shard
 from eqx_shortcut.models import NetworkField
 from eqx_shortcut.models.attention import attend
 from eqx_shortcut.models.dit import DiTConfig, preset
+from eqx_shortcut.models.fused import fused_attend
 from eqx_shortcut.objectives import OBJECTIVES, FlowMatching, MeanFlow, Objective, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import init_state, make_update
@@ -260,9 +262,8 @@ def ceilings(lab: Lab) -> Found:
 
 
 def heads_first(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """cuDNN's attention in the order of axes, and at the scale, of `attend`."""
-    tokens_first = (a.transpose(1, 0, 2) for a in (q, k, v))
-    return jax.nn.dot_product_attention(*tokens_first, scale=1.0, implementation="cudnn").transpose(1, 0, 2)
+    """cuDNN's attention in the order of axes of `attend`."""
+    return fused_attend(*(a.transpose(1, 0, 2) for a in (q, k, v))).transpose(1, 0, 2)
 
 
 def attention(lab: Lab) -> Found:
@@ -279,15 +280,26 @@ def attention(lab: Lab) -> Found:
 
 def _attention(kind: str, attention: Any, shape: tuple[int, ...]) -> dict[str, float]:
     qkv = [jax.random.normal(key, shape, jnp.bfloat16) for key in jax.random.split(jax.random.key(0), 3)]
-    gradient = jax.grad(lambda q, k, v: attention(q, k, v).astype(jnp.float32).sum(), argnums=(0, 1, 2))
-    calls = {"forward": attention, "forward and backward": gradient}
-    if kind == "xla":
-        calls["forward and tangent"] = lambda *qkv: jax.jvp(attention, qkv, qkv[::-1])
-    found = {f"{kind} {name} ms": 1e3 * timed(functools.partial(jax.jit(f), *qkv), calls=10) for name, f in calls.items()}
+    qkv[0] = qkv[0] / shape[-1] ** 0.5
     few = [a[:4] for a in qkv]
-    exact = jax.vmap(attend)(*(a.astype(jnp.float32) for a in few))
-    error = attention(*few).astype(jnp.float32) - exact
-    return found | {f"{kind} relative error": float(jnp.linalg.norm(error) / jnp.linalg.norm(exact))}
+    with jax.default_matmul_precision("highest"):
+        exact = [call(*(a.astype(jnp.float32) for a in few)) for call in _passes(jax.vmap(attend)).values()]
+    found = {}
+    for (name, call), answer in zip(_passes(attention).items(), exact, strict=True):
+        found[f"{kind} {name} ms"] = 1e3 * timed(functools.partial(jax.jit(call), *qkv), calls=10)
+        pairs = zip(jax.tree.leaves(call(*few)), jax.tree.leaves(answer), strict=True)
+        apart = max(float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)) for a, b in pairs)
+        found[f"{kind} {name}, relative error"] = apart
+    return found
+
+
+def _passes(attention: Any) -> dict[str, Callable[..., Any]]:
+    """Attention itself, its gradient, and its value with a tangent."""
+    return {
+        "forward": attention,
+        "forward and backward": jax.grad(lambda *qkv: (attention(*qkv).astype(jnp.float32) ** 2).sum(), argnums=(0, 1, 2)),
+        "forward and tangent": lambda *qkv: jax.jvp(attention, qkv, qkv[::-1]),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -413,37 +425,40 @@ class Agreement:
 
 NONE, BLOCK, CUDNN, LINEAR = {"remat": "none"}, {"remat": "block"}, {"attention": "cudnn"}, {"step": "linear"}
 FAST = CUDNN | NONE
-MEASUREMENTS: dict[str, Callable[[Lab], Found]] = {
+FAST_B2, FAST_XL2 = FAST | {"unroll": 12}, FAST | {"unroll": 28}
+TIMED: dict[str, Callable[[Lab], Found]] = {
     "ceilings": ceilings,
-    "b2-shortcut-256": Training("B/2", Shortcut(), 256, profile=True),
-    "b2-shortcut-256-cudnn": Training("B/2", Shortcut(), 256, CUDNN, profile=True),
-    "b2-shortcut-256-fast": Training("B/2", Shortcut(), 256, FAST | {"unroll": 12}, profile=True),
-    "xl2-shortcut-128-fast": Training("XL/2", Shortcut(), 128, FAST | {"unroll": 28}, profile=True),
-    "xl2-shortcut-256-cudnn": Training("XL/2", Shortcut(), 256, CUDNN, profile=True),
-    "b2-mean-flow-256-fast": Training("B/2", MeanFlow(), 256, LINEAR | NONE | {"unroll": 12}),
-    "b2-flow-matching-256-fast": Training("B/2", FlowMatching(), 256, FAST | {"unroll": 12}),
-    "b2-shortcut-256-cudnn-unrolled": Training("B/2", Shortcut(), 256, CUDNN | {"unroll": 12}),
-    "b2-shortcut-512-fast": Training("B/2", Shortcut(), 512, FAST | {"unroll": 12}, halve=True),
-    "loading": loading,
-    "attention": attention,
-    "xl2-shortcut-256": Training("XL/2", Shortcut(), 256, halve=True),
+    "b2-shortcut-256-fast": Training("B/2", Shortcut(), 256, FAST_B2, profile=True),
+    "b2-mean-flow-256-cudnn": Training("B/2", MeanFlow(), 256, LINEAR | FAST_B2, profile=True),
+    "xl2-shortcut-256-fast": Training("XL/2", Shortcut(), 256, FAST_XL2, halve=True, profile=True),
     "b2-original-256": Original(256),
-    "b2-sampling": Sampling("B/2"),
+    "attention": attention,
+    "loading": loading,
+    "b2-flow-matching-256-fast": Training("B/2", FlowMatching(), 256, FAST_B2),
+    "inception": inception,
+    "autoencoder": autoencoder,
+    "b2-mean-flow-256-fast": Training("B/2", MeanFlow(), 256, LINEAR | NONE | {"unroll": 12}),
     "b2-sampling-cudnn": Sampling("B/2", CUDNN),
     "xl2-sampling-cudnn": Sampling("XL/2", CUDNN),
+    "b2-shortcut-1024-fast": Training("B/2", Shortcut(), 1024, FAST_B2, halve=True),
+    "b2-shortcut-256": Training("B/2", Shortcut(), 256, profile=True),
+    "b2-mean-flow-256-block": Training("B/2", MeanFlow(), 256, LINEAR | CUDNN | BLOCK),
+    "b2-flow-matching-256-block": Training("B/2", FlowMatching(), 256, CUDNN | BLOCK),
+    "b2-shortcut-256-cudnn": Training("B/2", Shortcut(), 256, CUDNN),
+    "b2-shortcut-256-cudnn-unrolled": Training("B/2", Shortcut(), 256, CUDNN | {"unroll": 12}),
+    "xl2-shortcut-256-cudnn": Training("XL/2", Shortcut(), 256, CUDNN, profile=True),
+    "xl2-shortcut-256": Training("XL/2", Shortcut(), 256, halve=True),
+    "xl2-shortcut-128-fast": Training("XL/2", Shortcut(), 128, FAST_XL2),
+    "b2-shortcut-512-fast": Training("B/2", Shortcut(), 512, FAST_B2, halve=True),
+    "b2-sampling": Sampling("B/2"),
+    "xl2-sampling": Sampling("XL/2"),
     "b2-mean-flow-256": Training("B/2", MeanFlow(), 256, LINEAR),
     "b2-flow-matching-256": Training("B/2", FlowMatching(), 256),
     "b2-flow-matching-256-none": Training("B/2", FlowMatching(), 256, NONE),
-    "b2-flow-matching-256-block": Training("B/2", FlowMatching(), 256, BLOCK),
-    "b2-mean-flow-256-none": Training("B/2", MeanFlow(), 256, LINEAR | NONE),
-    "b2-mean-flow-256-block": Training("B/2", MeanFlow(), 256, LINEAR | BLOCK),
-    "b2-shortcut-1024-cudnn": Training("B/2", Shortcut(), 1024, CUDNN, halve=True),
     "xl2-shortcut-512-cudnn-block": Training("XL/2", Shortcut(), 512, CUDNN | BLOCK, halve=True),
-    "xl2-sampling": Sampling("XL/2"),
-    "inception": inception,
-    "autoencoder": autoencoder,
-    **{f"objective-{name}": Agreement(name) for name in OBJECTIVES},
 }
+CHECKS: dict[str, Callable[[Lab], Found]] = {f"objective-{name}": Agreement(name) for name in OBJECTIVES}
+MEASUREMENTS = TIMED | CHECKS
 
 
 def surroundings() -> Found:
@@ -508,6 +523,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="a tiny network and three steps, to rehearse")
     parser.add_argument("--only", nargs="+", choices=MEASUREMENTS, default=list(MEASUREMENTS), metavar="NAME")
+    parser.add_argument("--timed", action="store_const", dest="only", const=list(TIMED), help="all but the objectives' checks")
     parser.add_argument("--limit", type=float, default=float("inf"), help="seconds after which the process has ended")
     parser.add_argument(
         "--original", type=lambda path: pathlib.Path(path).resolve(), help="a checkout, to measure its step too"

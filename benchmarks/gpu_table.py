@@ -68,8 +68,9 @@ def _step(name: str, row: Found, product: float) -> tuple[str, ...]:
 
 def _attention(done: dict[str, Found]) -> str:
     row = done.get("attention", {})
-    rows = [(name[:-3], f"{row[name]:.2f}") for name in row if name.endswith(" ms")]
-    return _table(("attention, batch 256", "ms"), rows) if rows else ""
+    passes = [name.removesuffix(" ms") for name in row if name.endswith(" ms")]
+    rows = [(name, f"{row[f'{name} ms']:.2f}", f"{row[f'{name}, relative error']:.0e}") for name in passes]
+    return _table(("attention, batch 256", "ms", "error beside float32"), rows) if rows else ""
 
 
 def _sampling(done: dict[str, Found]) -> str:

@@ -293,7 +293,6 @@ EQUIVALENT = {
     r"check_divides: comparison: k [<>] every": "what divides the batch is not what does not",
     r"_frechet frechet_distance: constant: 1 ": "stands where the outer `where` takes 0: any positive number serves",
     r"_base stopped: argument itself|argument itself: stopped\(": "losses stop what a target answers, too",
-    r"_base Objective.pushes: constant: 0.0": "no number is None",
     r"_intervals Intervals.draw: constant: 1.0": "a probability of 1 drops every label, and so does a larger one",
     r"samplers _loop: and, or": "where one of the numbers is traced the loop is the same; JAX converts the other",
 }

@@ -248,7 +248,6 @@ def test_they_are_continuous_and_have_what_they_train_beside_the_network(objecti
         0.0 if distils else None,
         velocity,
     )
-    assert objective.pushes is not isinstance(objective, SplitMeanFlow | SoFlow | ProgressiveMap)
     learned = isinstance(objective, ESC | ContinuousConsistency | Lagrangian | TerminalVelocity | ProgressiveMap)
     assert isinstance(objective.extra(jax.random.key(0)), weights.LogVariance) is learned
     every = {ImprovedMeanFlow: 2, ContinuousConsistency: None}.get(type(objective), 4)

@@ -102,7 +102,7 @@ def test_an_objective_inherits_what_it_does_not_say(key):
     bare = Bare()
     assert isinstance(bare, Objective) and bare.stages == 0 and not bare.continuous and bare.guides(1)
     assert bare.teacher_step is bare.velocity_step is bare.only_step is bare.sets is bare.told is bare.memory((3,)) is None
-    assert not (bare.pushes or bare.second_head or bare.trained_in() or bare.terms(networks(), PROGRESS))
+    assert not (bare.second_head or bare.trained_in() or bare.terms(networks(), PROGRESS))
     assert bare.snapshot(networks()).weight == networks().ema.weight
     bare.check(1)
     noise, field = jax.random.normal(key, (4, 3)), bare.sampling(networks().online)

@@ -117,7 +117,7 @@ def announce(run: Run, state: TrainState) -> None:
         print(f"note: {said}")
     network, devices = run.config.network, run.mesh.devices
     if isinstance(network, DiTConfig) and devices.size == 1:
-        if faster := network.faster(run.config.objective, devices.item()):
+        if faster := network.faster(devices.item()):
             print(f"note: on this GPU, where memory allows, a step is faster with {faster}")
 
 

@@ -19,6 +19,7 @@ from ..ranges import BelowOne, Count, Natural, Positive
 from ..types import Number, Point
 from . import low_rank
 from .attention import Attention, QKNormed, attend, rotary_table, rotate
+from .fused import fused_attend
 from .guided import TOLD, Condition, GuidedLabel, ToldGuidance, check_observed, embed, label_embedding
 from .layers import Dense, ScalarEmbedding, dropout, gated, layer_norm, modulate, position_table, rms_norm, xavier, zeros
 from .noise import velocity_by_noise
@@ -84,7 +85,7 @@ class DiTConfig:
     remat: Rematerialise = "elementwise"
     """What the backward pass recomputes: nothing, all but matrix products, MLPs, or blocks; always attention weights."""
     attention: Attention = "xla"
-    """XLA's attention, or cuDNN's fused kernel (NVIDIA GPUs, bfloat16, no objective that takes tangents)."""
+    """XLA's attention, or cuDNN's fused kernel (NVIDIA GPUs, bfloat16), whose tangents are XLA's."""
     unroll: Count = 1
     """Blocks per iteration of the scan over depth: more compile longer and may run faster (1 or more)."""
 
@@ -140,11 +141,6 @@ class DiTConfig:
                 f"{name} asks the network at continuous step sizes, 0 included, where the embedding --network.step log2 is "
                 "infinite: use --network.step linear"
             )
-        if self.attention == "cudnn" and objective.pushes:
-            raise ValueError(
-                f"{name} takes the network's forward-mode derivative, which --network.attention cudnn has not: use "
-                "--network.attention xla"
-            )
         if self.split and objective.only_step is not None:
             raise ValueError(f"{name} knows one step size, and --network.split is for several: leave it at 0")
         check_observed(objective, self.observed, self.guided)
@@ -152,12 +148,12 @@ class DiTConfig:
         if objective.second_head and not self.velocity_head:
             raise ValueError(f"{name} trains a second head, which the network does not have: use --network.velocity-head")
 
-    def faster(self, objective: Any, device: Any) -> str:
+    def faster(self, device: Any) -> str:
         """Options with which one such device trains faster, as far as they are others than here; "" where none were measured.
 
-        On an H100 at B/2: 1.57 times as fast, with 1.3 times the memory (docs/performance.md).
+        On an H100 at B/2 without tangents: 1.57 times as fast, with 1.3 times the memory (docs/performance.md).
         """
-        if "NVIDIA" not in device.device_kind or self.dtype() != jnp.bfloat16 or objective.pushes:
+        if "NVIDIA" not in device.device_kind or self.dtype() != jnp.bfloat16:
             return ""
         best = {"attention": "cudnn", "remat": "none", "unroll": self.depth}
         return " ".join(f"--network.{name} {value}" for name, value in best.items() if getattr(self, name) != value)
@@ -250,9 +246,8 @@ class Block(eqx.Module):
             q, k, v = self.qkv.apart(x, x.dtype)
             if rotation is not None:
                 q, k = (rotate(a.transpose(1, 0, 2), rotation).transpose(1, 0, 2) for a in (q, k))
-            # A kernel that keeps no attention weights: in bfloat16 alone, and without a forward-mode derivative.
-            y = jax.nn.dot_product_attention(q, k, v, scale=1 / config.divisor, implementation="cudnn")
-            return self.out(checkpoint_name(y, "attention").reshape(x.shape), x.dtype)
+            y = checkpoint_name(fused_attend(q / config.divisor, k, v), "attention")
+            return self.out(y.reshape(x.shape), x.dtype)
         q, k, v = jnp.unstack(self.qkv(x, x.dtype).transpose(1, 2, 0, 3))
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -443,9 +438,8 @@ class DiT(eqx.Module):
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    # A policy of `jax.checkpoint`: what is kept are the outputs of `matmul` and of attention, which is marked by a name, and
-    # what cuDNN's backward pass needs of its forward pass.
-    return primitive.name in ("rows_matmul", "name", "dot_product_attention_fwd_wrapper")
+    # A policy of `jax.checkpoint`: what is kept are the outputs of `matmul` and of attention, which is marked by a name.
+    return primitive.name in ("rows_matmul", "name")
 
 
 def _time_input(t: Number, time: TimeEmbedding) -> Number:

@@ -92,11 +92,6 @@ class Objective(Protocol):
     """Whether its teacher may be guided by a weak network (see Networks.teaching)."""
 
     @property
-    def pushes(self) -> bool:
-        """Whether the network has a forward-mode derivative taken in training (`jax.jvp`)."""
-        return getattr(self, "finite_difference", 0.0) is None
-
-    @property
     def stages(self) -> int:
         """0 without a teacher, 1 with one throughout, k with one replaced k - 1 times by the network at equal intervals."""
         return int(self.teacher_step is not None)

@@ -128,6 +128,6 @@ def test_a_batch_larger_than_the_data_is_said_at_the_start(run, capsys, batch, o
 
 
 def test_options_that_are_faster_on_the_one_device_are_said_at_the_start(run, capsys, monkeypatch):
-    monkeypatch.setattr(DiTConfig, "faster", lambda config, objective, device: f"--option {device.device_kind}")
+    monkeypatch.setattr(DiTConfig, "faster", lambda config, device: f"--option {device.device_kind}")
     training.announce(run, run.init())
     assert "note: on this GPU, where memory allows, a step is faster with --option cpu" in capsys.readouterr().out
