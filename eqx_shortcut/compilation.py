@@ -1,11 +1,13 @@
 """Compiled programs that are kept on disk, and where they must not be."""
 
 import contextlib
+import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 from jax.experimental.compilation_cache import compilation_cache
@@ -30,19 +32,27 @@ def use_compilation_cache() -> str | None:
     return None
 
 
-def run_once(function: Any, *args: Any) -> Any:
-    """`function(*args)` of what `eqx.filter_jit` returned, for a program that runs once: a CPU compiles it in less time.
+def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`eqx.filter_jit(function, **options)`, which a CPU compiles in less time and runs no slower (docs/performance.md).
 
-    Of initial weights LLVM's lowest level of optimisation makes the same bits as its highest. Level 0 does not: it fuses no
-    product with a sum. A level in XLA_FLAGS stays.
+    It is optimised at LLVM's level 1: weights, drawn or trained, have the bits of the highest. Level 0 makes others, since it
+    fuses no product with a sum. A level in XLA_FLAGS stays, and that of a program of which the call is a part.
     """
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args))
-    if traced or jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
-        return function(*args)
-    return function.lower(*args).compile({LEVEL: 1})(*args)
+    at_level: dict[str, Any] = options | {"compiler_options": QUICK}
+    plain, quick = eqx.filter_jit(function, **options), eqx.filter_jit(function, **at_level)
+
+    @functools.wraps(function)
+    def call(*args, **named):
+        if jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
+            return plain(*args, **named)
+        within = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, named)))
+        return (plain if within else quick)(*args, **named)
+
+    return call
 
 
 LEVEL = "xla_backend_optimization_level"
+QUICK: dict[str, Any] = {LEVEL: 1}
 
 
 @contextlib.contextmanager

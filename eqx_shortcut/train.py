@@ -65,7 +65,7 @@ def init_state(
     `shardings` constrains the state to its layout before anything of it exists: what is split is never whole on a device.
     """
 
-    @eqx.filter_jit
+    @compilation.jit
     def make(key):
         k_network, k_train = jax.random.split(key)
         network = build(k_network)
@@ -77,7 +77,7 @@ def init_state(
         kept = tuple(ema.PowerAverage(network, sigma_rel) for sigma_rel in averages)
         return shardings(TrainState(zero, k_train, networks, opt_state, zero, zero, kept))
 
-    return compilation.run_once(make, key)
+    return make(key)
 
 
 def make_step(objective: Objective, tx: optax.GradientTransformation, *, prepare: Prepare, **options: Any) -> Step:
@@ -85,7 +85,7 @@ def make_step(objective: Objective, tx: optax.GradientTransformation, *, prepare
 
     `options` are those of `make_update`.
     """
-    step = eqx.filter_jit(make_update(objective, tx, **options), donate="all-except-first")
+    step = compilation.jit(make_update(objective, tx, **options), donate="all-except-first")
     return lambda state, raw: step((raw, prepare), state)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from . import settings, sharding, snapshots, storage
+from . import compilation, settings, sharding, snapshots, storage
 from .checkpoint import Checkpoints, Weights
 from .guidance import at_scale, guided
 from .objectives import Objective
@@ -284,7 +284,7 @@ def _view(model, guiding):
     return guided(model.field, scale, model.nothing, interval=interval)
 
 
-@eqx.filter_jit
+@compilation.jit
 def _advanced(model, key, x, indices, cond, part, guiding, sampler=None):
     def renoise(i):
         # Beyond the numbers of samples, so that no key serves twice.
@@ -295,7 +295,7 @@ def _advanced(model, key, x, indices, cond, part, guiding, sampler=None):
     return sharding.replicated(run(_view(model, guiding), x, cond, steps=part, renoise=renoise))
 
 
-@eqx.filter_jit
+@compilation.jit
 def _ahead(model, x, t, cond, guiding):
     x, t, cond = sharding.sharded((x, t, cond))
     return sharding.replicated(step(_view(model, guiding), x, t, 1 - t, cond))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .. import distributed, figures, rng, sharding, storage
+from .. import compilation, distributed, figures, rng, sharding, storage
 from ..data import batches
 from ..evaluate.held_out import Asked, Denoised, all_rows, curves, denoised, fraction, squared_errors, validation_loss
 from ..objectives import Networks
@@ -115,15 +115,15 @@ class Monitor:
         return folder / f"step_{step:07d}{note}.png"
 
 
-_validation_loss = eqx.filter_jit(validation_loss)
+_validation_loss = compilation.jit(validation_loss)
 
 
-@eqx.filter_jit
+@compilation.jit
 def _squared_errors(*args: Any, times: int):
     return sharding.replicated(squared_errors(*args, times=times))
 
 
-@eqx.filter_jit
+@compilation.jit
 def _denoised(*args: Any):
     return sharding.replicated(denoised(*args))
 
