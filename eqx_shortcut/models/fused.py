@@ -69,6 +69,7 @@ def _batch(arguments, axes, *, maps):
     return _tangent_p.bind(*(batching.bdim_at_front(a, axis, size) for a, axis in pairs), maps=maps + 1), 0
 
 
+# The tangent as a function of those of q, k and v, with a transpose of its own: JAX's `linear_call`, which cannot be mapped.
 _tangent_p = Primitive("fused_attention_tangent")
 _tangent_p.def_impl(_impl)
 _tangent_p.def_abstract_eval(lambda q, *_, **__: ShapedArray(q.shape, q.dtype))
