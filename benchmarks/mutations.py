@@ -294,6 +294,8 @@ EQUIVALENT = {
     r"_frechet frechet_distance: constant: 1 ": "stands where the outer `where` takes 0: any positive number serves",
     r"_base stopped: argument itself|argument itself: stopped\(": "losses stop what a target answers, too",
     r"_intervals Intervals.draw: constant: 1.0": "a probability of 1 drops every label, and so does a larger one",
+    r"_mean_flow mean_flow_target: argument itself: jax.lax.stop_gradient": "the slope is stopped; a value has no direction",
+    r"_sets entropic_map: without axis": "1 is the last of two axes",
     r"samplers _loop: and, or": "where one of the numbers is traced the loop is the same; JAX converts the other",
 }
 """Changes that change nothing, by a regular expression of module and change, and why: no test can see these."""

@@ -307,6 +307,20 @@ def test_a_sharded_batch_sends_nothing():
     assert not [name for name in ("all-gather", "all-to-all", "collective-permute", "all-reduce") if name in text]
 
 
+@pytest.mark.parametrize("name", sorted({*NEEDS} - {"split_mean_flow", "so_flow", "progressive_map", "alpha_flow"}))
+def test_tangents_are_those_of_the_jvp_that_is_given(name, key):
+    asked = []
+
+    def jvp(function, primals, tangents):
+        asked.append(len(primals))
+        return jax.jvp(function, primals, tangents)
+
+    batch = batch_of(key)
+    found = loss(name, field_of(PARAMETERS), batch, key, jvp=jvp)[0]
+    np.testing.assert_allclose(found, loss(name, field_of(PARAMETERS), batch, key)[0], rtol=1e-6)
+    assert asked
+
+
 # What is refused
 
 REFUSED = [
