@@ -34,7 +34,7 @@ from eqx_shortcut.objectives import Networks, Shortcut
 from eqx_shortcut.optimizer import AdamW
 from eqx_shortcut.train import TrainState
 from eqx_shortcut.types import Batch
-from turns import OURS, Turn, alternate, compiled, our_update
+from turns import Turn, alternate, compiled, our_update
 
 CLASSES, SHAPE, EVERY, DECAY = 1000, (32, 32, 4), 8, 0.999
 OPTIMIZER = AdamW(lr=1e-4, weight_decay=0.1)
@@ -111,7 +111,7 @@ def compare(checkout: pathlib.Path, name: str, rounds: int, options: dict[str, A
     network = reference.from_parameters(flat, config, SHAPE, CLASSES)
     objective = Shortcut(steps=steps, bootstrap_every=EVERY)
     step, arrays = our_update(objective, OPTIMIZER.build(1000), our_state(network), DECAY)
-    ours, our_costs = compiled(lambda: step.lower(arrays, Batch(x, labels)), OURS)
+    ours, our_costs = compiled(lambda: step.lower(arrays, Batch(x, labels)))
     theirs, their_costs = compiled(lambda: other.update.lower(other.state, None, x, labels))
     row = {"size": name, "ours": our_costs, "theirs": their_costs}
     row |= {f"{cost}_ratio": our_costs[cost] / their_costs[cost] for cost in our_costs}

@@ -39,6 +39,7 @@ left=$((limit - 20 - (SECONDS - started)))
 # shellcheck disable=SC2086
 printf 'objective-%s\n' $checks | timeout --signal=KILL "$left" xargs -P 4 -I NAME \
   "$python" "$root/benchmarks/gpu.py" --out "$out" --limit "$left" "$@" --only NAME &
+checking=$!
 for method in ${CIFAR10:+flow-matching shortcut mean-flow improved-mean-flow}; do
   left=$((limit - 30 - (SECONDS - started)))
   if [ "$left" -lt 60 ]; then break; fi
@@ -47,5 +48,5 @@ for method in ${CIFAR10:+flow-matching shortcut mean-flow improved-mean-flow}; d
     ${CIFAR10_STEPS:+--steps "$CIFAR10_STEPS"} --more="--data.path $CIFAR10 ${CIFAR10_MORE:-}" \
     --runs "$out/cifar10/runs" --out "$out/cifar10" || echo "cifar10, $method: not finished"
 done
-wait || echo "checks: not all finished"
+wait "$checking" || echo "checks: not all finished"
 tar -cf "$out/cache.tar" -C "$work/cache" .

@@ -15,11 +15,9 @@ from eqx_shortcut import compilation
 from eqx_shortcut.objectives import Objective
 from eqx_shortcut.train import TrainState, make_update
 
-OURS = compilation.QUICK if jax.default_backend() == "cpu" else {}
-
 
 def our_update(objective: Objective, tx: optax.GradientTransformation, state: TrainState, decay: float) -> tuple[Any, Any]:
-    """The training step as a jitted function of arrays and a batch, its state donated, and the state's arrays."""
+    """The training step as a function of arrays and a batch, jitted as a run's, its state donated, and the state's arrays."""
     update = make_update(objective, tx, ema_decay=decay, steps=1000)
     arrays, static = eqx.partition(state, eqx.is_array)
 
@@ -27,20 +25,18 @@ def our_update(objective: Objective, tx: optax.GradientTransformation, state: Tr
         new, metrics = update((batch, lambda raw, _: raw), eqx.combine(arrays, static))
         return eqx.filter(new, eqx.is_array), metrics
 
-    return jax.jit(step, donate_argnums=0), arrays
+    options: dict[str, Any] = {compilation.LEVEL: 1} if compilation.lowers_level() else {}
+    return jax.jit(step, donate_argnums=0, compiler_options=options), arrays
 
 
-def compiled(lower: Any, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, float]]:
-    """The program, and what it cost to make and needs to run; the persistent cache is off.
-
-    `options` are the compiler's; `OURS` are those of `compilation.jit`.
-    """
+def compiled(lower: Any) -> tuple[Any, dict[str, float]]:
+    """The program, and what it cost to make and needs to run; the persistent cache is off."""
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         traced = lower()
     lowered = time.perf_counter()
     cpu = time.process_time()
-    program = traced.compile(options)
+    program = traced.compile()
     memory = program.memory_analysis()
     return program, {
         "lower_s": lowered - start,

@@ -1,4 +1,4 @@
-"""Compiled programs that are kept on disk, and where they must not be."""
+"""How programs are compiled, which are kept on disk, and where they must not be."""
 
 import contextlib
 import functools
@@ -38,12 +38,12 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     It is optimised at LLVM's level 1: weights, drawn or trained, have the bits of the highest. Level 0 makes others, since it
     fuses no product with a sum. A level in XLA_FLAGS stays, and that of a program of which the call is a part.
     """
-    at_level: dict[str, Any] = options | {"compiler_options": QUICK}
+    at_level: dict[str, Any] = options | {"compiler_options": {LEVEL: 1}}
     plain, quick = eqx.filter_jit(function, **options), eqx.filter_jit(function, **at_level)
 
     @functools.wraps(function)
     def call(*args, **named):
-        if jax.default_backend() != "cpu" or LEVEL in os.environ.get("XLA_FLAGS", ""):
+        if not lowers_level():
             return plain(*args, **named)
         within = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, named)))
         return (plain if within else quick)(*args, **named)
@@ -51,8 +51,12 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return call
 
 
+def lowers_level() -> bool:
+    """Whether `jit` asks for LLVM's level 1 here."""
+    return jax.default_backend() == "cpu" and LEVEL not in os.environ.get("XLA_FLAGS", "")
+
+
 LEVEL = "xla_backend_optimization_level"
-QUICK: dict[str, Any] = {LEVEL: 1}
 
 
 @contextlib.contextmanager
